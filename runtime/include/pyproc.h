@@ -1,0 +1,618 @@
+/*
+ * pyproc.h - call Python functions from C through a supervised pool of Python processes. This header is the manual.
+ *
+ * CONTENTS
+ *   Life of a pool, Threads, How waiting works, Ownership, Codes, What "may have run" means, Fork, Signals and other
+ *   things of the process, Compatibility, Limits; then every function, struct, enumerator and macro in turn.
+ *
+ * LIFE OF A POOL
+ *   pyproc_pool_open starts `workers` processes, each of which runs the user's Python script, and returns when all of
+ *   them are ready to be called, or the first has failed. A supervisor, the one thread that a pool has, then watches
+ *   them: one that dies is replaced, with growing pauses (0.1 s to 30 s, half of it random) where it dies again before
+ *   it has answered anything. pyproc_pool_close lets calls end, stops the workers and the thread, and frees all.
+ *   A program may have several pools. A whole program:
+ *
+ * ```c
+ * #include <stdio.h>
+ * #include <stdlib.h>
+ * #include "quickstart.pyproc.h"
+ *
+ * static void die(pyproc_error *error) {
+ *   fprintf(stderr, "%s: %s\n", pyproc_strerror(pyproc_error_code(error)), pyproc_error_message(error));
+ *   pyproc_error_free(error);
+ *   exit(1);
+ * }
+ *
+ * int main(void) {
+ *   pyproc_pool_options options = PYPROC_POOL_OPTIONS_INIT;
+ *   options.script = "gen/worker.py";
+ *   options.workers = 4;
+ *   pyproc_pool *pool = NULL;
+ *   pyproc_error *error = NULL;
+ *   if (pyproc_pool_open(&options, &pool, &error) < 0) die(error);
+ *
+ *   Quickstart__PredictRequest request = QUICKSTART__PREDICT_REQUEST__INIT;
+ *   request.value = 42;
+ *   Quickstart__PredictReply *reply = NULL;
+ *   if (quickstart_predictor_predict(pool, &request, &reply, &error) < 0) die(error);
+ *   printf("%g\n", reply->result);
+ *
+ *   pyproc_reply_free(reply);
+ *   pyproc_pool_close(pool);
+ *   return 0;
+ * }
+ * ```
+ *
+ *   quickstart_predictor_predict and the messages come from pyproc-gen, which reads the schema; functions without a
+ *   schema are called with pyproc_call_json.
+ *
+ * THREADS
+ *   Any thread may call, fire a token, ask for health, read or free what it owns. Many calls may run at once over one
+ *   pool; a thread makes one at a time. pyproc_pool_close is called once, by any thread, when no other thread will
+ *   begin a call: calls that are inside already are waited for. One error, reply or options struct is used by one
+ *   thread at a time; nothing locks it. Callbacks run on the supervisor's thread, one at a time, and must not call any
+ *   function that takes the same pool.
+ *
+ * HOW WAITING WORKS
+ *   No thread stands between a caller and its worker. The calling thread writes the request to the worker's socket and
+ *   reads the reply from it; of several callers that wait for one worker, one reads and hands the others theirs. A
+ *   waiting thread first looks again and again for up to `spin_us` microseconds, where that has paid lately, and then
+ *   blocks. A pool that nobody calls burns no processor time. The supervisor reads a socket only while a worker owes
+ *   something that no caller waits for, such as the late reply to a call that was given up.
+ *
+ *   A call goes to the ready worker with the fewest calls; a worker runs one handler at a time and may hold a few more
+ *   calls, fewer the slower it answers. All others wait in the pool's queue, in order, until their deadlines; also
+ *   while workers restart.
+ *
+ * OWNERSHIP
+ *   `ret_x` is where a function puts its result. It must not be NULL. On failure it is not written.
+ *   `reterr`, always last, may be NULL. It is written on failure only, and then never with NULL; what it held before is
+ *   neither read nor freed. Free errors with pyproc_error_free.
+ *   Replies and JSON bodies are freed with pyproc_reply_free and with nothing else: not with free(), not with
+ *   protobuf-c's functions. A reply is one block: what it points to lives as long as it does. Do not change it.
+ *   Replies, errors and tokens belong to no pool: they may be freed by any thread and after the pool is closed.
+ *   Everything that is passed in is the caller's and only read: requests and call options until the call returns, pool
+ *   options until pyproc_pool_open returns (strings are copied; `services` points to constant tables and is kept).
+ *   Functions that free, and accessors, take NULL.
+ *
+ * CODES
+ *   Functions that can fail return int: 0 (PYPROC_OK) or more is success, a PYPROC_E* is failure. The failures are
+ *   gRPC's status codes, negated: -1 is CANCELLED, not EPERM, and a code is never an errno.
+ *
+ *     what happened                                                      code
+ *     the handler raised                                                 UNKNOWN, or that of its pyproc_worker.Error
+ *     an argument, an option or a request is wrong                       INVALID_ARGUMENT
+ *     the worker has no such method; an option of a later version        UNIMPLEMENTED
+ *     the worker died under the call; the pool is being closed           UNAVAILABLE
+ *     the deadline has passed; a worker was not ready in time            DEADLINE_EXCEEDED
+ *     the token was fired, or the handler ended its call as cancelled    CANCELLED
+ *     the queue is full; a message is too large; out of memory, files    RESOURCE_EXHAUSTED
+ *     worker and program were generated from schemas that do not fit;    FAILED_PRECONDITION
+ *       the script failed before it served; a pool used after a fork
+ *     the worker sent bytes that make no sense                           DATA_LOSS
+ *     the handler returned something that cannot be sent                 INTERNAL
+ *     no such script, interpreter or folder; one that may not be read    NOT_FOUND, PERMISSION_DENIED
+ *
+ *   A handler may choose any code for itself, so test for the ones that matter and treat all others alike.
+ *
+ * WHAT "MAY HAVE RUN" MEANS
+ *   pyproc_error_may_have_run answers whether the handler of a failed call may have begun. 0 is a promise: it has not
+ *   and never will, so that the call may be made again whatever it does. 1: it has begun, or nobody can tell. Host and
+ *   worker share a page of memory in which the worker claims a call right before it runs it and the host takes back one
+ *   that it gives up; so the answer is right also when the worker was killed. Calls whose worker dies before they have
+ *   begun are given to another one without the caller's doing, up to 5 workers in all.
+ *
+ * FORK
+ *   A child that the program forks has no use for its parent's pools: every call on one is FAILED_PRECONDITION there,
+ *   and pyproc_pool_close frees memory without touching the workers. It may open pools of its own.
+ *
+ * SIGNALS AND OTHER THINGS OF THE PROCESS
+ *   The library installs no signal handler, never waits for any child but its own workers, changes neither environment
+ *   nor folder, does not print and does not exit. No SIGPIPE reaches the program. Its thread blocks all signals. A
+ *   signal that is handled on a calling thread does not end the call. No function may be called from a signal handler.
+ *   Workers lead process groups of their own, so that Ctrl-C in a terminal does not reach them, and end when the
+ *   program ends, however it ends. A program that ignores SIGCHLD or waits for any child takes exit statuses from the
+ *   library: errors then say that the exit status is not known.
+ *   The environment is read by pyproc_pool_open (PATH, PYPROC_PYTHON) and whenever a worker starts: as with getenv, the
+ *   program must not change it at that moment. With a pool that is open that may be at any time.
+ *
+ * COMPATIBILITY
+ *   Structs that a program fills in begin with `size` and are initialised with their _INIT, which sets it and makes all
+ *   else 0; a size of 0 is INVALID_ARGUMENT. Later versions add members at the end: a program that was compiled with an
+ *   older header keeps working, and one that was compiled with a newer header works with an older library as long as
+ *   what that does not know is 0 (else INVALID_ARGUMENT). Structs that the library fills in for callbacks begin with
+ *   their size too: a member is there when it lies within.
+ *   In numeric options 0 means the default, PYPROC_OFF switches off what can be off, PYPROC_UNLIMITED lifts a bound
+ *   that can be lifted; any other value must lie in the range that is given. Members marked "later" belong to later
+ *   versions: they must be 0 or NULL, what is set is UNIMPLEMENTED.
+ *   The header is C11 and C++17.
+ *
+ * LIMITS
+ *   bytes of one request or reply    64 MiB (frame_limit_bytes), at most 2 GiB - 1
+ *   memory of one unpacked reply     8 times frame_limit_bytes
+ *   nesting of messages and JSON     100
+ *   workers of a pool                1024
+ *   calls in flight on a worker      1024 (max_in_flight), at most 4096
+ *   calls that wait in a pool        10,000 (queue_limit)
+ *   methods of a worker              65,536
+ *   a text in an error               64 KiB
+ *   log lines not yet delivered      4096 and 1 MiB, what is more is dropped and counted; a line of more than 8 KiB is
+ *                                    delivered in pieces
+ */
+#ifndef PYPROC_H
+#define PYPROC_H
+
+#include <protobuf-c/protobuf-c.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/types.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* The library is compiled with hidden visibility; what is declared here is what it exports. */
+#if defined(__GNUC__)
+#pragma GCC visibility push(default)
+#endif
+
+/* How the _INIT of a sized struct is made; not for programs. C++ has no designated initialisers before C++20. */
+#ifdef __cplusplus
+#define PYPROC_INIT_(type) type##_init_()
+#else
+#define PYPROC_INIT_(type) \
+  { .size = sizeof(type) }
+#endif
+#define PYPROC_DEFINE_INIT_(type) \
+  static inline type type##_init_(void) { \
+    type o; \
+    memset(&o, 0, sizeof o); \
+    o.size = sizeof o; \
+    return o; \
+  }
+
+/* ---- codes ---- */
+
+/* What functions return: see CODES above. The numbers are gRPC's, negated, and never change. */
+enum {
+  PYPROC_OK = 0,                     /* success; larger values are success too */
+  PYPROC_E_CANCELLED = -1,           /* the caller's token was fired, or the handler said so */
+  PYPROC_E_UNKNOWN = -2,             /* the handler raised an exception */
+  PYPROC_E_INVALID_ARGUMENT = -3,    /* an argument, option or request that cannot be right */
+  PYPROC_E_DEADLINE_EXCEEDED = -4,   /* not done in time */
+  PYPROC_E_NOT_FOUND = -5,           /* a file, an interpreter; or the handler's choice */
+  PYPROC_E_ALREADY_EXISTS = -6,      /* the handler's choice */
+  PYPROC_E_PERMISSION_DENIED = -7,   /* a file that may not be read or run; or the handler's choice */
+  PYPROC_E_RESOURCE_EXHAUSTED = -8,  /* memory, descriptors, processes, the queue, a size limit */
+  PYPROC_E_FAILED_PRECONDITION = -9, /* things that do not fit: schemas, versions, a script that cannot start, a fork */
+  PYPROC_E_ABORTED = -10,            /* the handler's choice */
+  PYPROC_E_OUT_OF_RANGE = -11,       /* the handler's choice */
+  PYPROC_E_UNIMPLEMENTED = -12,      /* no such method; or an option of a later version */
+  PYPROC_E_INTERNAL = -13,           /* the handler returned what cannot be sent */
+  PYPROC_E_UNAVAILABLE = -14,        /* the worker died, or the pool is closing: another try may succeed */
+  PYPROC_E_DATA_LOSS = -15,          /* bytes from the worker that make no sense */
+  PYPROC_E_UNAUTHENTICATED = -16     /* the handler's choice */
+};
+
+/* In numeric options: switches off what can be off. */
+#define PYPROC_OFF (-1)
+
+/* In numeric options: lifts a bound that can be lifted. */
+#define PYPROC_UNLIMITED (-2)
+
+/* As a call's timeout_ms or a pool's call_timeout_ms: no deadline. The call then ends with its reply, its token, its
+ * worker or its pool. Without asking for it every call has a deadline. */
+#define PYPROC_TIMEOUT_NONE INT64_MAX
+
+/* ---- handles ---- */
+
+typedef struct pyproc_pool pyproc_pool;       /* worker processes and who watches them */
+typedef struct pyproc_error pyproc_error;     /* what went wrong, in detail */
+typedef struct pyproc_cancel pyproc_cancel;   /* a token that cancels calls */
+typedef struct pyproc_method pyproc_method;   /* a generated table: one rpc; laid out in pyproc_generated.h */
+typedef struct pyproc_service pyproc_service; /* a generated table: one service */
+
+/* Later: one entry of what travels beside a request or a reply. */
+typedef struct pyproc_metadata {
+  const char *key;   /* lower-case ASCII */
+  const char *value; /* value_size bytes, which may hold any byte */
+  size_t value_size; /* bytes */
+} pyproc_metadata;
+
+/* The library's version, "major.minor.patch". Constant; any thread. */
+const char *pyproc_version(void);
+
+/* A code in a few English words, "deadline exceeded"; "ok" for 0 and above. Never NULL, constant; any thread. */
+const char *pyproc_strerror(int code);
+
+/* ---- errors ---- */
+
+/*
+ * An error says what went wrong. The accessors return what the error holds: texts are UTF-8, live until the error is
+ * freed, and are not to be freed themselves. All accessors take NULL and then return as if there was nothing to tell.
+ *
+ * ```c
+ * char *body = NULL;
+ * pyproc_error *error = NULL;
+ * if (pyproc_call_json(pool, "predict", "{\"value\": 42}", NULL, &body, &error) < 0) {
+ *   const char *type = pyproc_error_type(error), *traceback = pyproc_error_traceback(error);
+ *   const pyproc_crash *crash = pyproc_error_crash(error);
+ *   fprintf(stderr, "%s: %s\n", type != NULL ? type : pyproc_strerror(pyproc_error_code(error)),
+ *           pyproc_error_message(error));
+ *   if (traceback != NULL) fputs(traceback, stderr);
+ *   if (crash != NULL) fprintf(stderr, "signal %d in %s\n", crash->signal, crash->method);
+ *   if (!pyproc_error_may_have_run(error)) fputs("it has not begun: safe to try again\n", stderr);
+ *   pyproc_error_free(error);
+ * }
+ * pyproc_reply_free(body);
+ * ```
+ */
+
+/* How a worker process ended. No text is NULL; what is not known is 0 or "". */
+typedef struct pyproc_crash {
+  size_t size;        /* sizeof(pyproc_crash) of the library */
+  pid_t pid;          /* the process */
+  int signal;         /* that killed it, 0 when it exited by itself or the status is not known */
+  int exit_status;    /* when signal is 0 */
+  int oom_killed;     /* later; 0 */
+  int64_t rss_bytes;  /* largest resident set, its waited-for children included */
+  int64_t cpu_ms;     /* user and system time, likewise */
+  int64_t call_id;    /* of the call that it ran, 0: none */
+  const char *method; /* that it ran, "package.Service/Rpc" or a function's name */
+  const char *log;    /* its last lines of output: at most 32 and 8 KiB, joined by newlines */
+  const char *stacks; /* later; "" */
+} pyproc_crash;
+
+/* The PYPROC_E*, the same that the function returned; PYPROC_OK for NULL. */
+int pyproc_error_code(const pyproc_error *error);
+
+/* What went wrong, where, and what helps, for a person to read. Where the handler raised it is the exception's text.
+ * Never NULL; "" for NULL. */
+const char *pyproc_error_message(const pyproc_error *error);
+
+/* The class of the Python exception: bare for builtins and the script's own, "KeyError", else "module.qualname". NULL
+ * where no exception was raised. */
+const char *pyproc_error_type(const pyproc_error *error);
+
+/* The traceback as Python prints it, newline at its end; NULL where there is none. */
+const char *pyproc_error_traceback(const pyproc_error *error);
+
+/* The last lines of output of a worker that died, as in pyproc_crash.log; NULL where no worker died. */
+const char *pyproc_error_log(const pyproc_error *error);
+
+/* The process that the call was last given to; 0 where it was given to none. The process may be gone. */
+pid_t pyproc_error_worker_pid(const pyproc_error *error);
+
+/* 0: the handler has not begun and will not. 1: it may have run, partly or to its end. See above. */
+int pyproc_error_may_have_run(const pyproc_error *error);
+
+/* How many times the call was given to a worker; 0: never. */
+int pyproc_error_attempts(const pyproc_error *error);
+
+/* How the worker ended, where that is why; else NULL. Lives as long as the error. */
+const pyproc_crash *pyproc_error_crash(const pyproc_error *error);
+
+/* Frees the error. Any thread, also after the pool is closed. NULL is fine. */
+void pyproc_error_free(pyproc_error *error);
+
+/* ---- log lines and events ---- */
+
+/* Levels of log records, in ascending order. */
+enum {
+  PYPROC_LOG_DEBUG = 1, /* the library: workers that become ready, or end as asked */
+  PYPROC_LOG_INFO,      /* lines of a worker's standard output */
+  PYPROC_LOG_WARNING,   /* lines of its standard error; dropped lines */
+  PYPROC_LOG_ERROR      /* the library: workers that died or could not be started */
+};
+
+/* One line. Valid during the callback only. */
+typedef struct pyproc_log_record {
+  size_t size;        /* sizeof(pyproc_log_record) of the library */
+  int level;          /* PYPROC_LOG_* */
+  pid_t worker_pid;   /* whose line it is, or whom it is about; 0: no worker */
+  const char *source; /* "stdout", "stderr" (the worker's), or "pyproc" (the library's) */
+  const char *text;   /* UTF-8 without newline; what is not UTF-8, and NUL, has become U+FFFD */
+} pyproc_log_record;
+
+/* Gets log records: on the supervisor's thread, one at a time, in the order of each worker's lines. It must not call
+ * the pool and must not let a C++ exception out. One that blocks delays no call and no worker: up to 4096 records wait,
+ * what is more is dropped, and a WARNING from "pyproc" says how many. Deaths and restarts of workers are seen to when
+ * it returns. */
+typedef void pyproc_log_callback(const pyproc_log_record *record, void *userdata);
+
+/* What events tell. */
+enum {
+  PYPROC_EVENT_WORKER_READY = 1,  /* a worker can be called */
+  PYPROC_EVENT_WORKER_DIED,       /* a worker has ended although nobody closed the pool; `crash` is set */
+  PYPROC_EVENT_WORKER_HUNG,       /* later */
+  PYPROC_EVENT_WORKER_RECYCLED,   /* later */
+  PYPROC_EVENT_BREAKER_OPEN,      /* later */
+  PYPROC_EVENT_BREAKER_HALF_OPEN, /* later */
+  PYPROC_EVENT_BREAKER_CLOSED,    /* later */
+  PYPROC_EVENT_RELOADED           /* later */
+};
+
+/* One event. Valid during the callback only. */
+typedef struct pyproc_event {
+  size_t size;               /* sizeof(pyproc_event) of the library */
+  int kind;                  /* PYPROC_EVENT_*; ignore the ones that you do not know */
+  pid_t worker_pid;          /* 0: no worker is meant */
+  const char *text;          /* for a person to read; never NULL */
+  const pyproc_crash *crash; /* how the worker ended, or NULL */
+} pyproc_event;
+
+/* Gets events: on the supervisor's thread, under the rules of pyproc_log_callback. Events are not queued: while it
+ * blocks no worker is started or replaced, and calls whose worker has died wait for their error. */
+typedef void pyproc_event_callback(const pyproc_event *event, void *userdata);
+
+/* A ready log callback: writes "pyproc: [PID] level source: text" to standard error, one write for each line.
+ * `userdata` is ignored. */
+pyproc_log_callback pyproc_log_to_stderr;
+
+/* ---- options ---- */
+
+/* How a pool is opened. Only `script` is required. Text options are NULL for their defaults and copied at open. */
+typedef struct pyproc_pool_options {
+  /* Set by PYPROC_POOL_OPTIONS_INIT. */
+  size_t size;
+
+  /* Later. Leave it NULL. */
+  void *loaded;
+
+  /* Path of the worker's Python file. Required. Give an absolute path where the program changes its folder, or sets
+   * `cwd`: it is looked at when the pool opens and whenever a worker starts. */
+  const char *script;
+
+  /* The Python interpreter: a path, or a name to be found on PATH. Default: the environment's PYPROC_PYTHON, else
+   * "python3". */
+  const char *python;
+
+  /* The workers' working folder. Default: the program's. */
+  const char *cwd;
+
+  /* How calls are encoded: "protobuf" (default) or "json". Typed calls and pyproc_call_json work with both. */
+  const char *protocol;
+
+  /* What carries them: "auto" (default) or "uds", which are the same today: a Unix stream socket. */
+  const char *channel;
+
+  /* Later. */
+  const char *handshake;
+
+  /* Later. */
+  const char *target;
+
+  /* Later. */
+  const char *socket_path;
+
+  /* Later. */
+  const char *preload;
+
+  /* What the script finds in sys.argv[1:]; NULL-terminated, at most 65,536. Default: nothing. */
+  const char *const *args;
+
+  /* Environment of the workers, "NAME=value", added to the program's or replacing variables of it; NULL-terminated, at
+   * most 65,536. Default: nothing. */
+  const char *const *env;
+
+  /* Generated services that workers must fit, checked when they start; NULL-terminated. Without it a method is checked
+   * at its first call. The tables are kept, not copied. */
+  const pyproc_service *const *services;
+
+  /* Number of processes, 1 to 1024. Default: the processors that this process may use (affinity, cgroup quota). */
+  int64_t workers;
+
+  /* Calls that one worker may hold, 1 to 4096. Default: 1024. It is an upper bound: how many more than it runs a worker
+   * gets adapts to how fast it answers, up to 64. */
+  int64_t max_in_flight;
+
+  /* Calls of the pool that may wait for a worker, 1 to 2^31 - 1, PYPROC_UNLIMITED, or PYPROC_OFF: a call that no worker
+   * can take at once is RESOURCE_EXHAUSTED, also while workers restart. Default: 10,000. */
+  int64_t queue_limit;
+
+  /* Milliseconds from a worker's start to its being ready, 1 to 86,400,000 (a day). Default: 30,000. A worker that
+   * takes longer is killed; at open that is DEADLINE_EXCEEDED. */
+  int64_t start_timeout_ms;
+
+  /* Milliseconds that a call may take where neither its options nor its schema say so, 1 to PYPROC_TIMEOUT_NONE.
+   * Default: 60,000. */
+  int64_t call_timeout_ms;
+
+  /* Milliseconds, 1 to 86,400,000, default 1000. Checked and told to the workers, which make no use of it yet. */
+  int64_t cancel_grace_ms;
+
+  /* Milliseconds that pyproc_pool_close leaves calls to end, and then workers to stop, 1 to 86,400,000, or PYPROC_OFF:
+   * none. Default: 5000. */
+  int64_t drain_timeout_ms;
+
+  /* Microseconds that a waiting side looks for more in vain before it blocks, 1 to 1,000,000, or PYPROC_OFF: never.
+   * Default: 50. Nobody spins where there is one processor. */
+  int64_t spin_us;
+
+  /* Bytes of the largest request or reply in its encoding, 1024 to 2^31 - 1. Default: 67,108,864 (64 MiB). What is
+   * larger is RESOURCE_EXHAUSTED. */
+  int64_t frame_limit_bytes;
+
+  /* Later. */
+  int64_t recycle_calls;
+
+  /* Later. */
+  int64_t recycle_rss_bytes;
+
+  /* Later. */
+  int64_t recycle_age_ms;
+
+  /* The lowest level that `log` gets, PYPROC_LOG_DEBUG to PYPROC_LOG_ERROR, or PYPROC_OFF. Default: PYPROC_LOG_INFO. */
+  int64_t log_level;
+
+  /* Gets log lines; NULL (default): nobody. pyproc_log_to_stderr is ready to be used. */
+  pyproc_log_callback *log;
+  void *log_userdata; /* passed to `log`, never looked at */
+
+  /* Gets events; NULL (default): nobody. */
+  pyproc_event_callback *event;
+  void *event_userdata; /* passed to `event`, never looked at */
+} pyproc_pool_options;
+
+/* Initialises a pyproc_pool_options: all defaults. */
+#define PYPROC_POOL_OPTIONS_INIT PYPROC_INIT_(pyproc_pool_options)
+PYPROC_DEFINE_INIT_(pyproc_pool_options)
+
+/*
+ * How one call is made.
+ *
+ * ```c
+ * pyproc_call_options options = PYPROC_CALL_OPTIONS_INIT;
+ * options.timeout_ms = 200;
+ * if (pyproc_cancel_new(&options.cancel) < 0) return -1; // another thread may now fire it
+ * Quickstart__PredictRequest request = QUICKSTART__PREDICT_REQUEST__INIT;
+ * Quickstart__PredictReply *reply = NULL;
+ * pyproc_error *error = NULL;
+ * switch (quickstart_predictor_predict_with(pool, &request, &options, &reply, &error)) {
+ * case PYPROC_OK: printf("%g\n", reply->result); break;
+ * case PYPROC_E_CANCELLED: puts("cancelled"); break;
+ * case PYPROC_E_DEADLINE_EXCEEDED: puts("too late"); break;
+ * default: puts(pyproc_error_message(error));
+ * }
+ * pyproc_reply_free(reply);
+ * pyproc_error_free(error);
+ * pyproc_cancel_free(options.cancel);
+ * ```
+ */
+typedef struct pyproc_call_options {
+  /* Set by PYPROC_CALL_OPTIONS_INIT. */
+  size_t size;
+
+  /* Milliseconds that the call may take, waiting for a worker included, 1 to PYPROC_TIMEOUT_NONE. 0 (default): the
+   * schema's timeout_ms, else the pool's call_timeout_ms. Negative: the deadline has passed already, so that a program
+   * may pass what is left of its own; nothing is sent. (What is left may be 0: pass -1 then.) */
+  int64_t timeout_ms;
+
+  /* Later: 0 (default) or 1. */
+  int64_t max_attempts;
+
+  /* Cancels the call when it is fired; NULL (default): nothing does. */
+  pyproc_cancel *cancel;
+
+  /* Later. */
+  const pyproc_metadata *metadata;
+
+  /* Later: 0. */
+  size_t metadata_count;
+} pyproc_call_options;
+
+/* Initialises a pyproc_call_options: all defaults. */
+#define PYPROC_CALL_OPTIONS_INIT PYPROC_INIT_(pyproc_call_options)
+PYPROC_DEFINE_INIT_(pyproc_call_options)
+
+/* What a pool is doing. The numbers are read one after the other while the pool goes on, so that they need not add
+ * up. */
+typedef struct pyproc_health {
+  size_t size;           /* set by PYPROC_HEALTH_INIT */
+  int64_t workers;       /* places for workers, as opened */
+  int64_t workers_ready; /* that can be called now */
+  int64_t in_flight;     /* calls that workers hold, given-up ones among them until they are answered */
+  int64_t queued;        /* calls that wait for a worker */
+  int64_t restarts;      /* workers that ended since the pool was opened, each of which is replaced */
+  int64_t calls;         /* that have returned, with whatever result */
+  int64_t failures;      /* of these, the ones that failed */
+  int64_t breaker_open;  /* later; 0 */
+} pyproc_health;
+
+/* Initialises a pyproc_health. */
+#define PYPROC_HEALTH_INIT PYPROC_INIT_(pyproc_health)
+PYPROC_DEFINE_INIT_(pyproc_health)
+
+/* ---- pools ---- */
+
+/*
+ * Opens a pool: starts its thread and its workers, and waits until all workers are ready, at most start_timeout_ms.
+ * When a worker fails, all are ended and the error is that worker's, with its type and traceback where its script
+ * raised, and with its exit status and last lines where it died.
+ *
+ * Errors: INVALID_ARGUMENT and UNIMPLEMENTED name the option; NOT_FOUND, PERMISSION_DENIED: script, interpreter, cwd,
+ * or the installed worker package; FAILED_PRECONDITION: the script raised or ended before it served, or does not fit
+ * `services`; UNIMPLEMENTED: it lacks a method of them; UNAVAILABLE: a worker died; DEADLINE_EXCEEDED: one was not
+ * ready in time; DATA_LOSS: one spoke another language; RESOURCE_EXHAUSTED: memory, descriptors, processes, threads.
+ */
+int pyproc_pool_open(const pyproc_pool_options *options, pyproc_pool **ret_pool, pyproc_error **reterr);
+
+/*
+ * Closes the pool and frees it. Calls that are inside have drain_timeout_ms to end, waiting ones among them; then those
+ * that wait end with UNAVAILABLE and the workers are told to stop. A worker ends the handler that it runs, then runs
+ * its on_stop and atexit hooks; after another drain_timeout_ms it gets SIGTERM, a second later SIGKILL, and what it ran
+ * is UNAVAILABLE. Returns when no worker, thread or descriptor of the pool is left. Log lines up to the end are
+ * delivered; no callback runs afterwards.
+ *
+ * No thread may begin a call on the pool once this was called. Not from a callback. NULL is fine. In a forked child it
+ * frees memory only.
+ */
+void pyproc_pool_close(pyproc_pool *pool);
+
+/* Tells what the pool is doing. `ret_health` must have been initialised (PYPROC_HEALTH_INIT) and may be used again. Any
+ * thread; never blocks. Errors: INVALID_ARGUMENT, FAILED_PRECONDITION (in a forked child); no pyproc_error. */
+int pyproc_pool_health(pyproc_pool *pool, pyproc_health *ret_health);
+
+/* ---- cancellation ---- */
+
+/*
+ * A token cancels all calls that were made with it, now or later, and stays fired. A cancelled call returns CANCELLED
+ * at once: one that has not begun never will, and for one that runs the worker is told, where its handler may see it in
+ * context.cancelled or its cancel_event, or else run to its end; its reply is then dropped.
+ */
+
+/* Makes a token, to be freed with pyproc_cancel_free. Errors: RESOURCE_EXHAUSTED. Any thread. */
+int pyproc_cancel_new(pyproc_cancel **ret_cancel);
+
+/* Fires the token; again is fine, and so is NULL. Any thread, but no signal handler. */
+void pyproc_cancel_fire(pyproc_cancel *cancel);
+
+/* 1 when the token was fired, else 0; 0 for NULL. Any thread. */
+int pyproc_cancel_fired(const pyproc_cancel *cancel);
+
+/* Gives the token up; calls that were made with it keep what they need. NULL is fine. Any thread. */
+void pyproc_cancel_free(pyproc_cancel *cancel);
+
+/* ---- calls ---- */
+
+/*
+ * Calls a typed method and waits for its reply; what the generated functions are made of. `request` is of the method's
+ * request type, *ret_reply of its reply type; free that with pyproc_reply_free. `options` may be NULL. Any
+ * thread.
+ *
+ * Errors: INVALID_ARGUMENT names the field that cannot be sent (a required string that is NULL, a string that is not
+ * UTF-8), or the argument; DATA_LOSS: the reply is no such message; else see CODES above.
+ */
+int pyproc_call(pyproc_pool *pool, const pyproc_method *method, const ProtobufCMessage *request,
+                const pyproc_call_options *options, ProtobufCMessage **ret_reply, pyproc_error **reterr);
+
+/*
+ * Calls a method by its name, with JSON text in and out, whatever the pool's protocol, and waits for its reply.
+ * `method` is the name of a function that the script exposes (@expose), or "package.Service/Rpc" of a typed handler,
+ * whose messages then have protobuf's JSON mapping. `body` is one JSON value: UTF-8, nested at most 100 deep, no NaN or
+ * Infinity. *ret_body is one JSON value, NUL-terminated; free it with pyproc_reply_free. `options` may be NULL; the
+ * schema's timeout_ms is not known here. Any thread.
+ *
+ * Errors: INVALID_ARGUMENT: `body` is no JSON (the message says where), or not what the method takes; else see CODES.
+ *
+ * ```c
+ * char *body = NULL;
+ * if (pyproc_call_json(pool, "quickstart.Predictor/Predict", "{\"value\": 42}", NULL, &body, NULL) >= 0) puts(body);
+ * pyproc_reply_free(body);
+ * ```
+ */
+int pyproc_call_json(pyproc_pool *pool, const char *method, const char *body, const pyproc_call_options *options,
+                     char **ret_body, pyproc_error **reterr);
+
+/* Frees a reply or a JSON body with all that it points to. Any thread, also after the pool is closed. NULL is fine. */
+void pyproc_reply_free(void *reply);
+
+#if defined(__GNUC__)
+#pragma GCC visibility pop
+#endif
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,183 @@
+#include "admission.h"
+
+#include <inttypes.h>
+
+#include "error.h"
+
+enum { ATTEMPTS_MAX = 5 }; /* workers that may die before they have started the call */
+
+void admission_init(struct admission *self, struct lot *lot, int64_t queue_limit, int max_in_flight) {
+  *self = (struct admission){.lot = lot, .queue_limit = queue_limit, .max_in_flight = max_in_flight};
+  pthread_mutex_init(&self->lock, NULL);
+}
+
+void admission_destroy(struct admission *self) {
+  pthread_mutex_destroy(&self->lock);
+}
+
+static int room_of(const struct admission *self, const struct connection *candidate) {
+  if (atomic_load(&candidate->state) != CONNECTION_OPEN) return 0;
+  int limit = atomic_load(&candidate->capacity) + atomic_load(&candidate->prefetch);
+  return (limit < self->max_in_flight ? limit : self->max_in_flight) - atomic_load(&candidate->load);
+}
+
+/* The open connection with the least load that has room, or NULL. The lock is held. */
+static struct connection *choose(struct admission *self) {
+  struct connection *best = NULL;
+  int best_load = 0;
+  for (int i = 0; i < self->count; i++) {
+    struct connection *candidate = self->connections[(self->next + i) % self->count];
+    int load = atomic_load(&candidate->load);
+    if ((best != NULL && load >= best_load) || room_of(self, candidate) <= 0) continue;
+    best = candidate;
+    best_load = load;
+    if (load == 0) break;
+  }
+  self->next = (self->next + 1) % self->count;
+  return best;
+}
+
+static void put_into_queue(struct admission *self, struct call *call, bool in_front) {
+  if (in_front)
+    call_list_prepend(&self->queue, call);
+  else
+    call_list_append(&self->queue, call);
+  call->queued = true;
+  atomic_fetch_add(&self->queued, 1);
+}
+
+static void take_from_queue(struct admission *self, struct call *call) {
+  call_list_remove(&self->queue, call);
+  call->queued = false;
+  atomic_fetch_sub(&self->queued, 1);
+}
+
+/* Finds a connection, or a place in the queue (*ret_connection NULL). The lock is held. */
+static int find_place(struct admission *self, struct call *call, struct connection **ret_connection,
+                      pyproc_error **reterr) {
+  *ret_connection = NULL;
+  if (self->closed) return error_set(reterr, PYPROC_E_UNAVAILABLE, "the pool is being closed");
+  if (self->queue.first == NULL) *ret_connection = choose(self);
+  if (*ret_connection != NULL) return PYPROC_OK;
+  if (atomic_load(&self->queued) >= self->queue_limit)
+    return error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED,
+                     "all workers are busy and %" PRId64 " calls wait already (option queue_limit)", self->queue_limit);
+  put_into_queue(self, call, false);
+  return PYPROC_OK;
+}
+
+int admission_enter(struct admission *self, struct call *call, pyproc_error **reterr) {
+  for (;;) {
+    struct connection *chosen;
+    pthread_mutex_lock(&self->lock);
+    int result = find_place(self, call, &chosen, reterr);
+    pthread_mutex_unlock(&self->lock);
+    if (result < 0) return result;
+    if (chosen == NULL) {
+      admission_dispatch(self); /* room may have appeared while there was no queue to look at */
+      return PYPROC_OK;
+    }
+    if (chosen->protocol->start(chosen, call) != CONNECTION_CLOSED) return PYPROC_OK;
+  }
+}
+
+int admission_withdraw(struct admission *self, struct call *call, int code) {
+  int result = -1;
+  pthread_mutex_lock(&self->lock);
+  struct connection *connection = atomic_load(&call->connection);
+  if (atomic_load(&call->done)) {
+    result = -1;
+  } else if (call->queued) {
+    take_from_queue(self, call);
+    result = 0;
+  } else if (connection != NULL) {
+    result = connection->protocol->withdraw(connection, call, code);
+  }
+  pthread_mutex_unlock(&self->lock);
+  admission_dispatch(self); /* a call that was never written leaves room */
+  return result;
+}
+
+void admission_dispatch(struct admission *self) {
+  uint32_t bits = 0;
+  if (atomic_load(&self->queued) == 0) return;
+  pthread_mutex_lock(&self->lock);
+  for (struct connection *chosen; self->queue.first != NULL && (chosen = choose(self)) != NULL;) {
+    struct call *call = self->queue.first;
+    uint32_t bit = call->waiter.bit;
+    take_from_queue(self, call);
+    connection_start started = chosen->protocol->start(chosen, call);
+    if (started == CONNECTION_CLOSED) put_into_queue(self, call, true);
+    if (started == CONNECTION_TAKEN) bits |= bit; /* it may have to read for itself there */
+  }
+  pthread_mutex_unlock(&self->lock);
+  lot_wake(self->lot, bits);
+}
+
+bool admission_is_lopsided(const struct admission *self) {
+  bool idle = false, waiting = false;
+  for (int i = 0; i < self->count && !(idle && waiting); i++) {
+    const struct connection *one = self->connections[i];
+    if (atomic_load(&one->state) != CONNECTION_OPEN) continue;
+    int load = atomic_load(&one->load);
+    if (load == 0)
+      idle = true;
+    else if (load > atomic_load(&one->capacity))
+      waiting = true;
+  }
+  return idle && waiting;
+}
+
+/* Puts the calls in front of the queue, in their order. The lock is held. */
+static void requeue(struct admission *self, call_list *calls) {
+  while (calls->last != NULL) {
+    struct call *call = calls->last;
+    call_list_remove(calls, call);
+    put_into_queue(self, call, true);
+  }
+}
+
+void admission_balance(struct admission *self, int64_t patience_ns) {
+  call_list calls = {0};
+  int64_t now = platform_now_ns();
+  if (!admission_is_lopsided(self)) return;
+  pthread_mutex_lock(&self->lock);
+  for (int i = 0; i < self->count; i++) {
+    struct connection *one = self->connections[i];
+    if (atomic_load(&one->state) != CONNECTION_OPEN || atomic_load(&one->load) <= atomic_load(&one->capacity)) continue;
+    if (now - atomic_load(&one->progress_ns) >= patience_ns) one->protocol->recall(one, patience_ns, &calls);
+  }
+  requeue(self, &calls);
+  pthread_mutex_unlock(&self->lock);
+  admission_dispatch(self);
+}
+
+void admission_lose(struct admission *self, struct connection *lost, const pyproc_error *error) {
+  call_list unstarted = {0};
+  uint32_t bits = 0;
+  pthread_mutex_lock(&self->lock);
+  lost->protocol->fail(lost, error, &unstarted);
+  for (struct call *call = unstarted.first, *next; call != NULL; call = next) {
+    next = call->next;
+    if (call->attempts < ATTEMPTS_MAX && !self->closed) continue;
+    call_list_remove(&unstarted, call);
+    bits |= call_fail(call, error_copy(error), false);
+  }
+  requeue(self, &unstarted);
+  pthread_mutex_unlock(&self->lock);
+  lot_wake(self->lot, bits);
+  admission_dispatch(self);
+}
+
+void admission_close(struct admission *self, const pyproc_error *error) {
+  uint32_t bits = 0;
+  pthread_mutex_lock(&self->lock);
+  self->closed = true;
+  while (error != NULL && self->queue.first != NULL) {
+    struct call *call = self->queue.first;
+    take_from_queue(self, call);
+    bits |= call_fail(call, error_copy(error), false);
+  }
+  pthread_mutex_unlock(&self->lock);
+  lot_wake(self->lot, bits);
+}

@@ -1,0 +1,54 @@
+/*
+ * admission.h - which worker gets a call, and the queue of those that wait for one.
+ *
+ * Knows connections, not processes. One lock for queue and moves; the lock order is in protocol.h.
+ */
+#ifndef PYPROC_ADMISSION_H
+#define PYPROC_ADMISSION_H
+
+#include <pthread.h>
+
+#include "protocol.h"
+
+struct admission {
+  pthread_mutex_t lock;
+  struct lot *lot;
+  struct connection **connections; /* borrowed */
+  int count;
+  int max_in_flight; /* per connection */
+  int next;          /* where the search begins, so that equals take turns */
+  call_list queue;
+  int64_t queue_limit;
+  _Atomic int64_t queued;
+  bool closed;
+};
+
+void admission_init(struct admission *self, struct lot *lot, int64_t queue_limit, int max_in_flight);
+void admission_destroy(struct admission *self);
+
+/* Gives the call to the worker with the least to do, or queues it. UNAVAILABLE: closed; RESOURCE_EXHAUSTED: the queue
+ * is full. The call's own thread. */
+int admission_enter(struct admission *self, struct call *call, pyproc_error **reterr);
+
+/* The call's own thread gives up, because of `code`. Returns whether it may have run, or -1 when it is done after
+ * all. */
+int admission_withdraw(struct admission *self, struct call *call, int code);
+
+/* Starts queued calls where there is room. Any thread. */
+void admission_dispatch(struct admission *self);
+
+/* Whether one worker has calls waiting while another has nothing to do. */
+bool admission_is_lopsided(const struct admission *self);
+
+/* Takes calls back from workers that have not answered for `patience_ns`, where another one has nothing to do, and
+ * starts them there. */
+void admission_balance(struct admission *self, int64_t patience_ns);
+
+/* The connection is lost, see protocol.h, fail: its calls end with `error`, but those that have not started are
+ * queued again, in front. */
+void admission_lose(struct admission *self, struct connection *lost, const pyproc_error *error);
+
+/* No call enters any more; with `error` those that wait in the queue end, too. */
+void admission_close(struct admission *self, const pyproc_error *error);
+
+#endif

@@ -1,0 +1,85 @@
+#include "call.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+frame_block *frame_block_new(call_encoding encoding) {
+  frame_block *frame = calloc(1, sizeof *frame);
+  if (frame == NULL) return NULL;
+  atomic_init(&frame->references, 1);
+  frame->encoding = encoding;
+  return frame;
+}
+
+frame_block *frame_block_ref(frame_block *frame) {
+  atomic_fetch_add_explicit(&frame->references, 1, memory_order_relaxed);
+  return frame;
+}
+
+void frame_block_unref(frame_block *frame) {
+  if (frame == NULL || atomic_fetch_sub_explicit(&frame->references, 1, memory_order_acq_rel) > 1) return;
+  buffer_free(&frame->bytes);
+  free(frame);
+}
+
+void call_init(struct call *self, struct lot *lot, call_method method, frame_block *frame, int64_t deadline_ns) {
+  memset(self, 0, offsetof(struct call, small)); /* `small` is written before it is read */
+  self->method = method;
+  self->frame = frame;
+  self->deadline_ns = deadline_ns;
+  lot_waiter_init(lot, &self->waiter);
+}
+
+void call_clear(struct call *self) {
+  frame_block_unref(self->frame);
+  if (self->block != self->small) free(self->block);
+  pyproc_error_free(self->error);
+}
+
+uint32_t call_finish(struct call *self) {
+  uint32_t bit = self->waiter.bit;
+  if (self->finished != NULL) {
+    self->finished(self);
+    return 0;
+  }
+  atomic_store(&self->done, true);
+  return bit;
+}
+
+uint32_t call_fail(struct call *self, pyproc_error *error, bool may_have_run) {
+  self->error = error;
+  self->may_have_run = may_have_run;
+  return call_finish(self);
+}
+
+void call_list_append(call_list *list, struct call *item) {
+  item->previous = list->last;
+  item->next = NULL;
+  if (list->last != NULL)
+    list->last->next = item;
+  else
+    list->first = item;
+  list->last = item;
+}
+
+void call_list_prepend(call_list *list, struct call *item) {
+  item->previous = NULL;
+  item->next = list->first;
+  if (list->first != NULL)
+    list->first->previous = item;
+  else
+    list->last = item;
+  list->first = item;
+}
+
+void call_list_remove(call_list *list, struct call *item) {
+  if (item->previous != NULL)
+    item->previous->next = item->next;
+  else
+    list->first = item->next;
+  if (item->next != NULL)
+    item->next->previous = item->previous;
+  else
+    list->last = item->previous;
+  item->previous = item->next = NULL;
+}

@@ -1,0 +1,120 @@
+#include "call_setup.h"
+
+#include <inttypes.h>
+
+#include "error.h"
+#include "reply.h"
+#include "request.h"
+#include "wire/envelope.h"
+#include "wire/frame.h"
+
+enum { BUDGET_PER_FRAME_BYTE = 8 }; /* memory of an unpacked reply, as a multiple of the frame limit */
+
+static int check_options(const pyproc_call_options *given, pyproc_call_options *options, pyproc_error **reterr) {
+  *options = (pyproc_call_options)PYPROC_CALL_OPTIONS_INIT;
+  if (given == NULL) return PYPROC_OK;
+  int result = options_copy_sized(options, sizeof *options, given, "pyproc_call_options", reterr);
+  if (result < 0) return result;
+  if (options->max_attempts > 1)
+    return error_set(reterr, PYPROC_E_UNIMPLEMENTED, "option max_attempts is not part of this version; leave it 0");
+  if (options->max_attempts < 0)
+    return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "option max_attempts is %" PRId64 "; allowed are 0 and 1",
+                     options->max_attempts);
+  if (options->metadata_count > 0)
+    return error_set(reterr, PYPROC_E_UNIMPLEMENTED, "option metadata is not part of this version; leave it empty");
+  return PYPROC_OK;
+}
+
+static int check_method(const pyproc_method *method, const ProtobufCMessage *request, pyproc_error **reterr) {
+  if (method == NULL || request == NULL)
+    return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "%s is NULL", method == NULL ? "method" : "request");
+  if (method->size != sizeof *method)
+    return error_set(reterr, PYPROC_E_FAILED_PRECONDITION,
+                     "the code of this method was generated for another version of the library: run pyproc-gen again");
+  if (method->kind != PYPROC_RPC_UNARY)
+    return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "%s is a stream, not a unary method", method->name);
+  if (request->descriptor != method->request->descriptor)
+    return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "the request of %s is no %s: initialise it with its INIT macro",
+                     method->name, method->request->name);
+  return PYPROC_OK;
+}
+
+int call_setup_message(const pyproc_pool *pool, const pyproc_method *method, const ProtobufCMessage *request,
+                       const pyproc_call_options *given, pyproc_call_options *options, frame_block **ret_frame,
+                       pyproc_error **reterr) {
+  int result = check_method(method, request, reterr);
+  if (result >= 0) result = check_options(given, options, reterr);
+  return result >= 0 ? request_encode_message(pool->options.codec, method, request, ret_frame, reterr) : result;
+}
+
+int call_setup_json(const pyproc_pool *pool, const char *method, const char *body, const pyproc_call_options *given,
+                    pyproc_call_options *options, frame_block **ret_frame, pyproc_error **reterr) {
+  if (method == NULL || body == NULL)
+    return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "%s is NULL", method == NULL ? "method" : "body");
+  int result = check_options(given, options, reterr);
+  return result >= 0 ? request_encode_json(pool->options.codec, method, body, ret_frame, reterr) : result;
+}
+
+int64_t call_setup_timeout(const pyproc_pool *pool, const pyproc_method *method, const pyproc_call_options *options) {
+  if (options->timeout_ms != 0) return options->timeout_ms;
+  return method != NULL && method->timeout_ms > 0 ? method->timeout_ms : pool->options.call_timeout_ms;
+}
+
+int64_t call_setup_deadline(int64_t timeout_ms) {
+  int64_t now = platform_now_ns();
+  return timeout_ms >= (INT64_MAX - now) / 1000000 ? INT64_MAX : now + timeout_ms * 1000000;
+}
+
+int call_setup_check(const pyproc_pool *pool, const struct call *call, int64_t timeout_ms, pyproc_error **reterr) {
+  size_t size = call->frame->bytes.size - WIRE_LENGTH_SIZE;
+  if (size > (size_t)pool->options.frame_limit)
+    return error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED,
+                     "the request of %s takes %zu bytes, more than option frame_limit_bytes (%" PRId64 ")",
+                     call->method.name, size, pool->options.frame_limit);
+  if (timeout_ms < 0)
+    return error_set(reterr, PYPROC_E_DEADLINE_EXCEEDED, "the deadline of %s had passed before it was sent",
+                     call->method.name);
+  return PYPROC_OK;
+}
+
+pyproc_error *call_setup_given_up(pyproc_pool *pool, const struct call *call, int code, const struct connection *last,
+                                  int64_t timeout_ms, int may_have_run) {
+  pyproc_error *error = code == PYPROC_E_CANCELLED
+                            ? error_new(code, "%s was cancelled", call->method.name)
+                            : error_new(code, "%s had no answer within %" PRId64 " ms", call->method.name, timeout_ms);
+  bool none_ready = last == NULL && supervisor_ready_workers(pool->supervisor) == 0;
+  pyproc_error *failure = none_ready ? supervisor_last_error(pool->supervisor) : NULL;
+  if (failure != NULL) error_append(error, "; no worker is ready: %s", pyproc_error_message(failure));
+  pyproc_error_free(failure);
+  if (last != NULL) error_set_worker(error, last->peer_pid);
+  error_set_may_have_run(error, may_have_run);
+  error_set_attempts(error, call->attempts);
+  return error;
+}
+
+int call_setup_result(struct call *call, pyproc_error **reterr) {
+  pyproc_error *error = call->error;
+  if (error == NULL) return PYPROC_OK;
+  call->error = NULL;
+  error_set_may_have_run(error, call->may_have_run);
+  error_set_attempts(error, call->attempts);
+  return error_give(reterr, error);
+}
+
+int call_setup_take_message(const struct call *call, const struct codec *codec, int64_t frame_limit,
+                            ProtobufCMessage **ret_reply, pyproc_error **reterr) {
+  return codec->unpack(call->method.typed->reply, call->body, call->body_size,
+                       (size_t)frame_limit * BUDGET_PER_FRAME_BYTE, ret_reply, reterr);
+}
+
+int call_setup_take_json(const struct call *call, char **ret_body, pyproc_error **reterr) {
+  const char *body = (const char *)call->body;
+  bool is_checked = call->frame->encoding == CALL_BODY_ENVELOPE; /* with its envelope */
+  const char *wrong = is_checked ? NULL : envelope_check_json(body, call->body_size);
+  if (wrong != NULL)
+    return error_set(reterr, PYPROC_E_DATA_LOSS, "the worker's reply to %s: %s", call->method.name, wrong);
+  char *text = reply_text_new(body, call->body_size);
+  if (text == NULL) return error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED, "out of memory");
+  *ret_body = text;
+  return PYPROC_OK;
+}

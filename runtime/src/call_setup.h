@@ -1,0 +1,37 @@
+/*
+ * call_setup.h - what blocking and asynchronous calls have in common: checking and encoding what goes in, decoding
+ * what comes out.
+ */
+#ifndef PYPROC_CALL_SETUP_H
+#define PYPROC_CALL_SETUP_H
+
+#include "pool.h"
+
+/* Checks options, method and request, and encodes the frame. `options` becomes a full copy of `given`, which may be
+ * NULL. */
+int call_setup_message(const pyproc_pool *pool, const pyproc_method *method, const ProtobufCMessage *request,
+                       const pyproc_call_options *given, pyproc_call_options *options, frame_block **ret_frame,
+                       pyproc_error **reterr);
+int call_setup_json(const pyproc_pool *pool, const char *method, const char *body, const pyproc_call_options *given,
+                    pyproc_call_options *options, frame_block **ret_frame, pyproc_error **reterr);
+
+/* The call's timeout, else the schema's, else the pool's; and the CLOCK_MONOTONIC ns when it is over. */
+int64_t call_setup_timeout(const pyproc_pool *pool, const pyproc_method *method, const pyproc_call_options *options);
+int64_t call_setup_deadline(int64_t timeout_ms);
+
+/* What can be refused before anything is sent: a frame above the limit, a deadline in the past. */
+int call_setup_check(const pyproc_pool *pool, const struct call *call, int64_t timeout_ms, pyproc_error **reterr);
+
+/* The error of a call that was withdrawn because of `code`; `last` had it then, or NULL. */
+pyproc_error *call_setup_given_up(pyproc_pool *pool, const struct call *call, int code, const struct connection *last,
+                                  int64_t timeout_ms, int may_have_run);
+
+/* The result of a call that is done; hands its error over. */
+int call_setup_result(struct call *call, pyproc_error **reterr);
+
+/* The reply of a call that is done, without an error. */
+int call_setup_take_message(const struct call *call, const struct codec *codec, int64_t frame_limit,
+                            ProtobufCMessage **ret_reply, pyproc_error **reterr);
+int call_setup_take_json(const struct call *call, char **ret_body, pyproc_error **reterr);
+
+#endif

@@ -1,0 +1,77 @@
+#include "channel.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "platform.h"
+
+typedef struct channel_uds {
+  struct channel base;
+  int socket;
+} channel_uds;
+
+static channel_uds *uds_of(struct channel *self) {
+  return (channel_uds *)self;
+}
+
+static ssize_t uds_result(ssize_t count) {
+  if (count >= 0) return count;
+  if (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR) return CHANNEL_AGAIN;
+  return errno == EPIPE || errno == ECONNRESET ? CHANNEL_END : CHANNEL_FAILED;
+}
+
+static ssize_t uds_read(struct channel *self, void *to, size_t size) {
+  ssize_t count = recv(uds_of(self)->socket, to, size, MSG_DONTWAIT);
+  return count == 0 ? CHANNEL_END : uds_result(count);
+}
+
+static ssize_t uds_write(struct channel *self, const struct iovec *parts, int count) {
+  /* msg_iov is not const in POSIX; sendmsg does not write to it */
+  struct msghdr message = {.msg_iov = (struct iovec *)(uintptr_t)parts, .msg_iovlen = (size_t)count};
+  return uds_result(sendmsg(uds_of(self)->socket, &message, MSG_DONTWAIT | PLATFORM_MSG_NOSIGNAL));
+}
+
+static ssize_t uds_send_fd(struct channel *self, const void *data, size_t size, int fd) {
+  return uds_result(platform_send_fd(uds_of(self)->socket, data, size, fd));
+}
+
+static void uds_wait(struct channel *self, bool for_write, const int *also, int also_count, int64_t deadline_ns) {
+  struct pollfd polled[1 + CHANNEL_ALSO_MAX] = {
+      {.fd = uds_of(self)->socket, .events = (short)(for_write ? POLLIN | POLLOUT : POLLIN)}};
+  for (int i = 0; i < also_count; i++) polled[1 + i] = (struct pollfd){.fd = also[i], .events = POLLIN};
+  platform_poll(polled, 1 + (unsigned)also_count, deadline_ns);
+}
+
+static int uds_fd(const struct channel *self) {
+  return ((const channel_uds *)self)->socket;
+}
+
+static void uds_shut(struct channel *self, bool both) {
+  shutdown(uds_of(self)->socket, both ? SHUT_RDWR : SHUT_WR);
+}
+
+static void uds_close(struct channel *self) {
+  close(uds_of(self)->socket);
+  free(self);
+}
+
+static const channel_ops channel_uds_ops = {.name = "uds",
+                                            .read = uds_read,
+                                            .write = uds_write,
+                                            .send_fd = uds_send_fd,
+                                            .wait = uds_wait,
+                                            .fd = uds_fd,
+                                            .shut = uds_shut,
+                                            .close = uds_close};
+
+struct channel *channel_uds_new(int socket) {
+  channel_uds *self = malloc(sizeof *self);
+  if (self == NULL) return NULL;
+  self->base.ops = &channel_uds_ops;
+  self->socket = socket;
+  return &self->base;
+}

@@ -1,0 +1,101 @@
+/*
+ * framed.h - inside of protocol_framed: calls as length-prefixed frames over a channel, many in flight, matched by
+ * id.
+ *
+ *   protocol_framed.c   the vtable: life of a connection, and calls coming and going
+ *   framed_reader.c     what the reader's role does: receive, dispatch, hello
+ *   framed_writer.c     what the writer's role does
+ *   framed_wait.c       how calling threads share these roles (leader/follower), spin, and sleep
+ *
+ * Roles. `reading` is taken by one thread at a time, which may touch `receiver` and wait on the channel. `writing`
+ * (under the lock) is held by the thread that is in channel write.
+ */
+#ifndef PYPROC_FRAMED_H
+#define PYPROC_FRAMED_H
+
+#include <pthread.h>
+
+#include "channel.h"
+#include "method_table.h"
+#include "platform.h"
+#include "protocol.h"
+#include "receiver.h"
+#include "send_queue.h"
+
+/* One call in flight. */
+typedef struct framed_slot {
+  uint64_t id;       /* 0: free */
+  struct call *call; /* NULL: its caller left, the reply will be dropped */
+  bool started;      /* the worker said so (STARTED) */
+} framed_slot;
+
+typedef struct framed {
+  struct connection base;
+  connection_settings settings;
+  int cpu_count;
+
+  pthread_mutex_t lock;
+  call_list in_flight; /* calls with a caller, oldest first */
+  framed_slot slots[STATUS_PAGE_SLOTS];
+  uint16_t free_slots[STATUS_PAGE_SLOTS];
+  int thread_count;             /* calls in flight that a thread waits for */
+  int free_count, orphan_count; /* orphans: slots in use without a caller */
+  uint64_t generation;          /* of ids; never goes back, so that no late reply matches */
+  method_table *methods;
+  bool has_started_frames;
+  send_queue queue;
+  bool writing;
+  atomic_bool write_blocked; /* the channel took no more: whoever waits polls for writing, too */
+
+  int page_fd; /* of page_memory; -1: none */
+  status_page *page_memory;
+  struct channel *channel; /* set while the state is not CONNECTION_DOWN */
+  atomic_bool reading;
+  atomic_int awake;           /* callers in framed_progress that do not sleep in the lot: one of them reads, or will */
+  struct receiver receiver;   /* reader's role */
+  bool receiving;             /* reader's role: more may come */
+  _Atomic int64_t service_ns; /* moving average of the time between replies while busy; 0: unknown */
+  _Atomic int64_t event_ns;   /* moving average of how long a waiting reader waits for the next event */
+  _Atomic uint32_t probes;    /* decisions to spin although it has not paid lately */
+
+  wake wake; /* to whoever blocks in the channel's wait */
+  atomic_bool blocked, nudged;
+} framed;
+
+static inline framed *framed_of(struct connection *self) {
+  return (framed *)self;
+}
+
+static inline bool framed_is_open(const framed *self) {
+  int state = atomic_load_explicit(&self->base.state, memory_order_acquire);
+  return state == CONNECTION_OPEN || state == CONNECTION_HANDSHAKE;
+}
+
+/* framed_reader.c. The reader's role is held, no lock. Reads what is there, dispatches it, and returns the number of
+ * frames. */
+int framed_pump(framed *self);
+
+/* framed_writer.c. The lock is held (and let go of meanwhile). Writes what the channel takes, unless somebody is
+ * writing. */
+void framed_flush(framed *self);
+/* Appends a control frame. The lock is held. */
+bool framed_send_control(framed *self, uint8_t kind, uint16_t code, uint64_t id, const void *body, size_t size);
+
+/* framed_wait.c */
+void framed_progress(struct connection *base, struct call *call);
+bool framed_take_reading(framed *self);
+/* Lets go of the reader's role and sees to it that somebody reads as long as the worker owes something. `mine` is the
+ * caller's own call. */
+void framed_leave_reading(framed *self, const struct call *mine);
+/* The same for a thread that does not have the role, but may have been the only one awake. */
+void framed_hand_over(framed *self, const struct call *mine);
+void framed_nudge(struct connection *base);
+
+/* protocol_framed.c. Any thread, no lock held: the connection is of no more use. Takes the error over. */
+void framed_break(framed *self, pyproc_error *reason);
+/* The lock is held. Takes the call with that id out of the table: its slot is free again, *ret_room is set. False:
+ * there is none with that id. *ret_call may be NULL: its caller has left. */
+bool framed_may_have_run(const framed *self, uint64_t id); /* of a call in the table; the lock is held */
+bool framed_release(framed *self, uint64_t id, struct call **ret_call, bool *ret_room);
+
+#endif

@@ -1,0 +1,267 @@
+#include "framed.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "error.h"
+#include "wire/envelope.h"
+#include "wire/frame.h"
+
+enum { FILLS_MAX = 16, PREFETCH_MAX = 64, AVERAGE_SHIFT = 3 };
+#define SLOW_HANDLER_NS INT64_C(1000000)
+
+/* What one turn of the reader found out. */
+struct turn {
+  uint32_t wake_bits;
+  int frames, replies;
+  bool room; /* a slot became free */
+};
+
+/* A reply, from either kind of frame. */
+typedef struct reply_view {
+  uint64_t id;
+  int code; /* PYPROC_*; 0: the body is the reply */
+  const uint8_t *body;
+  size_t body_size;
+  pyproc_error *error;
+  bool is_envelope;
+} reply_view;
+
+static void break_with(framed *self, int code, const char *what) {
+  self->receiving = false;
+  framed_break(self, error_new(code, "worker %ld sent %s", (long)self->base.peer_pid, what));
+}
+
+/* Lets the call have the body: its own copy, or the whole block. */
+static bool give_body(struct call *call, const reply_view *reply, struct payload *payload) {
+  if (payload->block != NULL) {
+    call->block = payload->block;
+    call->body = reply->body;
+    payload->block = NULL;
+  } else {
+    call->block = reply->body_size <= sizeof call->small ? call->small : malloc(reply->body_size);
+    if (call->block == NULL) return false;
+    if (reply->body_size > 0) memcpy(call->block, reply->body, reply->body_size);
+    call->body = call->block;
+  }
+  call->body_size = reply->body_size;
+  return true;
+}
+
+static void complete(framed *self, struct turn *turn, const reply_view *reply, struct payload *payload) {
+  struct call *call = NULL;
+  pthread_mutex_lock(&self->lock);
+  bool may_have_run = framed_may_have_run(self, reply->id);
+  bool found = framed_release(self, reply->id, &call, &turn->room);
+  pthread_mutex_unlock(&self->lock);
+  pyproc_error *error = reply->error;
+  if (found) turn->replies++;
+  if (call == NULL) {
+    pyproc_error_free(error); /* late, or none of ours */
+    return;
+  }
+  if (error == NULL && reply->is_envelope != (call->frame->encoding == CALL_BODY_ENVELOPE))
+    error = error_new(PYPROC_E_DATA_LOSS, "the worker's reply to %s has another form than the request", call->method.name);
+  if (error == NULL && !give_body(call, reply, payload))
+    error = error_new(PYPROC_E_RESOURCE_EXHAUSTED, "out of memory");
+  if (error != NULL) error_set_worker(error, self->base.peer_pid);
+  call->error = error;
+  call->may_have_run = may_have_run;
+  turn->wake_bits |= call_finish(call);
+}
+
+static pyproc_error *envelope_error(const struct envelope *envelope) {
+  size_t size = envelope->error.size + envelope->error_type.size + envelope->traceback.size + 3;
+  char *text = malloc(size), *end = text;
+  if (text == NULL) return error_new(PYPROC_E_RESOURCE_EXHAUSTED, "out of memory");
+  size_t message_size = envelope_unescape(envelope->error, end);
+  char *type = (end += message_size + 1);
+  size_t type_size = envelope_unescape(envelope->error_type, type);
+  char *traceback = (end += type_size + 1);
+  size_t traceback_size = envelope_unescape(envelope->traceback, traceback);
+  pyproc_error *error = error_new(envelope->code == 0 ? PYPROC_E_UNKNOWN : error_from_wire(envelope->code), "%s", text);
+  error_set_python(error, type_size > 0 ? type : NULL, type_size, traceback_size > 0 ? traceback : NULL,
+                   traceback_size);
+  free(text);
+  return error;
+}
+
+static void take_envelope(framed *self, struct turn *turn, struct payload *payload) {
+  struct envelope envelope;
+  const char *wrong = envelope_parse((const char *)payload->data, payload->size, &envelope);
+  if (wrong != NULL || envelope.type != ENVELOPE_REPLY) {
+    char what[128];
+    snprintf(what, sizeof what, "a JSON envelope that is no reply: %s", wrong != NULL ? wrong : "unexpected members");
+    break_with(self, PYPROC_E_DATA_LOSS, what);
+    return;
+  }
+  reply_view reply = {.id = envelope.id, .is_envelope = true};
+  if (envelope.ok) {
+    reply.body = (const uint8_t *)(envelope.body.data != NULL ? envelope.body.data : "null");
+    reply.body_size = envelope.body.data != NULL ? envelope.body.size : 4;
+  } else {
+    reply.error = envelope_error(&envelope);
+  }
+  complete(self, turn, &reply, payload);
+}
+
+static void take_reply(framed *self, struct turn *turn, const wire_header *header, struct payload *payload) {
+  reply_view reply = {.id = header->id};
+  reply.body = payload->data + WIRE_HEADER_SIZE + header->metadata_size;
+  reply.body_size = payload->size - WIRE_HEADER_SIZE - header->metadata_size;
+  if (header->code != 0)
+    reply.error = error_from_object(error_from_wire(header->code), (const char *)reply.body, reply.body_size);
+  complete(self, turn, &reply, payload);
+}
+
+static void take_started(framed *self, uint64_t id) {
+  pthread_mutex_lock(&self->lock);
+  framed_slot *slot = &self->slots[id % STATUS_PAGE_SLOTS];
+  if (slot->id == id) slot->started = true;
+  pthread_mutex_unlock(&self->lock);
+}
+
+/* Sends WELCOME, with the status page where the worker uses it. The reader's role is held and nothing was written
+ * before. */
+static bool send_welcome(framed *self, bool with_page, int page_fd) {
+  char body[256];
+  uint8_t frame[WIRE_LENGTH_SIZE + WIRE_HEADER_SIZE + sizeof body];
+  int size = snprintf(
+      body, sizeof body,
+      "{\"version\":%d,\"codec\":\"%s\",\"frame_limit\":%lld,\"worker_index\":%d,\"cancel_grace_ms\":%lld,"
+      "\"spin_us\":%lld}",
+      WIRE_VERSION, self->settings.codec->name, (long long)self->settings.frame_limit, self->settings.index,
+      (long long)self->settings.cancel_grace_ms, (long long)(self->cpu_count > 1 ? self->settings.spin_ns / 1000 : 0));
+  wire_header header = {.kind = WIRE_WELCOME, .flags = WIRE_FLAG_JSON};
+  wire_put32(frame, (uint32_t)(WIRE_HEADER_SIZE + size));
+  wire_header_put(frame + WIRE_LENGTH_SIZE, &header);
+  memcpy(frame + WIRE_LENGTH_SIZE + WIRE_HEADER_SIZE, body, (size_t)size);
+  size_t total = WIRE_LENGTH_SIZE + WIRE_HEADER_SIZE + (size_t)size;
+  ssize_t sent = self->channel->ops->send_fd(self->channel, frame, total, with_page ? page_fd : -1);
+  return sent == (ssize_t)total; /* the socket was empty: it takes a few hundred bytes at once */
+}
+
+static void take_hello(framed *self, const wire_header *header, const struct payload *payload) {
+  method_table *methods = NULL;
+  pyproc_error *error = NULL;
+  const char *body = (const char *)payload->data + WIRE_HEADER_SIZE + header->metadata_size;
+  if (atomic_load(&self->base.state) != CONNECTION_HANDSHAKE) {
+    break_with(self, PYPROC_E_DATA_LOSS, "a second hello");
+    return;
+  }
+  int result = method_table_parse(body, payload->size - WIRE_HEADER_SIZE - header->metadata_size, &methods, &error);
+  if (result >= 0) result = method_table_check(methods, self->settings.services, &error);
+  if (result < 0) {
+    method_table_free(methods);
+    self->receiving = false;
+    framed_break(self, error);
+    return;
+  }
+  bool with_page = self->page_fd >= 0 && method_table_has_feature(methods, "status_page");
+  pthread_mutex_lock(&self->lock);
+  self->methods = methods;
+  self->has_started_frames = !with_page && method_table_has_feature(methods, "started");
+  self->base.page = with_page ? self->page_memory : NULL;
+  pthread_mutex_unlock(&self->lock);
+  atomic_store(&self->base.capacity, method_table_threads(methods));
+  atomic_store(&self->base.prefetch, with_page ? 1 : 0);
+  if (!send_welcome(self, with_page, self->page_fd)) {
+    break_with(self, PYPROC_E_UNAVAILABLE, "its hello and took no answer");
+    return;
+  }
+  atomic_store(&self->base.state, CONNECTION_OPEN);
+  self->base.owner_ops->ready(self->base.owner);
+}
+
+static void take_failed(framed *self, const wire_header *header, const struct payload *payload) {
+  const char *body = (const char *)payload->data + WIRE_HEADER_SIZE + header->metadata_size;
+  pyproc_error *error =
+      error_from_object(PYPROC_E_FAILED_PRECONDITION, body, payload->size - WIRE_HEADER_SIZE - header->metadata_size);
+  error_set_worker(error, self->base.peer_pid);
+  self->receiving = false;
+  framed_break(self, error);
+}
+
+static void take_payload(framed *self, struct turn *turn, struct payload *payload) {
+  wire_header header;
+  bool open = atomic_load(&self->base.state) != CONNECTION_HANDSHAKE;
+  if (open && payload->data[0] == '{') {
+    take_envelope(self, turn, payload);
+  } else if (wire_header_get(payload->data, payload->size, &header) < 0) {
+    break_with(self, PYPROC_E_DATA_LOSS, "bytes that are no frame");
+  } else if (header.kind == WIRE_HELLO) {
+    take_hello(self, &header, payload);
+  } else if (header.kind == WIRE_FAILED) {
+    take_failed(self, &header, payload);
+  } else if (!open) {
+    break_with(self, PYPROC_E_DATA_LOSS, "a frame before its hello");
+  } else if (header.kind == WIRE_REPLY) {
+    take_reply(self, turn, &header, payload);
+  } else if (header.kind == WIRE_STARTED) {
+    take_started(self, header.id);
+  } /* kinds of later versions are ignored */
+  free(payload->block);
+}
+
+/* Follows how fast the worker answers, and lets as many calls wait in it as it takes about a millisecond to run. */
+static void adapt_prefetch(framed *self, int replies) {
+  int64_t now = platform_now_ns(), since = atomic_load(&self->base.progress_ns);
+  int64_t sample = (now - since) / replies, average = atomic_load(&self->service_ns);
+  average = average == 0 ? sample : average + ((sample - average) >> AVERAGE_SHIFT);
+  if (average < 1) average = 1;
+  atomic_store(&self->service_ns, average);
+  atomic_store(&self->base.progress_ns, now);
+  int64_t prefetch = SLOW_HANDLER_NS / average;
+  if (prefetch > PREFETCH_MAX) prefetch = PREFETCH_MAX;
+  if (prefetch < 1) prefetch = self->base.page != NULL ? 1 : 0; /* without a page nothing can be recalled */
+  atomic_store(&self->base.prefetch, (int)prefetch);
+}
+
+static void end_turn(framed *self, const struct turn *turn) {
+  if (turn->replies > 0) {
+    atomic_fetch_add_explicit(&self->base.good_calls, (uint64_t)turn->replies, memory_order_relaxed);
+    adapt_prefetch(self, turn->replies);
+  }
+  if (turn->wake_bits != 0) lot_wake(self->settings.lot, turn->wake_bits);
+  if (turn->room) self->base.owner_ops->freed(self->base.owner);
+}
+
+/* The handshake decides on the limit: a hello may be larger than what it allows. */
+static size_t frame_limit_of(framed *self) {
+  return atomic_load(&self->base.state) == CONNECTION_HANDSHAKE ? WIRE_FRAME_LIMIT_DEFAULT
+                                                                : (size_t)self->settings.frame_limit;
+}
+
+/* Dispatches all complete payloads. False: nothing more can be read. */
+static bool take_payloads(framed *self, struct turn *turn) {
+  struct payload payload;
+  int more;
+  while ((more = receiver_next(&self->receiver, frame_limit_of(self), &payload)) > 0) {
+    turn->frames++;
+    take_payload(self, turn, &payload);
+    if (!self->receiving) return false;
+  }
+  if (more == RECEIVER_OVERSIZED) break_with(self, PYPROC_E_DATA_LOSS, "a frame of no bytes or above the frame limit");
+  if (more == RECEIVER_NO_MEMORY) break_with(self, PYPROC_E_RESOURCE_EXHAUSTED, "a frame for which there is no memory");
+  return more >= 0;
+}
+
+int framed_pump(framed *self) {
+  struct turn turn = {0};
+  for (int fills = 0; fills < FILLS_MAX && self->receiving; fills++) {
+    ssize_t count = receiver_fill(&self->receiver, self->channel);
+    if (count == CHANNEL_AGAIN) break;
+    if (count < 0) {
+      self->receiving = false;
+      framed_break(self,
+                   error_new(PYPROC_E_UNAVAILABLE, "worker %ld closed its connection", (long)self->base.peer_pid));
+      break;
+    }
+    if (!take_payloads(self, &turn)) break;
+    if (self->receiver.begin == self->receiver.end && self->receiver.block == NULL)
+      break; /* most likely all there was */
+  }
+  end_turn(self, &turn);
+  return turn.frames;
+}

@@ -1,0 +1,167 @@
+/*
+ * Leader/follower without a thread of our own: of the callers that wait for one worker, one has the reader's role and
+ * dispatches for all.
+ *
+ * While several calls are in flight nobody keeps the role: each waiting thread takes it, reads once without blocking,
+ * lets go, and yields, so that woken callers run at once. A lone caller keeps the role and spins. Both give up after
+ * settings.spin_ns, or at once where waiting has lately taken longer than that, and block: one in the channel, the
+ * others in the lot.
+ */
+#include "framed.h"
+
+enum { PURE_SPIN_NS = 4000, YIELDS_MIN = 4, AVERAGE_SHIFT = 3, PROBE_EVERY = 32 };
+
+/* A caller in framed_progress. */
+typedef struct waiting {
+  framed *self;
+  struct call *call;
+} waiting;
+
+static bool is_settled(const waiting *w) {
+  return atomic_load(&w->call->done) || atomic_load(&w->call->cancelled) ||
+         atomic_load(&w->call->connection) != &w->self->base;
+}
+
+/* Whether a caller that is about to sleep has something to do after all. */
+static bool is_needed(void *argument) {
+  const waiting *w = argument;
+  return is_settled(w) ||
+         (atomic_load(&w->self->awake) == 0 && !atomic_load(&w->self->reading) && framed_is_open(w->self));
+}
+
+bool framed_take_reading(framed *self) {
+  return !atomic_load_explicit(&self->reading, memory_order_relaxed) && !atomic_exchange(&self->reading, true);
+}
+
+void framed_hand_over(framed *self, const struct call *mine) {
+  if (atomic_load(&self->awake) > 0 || atomic_load(&self->reading) || atomic_load(&self->base.load) == 0 ||
+      !framed_is_open(self))
+    return;
+  pthread_mutex_lock(&self->lock);
+  struct call *other = self->thread_count > 0 ? self->in_flight.first : NULL;
+  while (other != NULL && (other == mine || other->finished != NULL)) other = other->next;
+  uint32_t bit = other != NULL ? lot_waiter_bits(&other->waiter) : 0;
+  bool owes = self->thread_count == 0;
+  pthread_mutex_unlock(&self->lock);
+  if (bit != 0) lot_wake(self->settings.lot, bit);
+  if (owes) self->base.owner_ops->watch(self->base.owner);
+}
+
+void framed_leave_reading(framed *self, const struct call *mine) {
+  atomic_store(&self->reading, false);
+  framed_hand_over(self, mine);
+}
+
+void framed_nudge(struct connection *base) {
+  framed *self = framed_of(base);
+  if (!atomic_load(&self->blocked)) return;
+  wake_signal(&self->wake);
+  atomic_store(&self->nudged, true); /* after the signal: none stays behind that nobody drains */
+}
+
+static void write_if_blocked(framed *self) {
+  if (!atomic_load_explicit(&self->write_blocked, memory_order_relaxed)) return;
+  pthread_mutex_lock(&self->lock);
+  framed_flush(self);
+  pthread_mutex_unlock(&self->lock);
+}
+
+/* Blocks until something happens on the channel. The reader's role is held. */
+static void block(const waiting *w) {
+  framed *self = w->self;
+  int also[CHANNEL_ALSO_MAX] = {self->wake.read_fd};
+  atomic_store(&self->blocked, true);
+  int logs = self->base.owner_ops->logs(self->base.owner, also + 1);
+  if (!is_settled(w) && framed_is_open(self))
+    self->channel->ops->wait(self->channel, atomic_load(&self->write_blocked), also, 1 + logs, w->call->deadline_ns);
+  atomic_store(&self->blocked, false);
+  if (atomic_exchange(&self->nudged, false)) wake_drain(&self->wake);
+  if (logs > 0) self->base.owner_ops->drain(self->base.owner);
+}
+
+/* Remembers how long it took until something happened, for the next decision to spin. */
+static void learn(framed *self, int64_t waited_ns) {
+  int64_t average = atomic_load_explicit(&self->event_ns, memory_order_relaxed);
+  atomic_store_explicit(&self->event_ns, average + ((waited_ns - average) >> AVERAGE_SHIFT), memory_order_relaxed);
+}
+
+/* Whether spinning is likely to see the next event before it gives up; now and then it is tried all the same. */
+static bool spin_pays(framed *self) {
+  if (self->settings.spin_ns <= 0 || self->cpu_count < 2) return false;
+  if (atomic_load_explicit(&self->event_ns, memory_order_relaxed) < self->settings.spin_ns) return true;
+  return atomic_fetch_add_explicit(&self->probes, 1, memory_order_relaxed) % PROBE_EVERY == 0;
+}
+
+/* Looks again and again until something was read, or it has taken too long. Returns whether something was. The
+ * reader's role is held. */
+static bool spin(const waiting *w, int64_t began) {
+  framed *self = w->self;
+  int64_t now = began;
+  while (now - began < self->settings.spin_ns && !is_settled(w) && framed_is_open(self)) {
+    write_if_blocked(self);
+    if (framed_pump(self) > 0) return true;
+    if (now - began < PURE_SPIN_NS)
+      platform_cpu_relax();
+    else
+      platform_yield();
+    now = platform_now_ns();
+  }
+  return is_settled(w);
+}
+
+/* Has the reader's role until its own call is settled. */
+static void lead(const waiting *w) {
+  framed *self = w->self;
+  int64_t began = platform_now_ns();
+  while (!is_settled(w) && framed_is_open(self) && began < w->call->deadline_ns) {
+    bool spun = spin_pays(self) && spin(w, began);
+    if (!spun) {
+      write_if_blocked(self);
+      if (framed_pump(self) == 0) block(w);
+    }
+    int64_t now = platform_now_ns();
+    learn(self, now - began);
+    began = now;
+  }
+}
+
+/* Takes turns with the other callers. Returns true when the call is settled. */
+static bool take_turns(const waiting *w) {
+  framed *self = w->self;
+  int64_t began = platform_now_ns();
+  for (int turns = 0; turns < YIELDS_MIN || platform_now_ns() - began < self->settings.spin_ns; turns++) {
+    if (is_settled(w)) return true;
+    if (framed_take_reading(self)) {
+      write_if_blocked(self);
+      framed_pump(self);
+      atomic_store(&self->reading, false);
+      if (is_settled(w)) return true;
+    }
+    platform_yield();
+  }
+  return false;
+}
+
+/* Sleeps until the call is settled, or somebody has to read and nobody else is awake. */
+static void sleep_in_lot(waiting *w) {
+  atomic_fetch_sub(&w->self->awake, 1);
+  lot_sleep(w->self->settings.lot, &w->call->waiter, is_needed, w, w->call->deadline_ns);
+  atomic_fetch_add(&w->self->awake, 1);
+}
+
+void framed_progress(struct connection *base, struct call *call) {
+  waiting w = {.self = framed_of(base), .call = call};
+  framed *self = w.self;
+  atomic_fetch_add(&self->awake, 1);
+  while (!is_settled(&w)) {
+    if (atomic_load_explicit(&base->load, memory_order_relaxed) > 1 && spin_pays(self) && take_turns(&w)) break;
+    if (framed_is_open(self) && framed_take_reading(self)) {
+      lead(&w);
+      atomic_store(&self->reading, false);
+    } else if (!is_settled(&w)) {
+      sleep_in_lot(&w);
+    }
+    if (!is_settled(&w) && platform_now_ns() >= call->deadline_ns) break;
+  }
+  if (atomic_fetch_sub(&self->awake, 1) == 1) framed_hand_over(self, call);
+}

@@ -1,0 +1,39 @@
+#include "framed.h"
+
+#include <string.h>
+
+#include "error.h"
+#include "wire/frame.h"
+
+enum { CONTROL_BODY_MAX = 4096 };
+
+void framed_flush(framed *self) {
+  struct iovec parts[SEND_QUEUE_PARTS];
+  while (!self->writing && !send_queue_is_empty(&self->queue) && framed_is_open(self)) {
+    int count = send_queue_take(&self->queue, parts);
+    self->writing = true;
+    pthread_mutex_unlock(&self->lock);
+    ssize_t written = self->channel->ops->write(self->channel, parts, count);
+    if (written == CHANNEL_FAILED || written == CHANNEL_END)
+      framed_break(self, error_new(PYPROC_E_UNAVAILABLE, "the worker closed its connection"));
+    pthread_mutex_lock(&self->lock);
+    self->writing = false;
+    send_queue_wrote(&self->queue, written > 0 ? (size_t)written : 0);
+    if (written < 0) {
+      atomic_store(&self->write_blocked, written == CHANNEL_AGAIN);
+      break;
+    }
+    atomic_store_explicit(&self->write_blocked, false, memory_order_relaxed);
+  }
+  if (send_queue_is_empty(&self->queue)) atomic_store(&self->write_blocked, false); /* the last frame was withdrawn */
+}
+
+bool framed_send_control(framed *self, uint8_t kind, uint16_t code, uint64_t id, const void *body, size_t size) {
+  uint8_t frame[WIRE_LENGTH_SIZE + WIRE_HEADER_SIZE + CONTROL_BODY_MAX];
+  if (size > CONTROL_BODY_MAX) return false;
+  wire_header header = {.kind = kind, .code = code, .id = id};
+  wire_put32(frame, (uint32_t)(WIRE_HEADER_SIZE + size));
+  wire_header_put(frame + WIRE_LENGTH_SIZE, &header);
+  if (size > 0) memcpy(frame + WIRE_LENGTH_SIZE + WIRE_HEADER_SIZE, body, size);
+  return send_queue_append_bytes(&self->queue, frame, WIRE_LENGTH_SIZE + WIRE_HEADER_SIZE + size);
+}

@@ -1,0 +1,30 @@
+/*
+ * method_table.h - what a worker offers: its hello, taken apart, and the check of our methods against it
+ * (schema/wire.md, Handshake).
+ */
+#ifndef PYPROC_METHOD_TABLE_H
+#define PYPROC_METHOD_TABLE_H
+
+#include "call.h"
+
+typedef struct method_table method_table;
+
+/* Reads the JSON body of a worker's hello, which is untrusted. FAILED_PRECONDITION: no common version; DATA_LOSS:
+ * anything else that is wrong with it. */
+int method_table_parse(const char *json, size_t size, method_table **ret_table, pyproc_error **reterr);
+
+/* Whether the hello lists the feature, and how many plain handlers the worker runs at once (1 … 64). */
+bool method_table_has_feature(const method_table *table, const char *feature);
+int method_table_threads(const method_table *table);
+
+/* Finds the method and, where it is typed, checks that both sides mean the same by it; the verdict on a typed one is
+ * remembered. UNIMPLEMENTED: the worker lacks it. FAILED_PRECONDITION: it differs, the message names method and
+ * field. The connection's lock is held. */
+int method_table_find(method_table *table, const call_method *method, uint32_t *ret_index, pyproc_error **reterr);
+
+/* method_table_find for all methods of the services (NULL-terminated; NULL: none). */
+int method_table_check(method_table *table, const pyproc_service *const *services, pyproc_error **reterr);
+
+void method_table_free(method_table *table);
+
+#endif

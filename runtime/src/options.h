@@ -1,0 +1,35 @@
+/*
+ * options.h - a checked copy of the user's options, defaults filled in.
+ */
+#ifndef PYPROC_OPTIONS_H
+#define PYPROC_OPTIONS_H
+
+#include <pyproc_generated.h>
+#include <stdbool.h>
+
+#include "codec.h"
+
+struct options {
+  char *script, *python, *cwd; /* python: as given, or PYPROC_PYTHON, or "python3" */
+  char **args, **env;          /* NULL-terminated copies, or NULL */
+  const pyproc_service *const *services;
+  const struct codec *codec;
+  int64_t workers, max_in_flight, queue_limit, start_timeout_ms, call_timeout_ms, cancel_grace_ms, drain_timeout_ms;
+  int64_t spin_ns; /* 0: never */
+  int64_t frame_limit, log_level;
+  pyproc_log_callback *log;
+  void *log_userdata;
+  pyproc_event_callback *event;
+  void *event_userdata;
+};
+
+/* Checks and copies. INVALID_ARGUMENT names option and value, UNIMPLEMENTED an option of a later version. On failure
+ * nothing is left. */
+int options_copy(struct options *to, const pyproc_pool_options *from, pyproc_error **reterr);
+void options_free(struct options *self);
+
+/* A sized struct of the user's: copies what this library knows of it into `to` (of `size` bytes, zeroed).
+ * INVALID_ARGUMENT when its size is 0 or its unknown tail is not all zero. `what` names it. */
+int options_copy_sized(void *to, size_t size, const void *from, const char *what, pyproc_error **reterr);
+
+#endif

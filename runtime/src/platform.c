@@ -1,0 +1,96 @@
+/* What every system with POSIX.1-2008 does alike; see platform.h. */
+#define _POSIX_C_SOURCE 200809L
+
+#include "platform.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+
+int64_t platform_now_ns(void) {
+  struct timespec now = {0};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+void platform_yield(void) {
+  sched_yield();
+}
+
+int platform_lift_fd(int fd) {
+  if (fd < 0 || fd > 2) return fd;
+  int lifted = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+  platform_close_fd(fd);
+  return lifted;
+}
+
+int platform_set_nonblocking(int fd) {
+  int flags = fcntl(fd, F_GETFL);
+  return flags < 0 ? -1 : fcntl(fd, F_SETFL, flags | O_NONBLOCK);
+}
+
+void platform_close_fd(int fd) {
+  int saved = errno;
+  if (fd >= 0) close(fd);
+  errno = saved;
+}
+
+ssize_t platform_send_fd(int socket, const void *data, size_t size, int fd) {
+  /* iov_base is not const in POSIX; sendmsg does not write to it */
+  struct iovec part = {.iov_base = (void *)(uintptr_t)data, .iov_len = size};
+  struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+  union {
+    struct cmsghdr align;
+    char bytes[CMSG_SPACE(sizeof(int))];
+  } control;
+  if (fd >= 0) {
+    if (size == 0) {
+      errno = EINVAL;
+      return -1;
+    }
+    memset(&control, 0, sizeof control);
+    message.msg_control = control.bytes;
+    message.msg_controllen = sizeof control.bytes;
+    struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(sizeof(int));
+    memcpy(CMSG_DATA(header), &fd, sizeof fd);
+  }
+  return sendmsg(socket, &message, PLATFORM_MSG_NOSIGNAL);
+}
+
+int platform_kill_group(pid_t pgid, int signo) {
+  if (pgid > 1) return kill(-pgid, signo);
+  errno = EINVAL; /* -1 would be every process that we may signal */
+  return -1;
+}
+
+static _Atomic unsigned fork_generation;
+static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
+
+static void fork_in_child(void) {
+  atomic_fetch_add_explicit(&fork_generation, 1, memory_order_relaxed);
+}
+
+static void fork_watch(void) {
+  pthread_atfork(NULL, NULL, fork_in_child);
+}
+
+unsigned platform_fork_generation(void) {
+  pthread_once(&fork_once, fork_watch);
+  return atomic_load_explicit(&fork_generation, memory_order_relaxed);
+}
+
+const char *platform_error_text(int errnum, char *buffer, size_t size) {
+  if (strerror_r(errnum, buffer, size) != 0) snprintf(buffer, size, "error %d", errnum);
+  return buffer;
+}

@@ -1,0 +1,110 @@
+/*
+ * protocol.h - calls to one worker: the vtable that the pool and the supervisor speak to, whatever carries the calls.
+ *
+ * A connection is one worker's place in the protocol. It exists as long as its pool and is opened anew for each
+ * process that takes the place, so that a thread may hold a pointer to it without a reference count.
+ *
+ * Contract of the vtable:
+ *   create    the thread that opens the pool.
+ *   destroy   the thread that closes it, when no other is inside any more.
+ *   open      supervisor. Takes over a connected socket; the handshake begins. On failure the socket is closed.
+ *   start     any thread, the pool's lock may be held; never blocks on the worker. CONNECTION_TAKEN: the connection has
+ *             the call, and writes it as soon as the worker reads. CONNECTION_REFUSED: the call is done, with an error
+ *             (no such method …). CONNECTION_CLOSED: nothing happened, the connection is not open.
+ *   progress  the call's own thread, no lock held. Takes part in reading and writing until the call is done, cancelled,
+ *             on another connection, or past its deadline. The one function that blocks.
+ *   withdraw  any thread, the pool's lock held: the caller gives up, because of `code`. Afterwards the connection knows
+ *             nothing of the call, and the worker is told. Returns whether it may have run, or -1 when it is done, or
+ *             just being ended by another thread.
+ *   recall    any thread, the pool's lock held: takes back calls that the worker has not started and that were sent
+ *             more than `keep_ns` ago, oldest first, and appends them to `calls`, with no connection.
+ *   pump      supervisor: reads and writes what is possible without blocking. False: a caller is about it.
+ *   owes      any thread: whether the worker owes something that no calling thread waits for.
+ *   fd        supervisor, while open: to be polled for reading, and for writing where *ret_for_write says so.
+ *   finish    supervisor: no more requests will follow; an orderly worker ends now.
+ *   drain     supervisor: the worker is gone, or is to go. What it sent last is read, then no further call starts.
+ *             `reason` tells what it said or did wrong, if anything.
+ *   running   supervisor: id and method (cut to `size`) of a call that the worker runs; false where that is unknown.
+ *   fail      supervisor, after drain, the pool's lock held. The calls that are left end with a copy of `error`; those
+ *             that have not started are appended to `unstarted` instead, with no connection.
+ *   close     supervisor, after fail: lets go of the socket. False: a caller is still inside, try again soon.
+ *   nudge     any thread: whoever blocks in progress looks again.
+ * Lock order: the pool's lock, then a connection's; of an owner's functions only `ready` and `freed` are called with
+ * neither; the others must take no lock.
+ */
+#ifndef PYPROC_PROTOCOL_H
+#define PYPROC_PROTOCOL_H
+
+#include "call.h"
+#include "wire/status_page.h"
+
+struct connection;
+
+typedef enum connection_state {
+  CONNECTION_DOWN,
+  CONNECTION_HANDSHAKE,
+  CONNECTION_OPEN,
+  CONNECTION_BROKEN
+} connection_state;
+typedef enum connection_start { CONNECTION_TAKEN, CONNECTION_REFUSED, CONNECTION_CLOSED } connection_start;
+
+/* What a connection tells its owner, or asks it. Any thread but where noted. */
+typedef struct connection_owner {
+  void (*ready)(void *owner);  /* supervisor: the handshake is done, calls may start */
+  void (*freed)(void *owner);  /* there is room for more calls than before */
+  void (*broken)(void *owner); /* the connection is of no more use: `reason` says why */
+  void (*watch)(void *owner);  /* the supervisor should poll fd: something is owed and nobody reads */
+  /* While the supervisor is held up in a callback, whoever blocks here also polls these (at most two; returns how many)
+   * and calls `drain` when it wakes, so that a worker never waits for its log to be read. */
+  int (*logs)(void *owner, int fds[2]);
+  void (*drain)(void *owner);
+} connection_owner;
+
+typedef struct connection_settings {
+  const struct codec *codec;
+  struct lot *lot;
+  const pyproc_service *const *services; /* checked in the handshake; may be NULL */
+  int64_t frame_limit, spin_ns, cancel_grace_ms;
+  int max_in_flight;
+  int index;
+} connection_settings;
+
+typedef struct protocol {
+  const char *name;
+  struct connection *(*create)(const connection_settings *settings, const connection_owner *owner_ops, void *owner,
+                               pyproc_error **reterr);
+  void (*destroy)(struct connection *self);
+  int (*open)(struct connection *self, int socket, pyproc_error **reterr);
+  connection_start (*start)(struct connection *self, struct call *call);
+  void (*progress)(struct connection *self, struct call *call);
+  int (*withdraw)(struct connection *self, struct call *call, int code);
+  void (*recall)(struct connection *self, int64_t keep_ns, call_list *calls);
+  bool (*pump)(struct connection *self);
+  bool (*owes)(struct connection *self);
+  int (*fd)(struct connection *self, bool *ret_for_write);
+  void (*finish)(struct connection *self);
+  void (*drain)(struct connection *self);
+  bool (*running)(struct connection *self, uint64_t *ret_id, char *name, size_t size);
+  void (*fail)(struct connection *self, const pyproc_error *error, call_list *unstarted);
+  bool (*close)(struct connection *self);
+  void (*nudge)(struct connection *self);
+} protocol;
+
+struct connection {
+  const protocol *protocol;
+  const connection_owner *owner_ops;
+  void *owner;
+  _Atomic int state;           /* connection_state */
+  _Atomic int load;            /* calls in flight, late replies among them */
+  _Atomic int capacity;        /* calls that the worker runs at once */
+  _Atomic int prefetch;        /* calls that may wait in the worker beyond these; adapts */
+  _Atomic int64_t progress_ns; /* when the worker last answered, or began to have something to do */
+  _Atomic uint64_t good_calls; /* replies since open */
+  pid_t peer_pid;              /* of the process behind it; set by the owner */
+  pyproc_error *reason;        /* why it broke or was refused; set once before the state is CONNECTION_BROKEN */
+  status_page *page;           /* NULL: none */
+};
+
+extern const protocol protocol_framed;
+
+#endif

@@ -1,0 +1,376 @@
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "error.h"
+#include "framed.h"
+#include "request.h"
+#include "wire/frame.h"
+
+enum { READ_ATTEMPTS_ON_FAIL = 4096 };
+
+static void framed_destroy(struct connection *base) {
+  framed *self = framed_of(base);
+  pyproc_error_free(base->reason);
+  receiver_free(&self->receiver);
+  send_queue_clear(&self->queue);
+  method_table_free(self->methods);
+  if (self->page_memory != NULL) munmap(self->page_memory, sizeof *self->page_memory);
+  platform_close_fd(self->page_fd);
+  wake_close(&self->wake);
+  pthread_mutex_destroy(&self->lock);
+  free(self);
+}
+
+/* Without shared memory calls work all the same: the worker then says what it has started. */
+static void make_page(framed *self) {
+  self->page_fd = platform_shared_memory(sizeof *self->page_memory);
+  if (self->page_fd < 0) return;
+  void *memory = mmap(NULL, sizeof *self->page_memory, PROT_READ | PROT_WRITE, MAP_SHARED, self->page_fd, 0);
+  if (memory == MAP_FAILED) {
+    platform_close_fd(self->page_fd);
+    self->page_fd = -1;
+    return;
+  }
+  self->page_memory = memory;
+}
+
+static struct connection *framed_create(const connection_settings *settings, const connection_owner *owner_ops,
+                                        void *owner, pyproc_error **reterr) {
+  framed *self = calloc(1, sizeof *self);
+  if (self == NULL) goto no_memory;
+  self->base = (struct connection){.protocol = &protocol_framed, .owner_ops = owner_ops, .owner = owner};
+  self->settings = *settings;
+  self->cpu_count = platform_cpu_count();
+  self->page_fd = -1;
+  self->generation = platform_random64() % 65536 + 1;
+  pthread_mutex_init(&self->lock, NULL);
+  if (wake_open(&self->wake) < 0) {
+    self->wake = (wake){.read_fd = -1, .write_fd = -1};
+    framed_destroy(&self->base);
+    return error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED,
+                     "no descriptor left: raise the limit of open files (ulimit -n)"),
+           NULL;
+  }
+  if (!receiver_init(&self->receiver)) goto no_memory;
+  make_page(self);
+  return &self->base;
+no_memory:
+  if (self != NULL) framed_destroy(&self->base);
+  error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED, "out of memory");
+  return NULL;
+}
+
+static void reset_slots(framed *self) {
+  memset(self->slots, 0, sizeof self->slots);
+  for (int i = 0; i < STATUS_PAGE_SLOTS; i++) self->free_slots[i] = (uint16_t)(STATUS_PAGE_SLOTS - 1 - i);
+  self->free_count = STATUS_PAGE_SLOTS;
+  self->thread_count = 0;
+  self->orphan_count = 0;
+}
+
+static void reset_page(framed *self) {
+  self->base.page = NULL;
+  if (self->page_memory == NULL) return;
+  memset((void *)self->page_memory, 0, sizeof *self->page_memory);
+  self->page_memory->magic = STATUS_PAGE_MAGIC;
+  self->page_memory->version = STATUS_PAGE_VERSION;
+  self->page_memory->thread_count = STATUS_PAGE_THREADS;
+  self->page_memory->slot_count = STATUS_PAGE_SLOTS;
+}
+
+static int framed_open(struct connection *base, int socket, pyproc_error **reterr) {
+  framed *self = framed_of(base);
+  struct channel *channel = channel_uds_new(socket);
+  if (channel == NULL) {
+    close(socket);
+    return error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED, "out of memory");
+  }
+  pthread_mutex_lock(&self->lock);
+  self->channel = channel;
+  reset_slots(self);
+  reset_page(self);
+  method_table_free(self->methods);
+  self->methods = NULL;
+  self->writing = false;
+  self->receiving = true;
+  receiver_reset(&self->receiver);
+  pyproc_error_free(base->reason);
+  base->reason = NULL;
+  pthread_mutex_unlock(&self->lock);
+  atomic_store(&self->write_blocked, false);
+  atomic_store(&base->load, 0);
+  atomic_store(&base->good_calls, 0);
+  atomic_store(&self->service_ns, 0);
+  atomic_store(&self->event_ns, 0);
+  atomic_store(&base->capacity, 1);
+  atomic_store(&base->prefetch, 0);
+  atomic_store(&base->state, CONNECTION_HANDSHAKE);
+  return PYPROC_OK;
+}
+
+void framed_break(framed *self, pyproc_error *reason) {
+  pthread_mutex_lock(&self->lock);
+  bool first = framed_is_open(self);
+  if (first) {
+    self->base.reason = reason;
+    atomic_store(&self->base.state, CONNECTION_BROKEN);
+  }
+  pthread_mutex_unlock(&self->lock);
+  if (!first) {
+    pyproc_error_free(reason);
+    return;
+  }
+  self->base.owner_ops->broken(self->base.owner);
+}
+
+static void add_in_flight(framed *self, struct call *call) {
+  call_list_append(&self->in_flight, call);
+  if (call->finished == NULL) self->thread_count++;
+}
+
+static void remove_in_flight(framed *self, struct call *call) {
+  call_list_remove(&self->in_flight, call);
+  if (call->finished == NULL) self->thread_count--;
+}
+
+bool framed_release(framed *self, uint64_t id, struct call **ret_call, bool *ret_room) {
+  framed_slot *slot = &self->slots[id % STATUS_PAGE_SLOTS];
+  if (id == 0 || slot->id != id) return false;
+  *ret_call = slot->call;
+  if (slot->call != NULL)
+    remove_in_flight(self, slot->call);
+  else
+    self->orphan_count--;
+  *slot = (framed_slot){0};
+  self->free_slots[self->free_count++] = (uint16_t)(id % STATUS_PAGE_SLOTS);
+  atomic_fetch_sub(&self->base.load, 1);
+  *ret_room = true;
+  return true;
+}
+
+/* Puts the call into the table and its frame into the queue. The lock is held. */
+static int take_call(framed *self, struct call *call, pyproc_error **reterr) {
+  uint32_t index;
+  int result = method_table_find(self->methods, &call->method, &index, reterr);
+  if (result < 0) return result;
+  if (self->free_count == 0)
+    return error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED, "too many calls in flight on one worker");
+  int64_t now = platform_now_ns(), left_ms = (call->deadline_ns - now) / 1000000;
+  uint16_t slot = self->free_slots[self->free_count - 1];
+  call->id = self->generation++ * STATUS_PAGE_SLOTS + slot;
+  call->sent_ns = now;
+  request_complete(call->frame, call->id, index, call->deadline_ns == INT64_MAX ? 0 : left_ms > 0 ? left_ms : 1);
+  if (!send_queue_append(&self->queue, call->frame))
+    return error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED, "out of memory");
+  self->free_count--;
+  self->slots[slot] = (framed_slot){.id = call->id, .call = call};
+  call->attempts++;
+  add_in_flight(self, call);
+  atomic_store(&call->connection, &self->base);
+  if (atomic_fetch_add(&self->base.load, 1) == 0) atomic_store(&self->base.progress_ns, now);
+  return PYPROC_OK;
+}
+
+static connection_start framed_start(struct connection *base, struct call *call) {
+  framed *self = framed_of(base);
+  pyproc_error *error = NULL;
+  bool has_thread = call->finished == NULL;
+  pthread_mutex_lock(&self->lock);
+  if (atomic_load(&base->state) != CONNECTION_OPEN) {
+    pthread_mutex_unlock(&self->lock);
+    return CONNECTION_CLOSED;
+  }
+  int result = take_call(self, call, &error);
+  if (result >= 0) framed_flush(self);
+  pthread_mutex_unlock(&self->lock);
+  if (result < 0) {
+    error_set_worker(error, base->peer_pid);
+    lot_wake(self->settings.lot, call_fail(call, error, false));
+    return CONNECTION_REFUSED;
+  }
+  if (atomic_load(&self->write_blocked)) framed_nudge(base);
+  if (!has_thread) framed_hand_over(self, NULL);
+  return CONNECTION_TAKEN;
+}
+
+bool framed_may_have_run(const framed *self, uint64_t id) {
+  const framed_slot *slot = &self->slots[id % STATUS_PAGE_SLOTS];
+  if (self->base.page != NULL) return status_page_started(self->base.page, slot->id);
+  return self->has_started_frames ? slot->started : true;
+}
+
+static int framed_withdraw(struct connection *base, struct call *call, int code) {
+  framed *self = framed_of(base);
+  pthread_mutex_lock(&self->lock);
+  framed_slot *slot = &self->slots[call->id % STATUS_PAGE_SLOTS];
+  if (atomic_load(&call->connection) != base || slot->id != call->id || slot->call != call) {
+    pthread_mutex_unlock(&self->lock);
+    return -1;
+  }
+  bool ran = false, room = false;
+  struct call *gone;
+  if (send_queue_remove(&self->queue, call->frame)) {
+    framed_release(self, call->id, &gone, &room); /* the worker never hears of it */
+  } else {
+    ran = !(base->page != NULL && status_page_revoke(base->page, call->id)) && framed_may_have_run(self, call->id);
+    remove_in_flight(self, call);
+    slot->call = NULL;
+    self->orphan_count++;
+    framed_send_control(self, WIRE_CANCEL, (uint16_t)-code, call->id, NULL, 0);
+    framed_flush(self);
+  }
+  atomic_store(&call->connection, NULL);
+  pthread_mutex_unlock(&self->lock);
+  framed_hand_over(self, NULL);
+  return ran;
+}
+
+static void framed_recall(struct connection *base, int64_t keep_ns, call_list *calls) {
+  framed *self = framed_of(base);
+  int64_t now = platform_now_ns();
+  pthread_mutex_lock(&self->lock);
+  for (struct call *call = self->in_flight.first, *next; call != NULL && base->page != NULL; call = next) {
+    next = call->next;
+    bool is_queued =
+        atomic_load(&call->frame->references) > 1; /* its bytes are not to be touched before they are written */
+    if (is_queued || now - call->sent_ns < keep_ns || !status_page_revoke(base->page, call->id)) continue;
+    framed_slot *slot = &self->slots[call->id % STATUS_PAGE_SLOTS];
+    remove_in_flight(self, call);
+    slot->call = NULL; /* the worker answers that it was revoked */
+    self->orphan_count++;
+    atomic_store(&call->connection, NULL);
+    call_list_append(calls, call);
+    atomic_store(&base->prefetch, 0); /* until it answers again */
+  }
+  pthread_mutex_unlock(&self->lock);
+  framed_nudge(base);
+}
+
+static bool framed_reader_pump(struct connection *base) {
+  framed *self = framed_of(base);
+  if (!framed_take_reading(self)) return false;
+  pthread_mutex_lock(&self->lock);
+  framed_flush(self);
+  pthread_mutex_unlock(&self->lock);
+  if (framed_is_open(self)) framed_pump(self);
+  framed_leave_reading(self, NULL);
+  return true;
+}
+
+static bool framed_owes(struct connection *base) {
+  framed *self = framed_of(base);
+  pthread_mutex_lock(&self->lock);
+  bool owes = framed_is_open(self) && self->thread_count == 0 &&
+              (atomic_load(&base->load) > 0 || !send_queue_is_empty(&self->queue));
+  pthread_mutex_unlock(&self->lock);
+  return owes || atomic_load(&base->state) == CONNECTION_HANDSHAKE;
+}
+
+static int framed_fd(struct connection *base, bool *ret_for_write) {
+  framed *self = framed_of(base);
+  *ret_for_write = atomic_load(&self->write_blocked);
+  return self->channel != NULL ? self->channel->ops->fd(self->channel) : -1;
+}
+
+static void framed_finish(struct connection *base) {
+  framed *self = framed_of(base);
+  if (self->channel != NULL) self->channel->ops->shut(self->channel, false);
+}
+
+static void framed_drain(struct connection *base) {
+  framed *self = framed_of(base);
+  if (self->channel == NULL) return;
+  self->channel->ops->shut(self->channel, true);
+  while (atomic_exchange(&self->reading, true)) {
+    framed_nudge(&self->base); /* a caller is inside: it reads to the end, sees that, and leaves */
+    platform_yield();
+  }
+  for (int i = 0; i < READ_ATTEMPTS_ON_FAIL && self->receiving; i++) framed_pump(self);
+  self->receiving = false;
+  atomic_store(&self->reading, false);
+  framed_break(self, error_new(PYPROC_E_UNAVAILABLE, "worker %ld has ended", (long)base->peer_pid));
+}
+
+static bool framed_running(struct connection *base, uint64_t *ret_id, char *name, size_t size) {
+  framed *self = framed_of(base);
+  bool found = false;
+  pthread_mutex_lock(&self->lock);
+  for (int i = 0; base->page != NULL && i < STATUS_PAGE_THREADS && !found; i++) {
+    uint64_t id = atomic_load(&base->page->threads[i].call_id);
+    const framed_slot *slot = &self->slots[id % STATUS_PAGE_SLOTS];
+    found = id != 0 && slot->id == id && slot->call != NULL;
+    if (!found) continue;
+    *ret_id = id;
+    snprintf(name, size, "%s", slot->call->method.name);
+  }
+  pthread_mutex_unlock(&self->lock);
+  return found;
+}
+
+static uint32_t fail_calls(framed *self, const pyproc_error *error, call_list *unstarted) {
+  uint32_t bits = 0;
+  while (self->in_flight.first != NULL) {
+    struct call *call = self->in_flight.first;
+    remove_in_flight(self, call);
+    if (!framed_may_have_run(self, call->id)) {
+      atomic_store(&call->connection, NULL);
+      call_list_append(unstarted, call);
+    } else {
+      bits |= call_fail(call, error_copy(error), true);
+    }
+  }
+  return bits;
+}
+
+static void framed_fail(struct connection *base, const pyproc_error *error, call_list *unstarted) {
+  framed *self = framed_of(base);
+  pthread_mutex_lock(&self->lock);
+  while (self->writing) { /* whoever it is never blocks; it still has the queue's bytes in hand */
+    pthread_mutex_unlock(&self->lock);
+    platform_yield();
+    pthread_mutex_lock(&self->lock);
+  }
+  uint32_t bits = fail_calls(self, error, unstarted);
+  send_queue_clear(&self->queue);
+  reset_slots(self);
+  atomic_store(&base->load, 0);
+  pthread_mutex_unlock(&self->lock);
+  lot_wake(self->settings.lot, bits);
+}
+
+static bool framed_close(struct connection *base) {
+  framed *self = framed_of(base);
+  if (self->channel == NULL) return true;
+  if (atomic_exchange(&self->reading, true)) return false;
+  pthread_mutex_lock(&self->lock);
+  bool busy = self->writing;
+  if (!busy) {
+    self->channel->ops->close(self->channel);
+    self->channel = NULL;
+    atomic_store(&base->state, CONNECTION_DOWN);
+  }
+  pthread_mutex_unlock(&self->lock);
+  atomic_store(&self->reading, false);
+  return !busy;
+}
+
+const protocol protocol_framed = {.name = "framed",
+                                  .create = framed_create,
+                                  .destroy = framed_destroy,
+                                  .open = framed_open,
+                                  .start = framed_start,
+                                  .progress = framed_progress,
+                                  .withdraw = framed_withdraw,
+                                  .recall = framed_recall,
+                                  .pump = framed_reader_pump,
+                                  .owes = framed_owes,
+                                  .fd = framed_fd,
+                                  .finish = framed_finish,
+                                  .drain = framed_drain,
+                                  .running = framed_running,
+                                  .fail = framed_fail,
+                                  .close = framed_close,
+                                  .nudge = framed_nudge};

@@ -1,0 +1,103 @@
+#include "request.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "error.h"
+#include "wire/envelope.h"
+#include "wire/frame.h"
+
+/* Digits that are filled in later, in front of which blanks are allowed. */
+#define ID_BLANKS "                "
+#define TIMEOUT_BLANKS "          "
+enum { ID_DIGITS = sizeof ID_BLANKS - 1, TIMEOUT_DIGITS = sizeof TIMEOUT_BLANKS - 1 };
+
+static int no_memory(pyproc_error **reterr) {
+  return error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED, "out of memory");
+}
+
+static bool begin_envelope(frame_block *frame, const char *method) {
+  static const char head[] = "{\"id\":" ID_BLANKS ",\"timeout_ms\":" TIMEOUT_BLANKS ",\"method\":\"";
+  size_t size = strlen(method), escaped = envelope_escaped_size(method, size);
+  buffer *bytes = &frame->bytes;
+  if (!buffer_reserve(bytes, WIRE_LENGTH_SIZE + sizeof head + escaped + 16)) return false;
+  bytes->size = WIRE_LENGTH_SIZE;
+  frame->id_offset = bytes->size + 6;
+  buffer_append_text(bytes, head);
+  char *end = envelope_escape((char *)bytes->data + bytes->size, method, size);
+  bytes->size = (size_t)(end - (char *)bytes->data);
+  return buffer_append_text(bytes, "\",\"body\":");
+}
+
+static bool begin_header(frame_block *frame) {
+  wire_header header = {.kind = WIRE_REQUEST, .flags = frame->encoding == CALL_BODY_JSON ? WIRE_FLAG_JSON : 0};
+  if (!buffer_reserve(&frame->bytes, WIRE_LENGTH_SIZE + WIRE_HEADER_SIZE + 64)) return false;
+  wire_header_put(frame->bytes.data + WIRE_LENGTH_SIZE, &header);
+  frame->bytes.size = WIRE_LENGTH_SIZE + WIRE_HEADER_SIZE;
+  return true;
+}
+
+static frame_block *begin(call_encoding encoding, const char *method) {
+  frame_block *frame = frame_block_new(encoding);
+  if (frame == NULL) return NULL;
+  if (encoding == CALL_BODY_ENVELOPE ? begin_envelope(frame, method) : begin_header(frame)) return frame;
+  frame_block_unref(frame);
+  return NULL;
+}
+
+/* Ends the envelope, where it is one, and hands the frame over. */
+static int end(frame_block *frame, frame_block **ret_frame, pyproc_error **reterr) {
+  if (frame->encoding == CALL_BODY_ENVELOPE && !buffer_append_text(&frame->bytes, "}")) {
+    frame_block_unref(frame);
+    return no_memory(reterr);
+  }
+  *ret_frame = frame;
+  return PYPROC_OK;
+}
+
+int request_encode_message(const struct codec *codec, const pyproc_method *method, const ProtobufCMessage *message,
+                           frame_block **ret_frame, pyproc_error **reterr) {
+  frame_block *frame = begin(codec->envelope ? CALL_BODY_ENVELOPE : CALL_BODY_CODEC, method->name);
+  if (frame == NULL) return no_memory(reterr);
+  int result = codec->pack(method->request, message, &frame->bytes, reterr);
+  if (result >= 0) return end(frame, ret_frame, reterr);
+  frame_block_unref(frame);
+  return result;
+}
+
+int request_encode_json(const struct codec *codec, const char *method, const char *body, frame_block **ret_frame,
+                        pyproc_error **reterr) {
+  size_t size = strlen(body);
+  if (!envelope_is_utf8(method, strlen(method)))
+    return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "the method's name is not UTF-8");
+  const char *wrong = envelope_check_json(body, size);
+  if (wrong != NULL) return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "the body of %s: %s", method, wrong);
+  frame_block *frame = begin(codec->envelope ? CALL_BODY_ENVELOPE : CALL_BODY_JSON, method);
+  if (frame == NULL) return no_memory(reterr);
+  if (buffer_append(&frame->bytes, body, size)) return end(frame, ret_frame, reterr);
+  frame_block_unref(frame);
+  return no_memory(reterr);
+}
+
+/* Writes the digits right-aligned into the blanks. */
+static void fill_in(uint8_t *at, int digits, uint64_t value) {
+  memset(at, ' ', (size_t)digits);
+  do at[--digits] = (uint8_t)('0' + value % 10);
+  while ((value /= 10) > 0 && digits > 0);
+}
+
+void request_complete(frame_block *frame, uint64_t id, uint32_t method_index, int64_t timeout_ms) {
+  uint8_t *payload = frame->bytes.data + WIRE_LENGTH_SIZE;
+  uint32_t timeout = timeout_ms > UINT32_MAX ? UINT32_MAX : (uint32_t)timeout_ms;
+  wire_put32(frame->bytes.data, (uint32_t)(frame->bytes.size - WIRE_LENGTH_SIZE));
+  if (frame->encoding == CALL_BODY_ENVELOPE) {
+    uint8_t *id_at = frame->bytes.data + frame->id_offset;
+    fill_in(id_at, ID_DIGITS, id);
+    fill_in(id_at + ID_DIGITS + sizeof ",\"timeout_ms\":" - 1, TIMEOUT_DIGITS, timeout);
+    return;
+  }
+  wire_put32(payload + 4, method_index);
+  wire_put64(payload + 8, id);
+  wire_put32(payload + 16, timeout);
+}

@@ -1,0 +1,288 @@
+#include "supervisor.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "error.h"
+#include "spawn.h"
+#include "worker.h"
+
+enum { EVENTS_MAX = 64, LOG_BATCH = 64, PATH_SIZE = 4096, BALANCE_NS = 2000000 };
+
+#ifndef PYPROC_WORKER_DIR
+#define PYPROC_WORKER_DIR "/usr/local/lib/pyproc/worker"
+#endif
+
+struct supervisor {
+  const struct options *options;
+  worker_shop shop;
+  struct worker *workers;
+  struct connection **connections;
+  int count;
+  poller poller;
+  wake wake;
+  int host_fd, host_keep_fd;
+  char python[PATH_SIZE], bootstrap[PATH_SIZE];
+  pthread_t thread;
+  bool has_thread;
+
+  pthread_mutex_t lock; /* the rest; and for the opener to wait on */
+  pthread_cond_t changed;
+  _Atomic int ready_count;
+  pyproc_error *last_error; /* of the worker that failed last */
+  int64_t failures;         /* how many did */
+};
+
+/* ---- opening ---- */
+
+/* The folder with the worker package: beside the library, beside the program's lib folder, or where it was installed.
+ * */
+static int find_bootstrap(char *path, size_t size, pyproc_error **reterr) {
+  char folder[PATH_SIZE];
+  const char *own = platform_library_dir(folder, sizeof folder);
+  const char *const formats[] = {"%s/pyproc/worker/pyproc_bootstrap.py", "%s/../lib/pyproc/worker/pyproc_bootstrap.py"};
+  for (size_t i = 0; own != NULL && i < sizeof formats / sizeof *formats; i++) {
+    int length = i == 0 ? snprintf(path, size, "%s/pyproc/worker/pyproc_bootstrap.py", own)
+                        : snprintf(path, size, "%s/../lib/pyproc/worker/pyproc_bootstrap.py", own);
+    if (length > 0 && (size_t)length < size && access(path, R_OK) == 0) return PYPROC_OK;
+  }
+  snprintf(path, size, "%s/pyproc_bootstrap.py", PYPROC_WORKER_DIR);
+  if (access(path, R_OK) == 0) return PYPROC_OK;
+  return error_set(reterr, PYPROC_E_NOT_FOUND,
+                   "the worker package is missing: no %s; install the library with make install", path);
+}
+
+static int check_script(const char *script, pyproc_error **reterr) {
+  char text[128];
+  struct stat about;
+  if (stat(script, &about) < 0)
+    return error_set(reterr, errno == EACCES ? PYPROC_E_PERMISSION_DENIED : PYPROC_E_NOT_FOUND, "option script: %s: %s",
+                     script, platform_error_text(errno, text, sizeof text));
+  if (S_ISDIR(about.st_mode))
+    return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "option script: %s is a folder", script);
+  if (access(script, R_OK) < 0)
+    return error_set(reterr, PYPROC_E_PERMISSION_DENIED, "option script: %s cannot be read", script);
+  return PYPROC_OK;
+}
+
+static void wake_thread(void *argument) {
+  wake_signal(&((struct supervisor *)argument)->wake);
+}
+
+static int open_shop(struct supervisor *self, struct admission *admission, pyproc_error **reterr) {
+  const struct options *options = self->options;
+  int result = check_script(options->script, reterr);
+  if (result >= 0) result = spawn_find_program(options->python, self->python, sizeof self->python, reterr);
+  if (result >= 0) result = find_bootstrap(self->bootstrap, sizeof self->bootstrap, reterr);
+  if (result < 0) return result;
+  if (wake_open(&self->wake) < 0 || poller_open(&self->poller) < 0 ||
+      platform_host_watch(&self->host_fd, &self->host_keep_fd) < 0 ||
+      poller_set(&self->poller, self->wake.read_fd, POLLER_IN, NULL) < 0)
+    return error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED,
+                     "no descriptor left for the pool: raise the limit of open files (ulimit -n)");
+  log_queue_options log = {.level = options->log_level,
+                           .callback = options->log,
+                           .userdata = options->log_userdata,
+                           .wake = wake_thread,
+                           .wake_argument = self};
+  self->shop = (worker_shop){.options = options,
+                             .python = self->python,
+                             .bootstrap = self->bootstrap,
+                             .admission = admission,
+                             .poller = &self->poller,
+                             .log = log_queue_new(&log),
+                             .wake = &self->wake,
+                             .host_fd = self->host_fd};
+  return self->shop.log != NULL ? PYPROC_OK : error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED, "out of memory");
+}
+
+static int make_workers(struct supervisor *self, struct lot *lot, struct admission *admission, pyproc_error **reterr) {
+  const struct options *options = self->options;
+  size_t count = (size_t)options->workers;
+  self->workers = calloc(count, sizeof *self->workers);
+  self->connections = calloc(count, sizeof(struct connection *));
+  if (self->workers == NULL || self->connections == NULL)
+    return error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED, "out of memory");
+  for (int i = 0; i < (int)count; i++) {
+    connection_settings settings = {.codec = options->codec,
+                                    .lot = lot,
+                                    .services = options->services,
+                                    .frame_limit = options->frame_limit,
+                                    .spin_ns = options->spin_ns,
+                                    .cancel_grace_ms = options->cancel_grace_ms,
+                                    .max_in_flight = (int)options->max_in_flight,
+                                    .index = i};
+    struct worker *worker = &self->workers[i];
+    worker_init(worker, &self->shop, i);
+    worker->connection = protocol_framed.create(&settings, &worker_connection_owner, worker, reterr);
+    if (worker->connection == NULL) return PYPROC_E_RESOURCE_EXHAUSTED;
+    self->connections[self->count++] = worker->connection;
+  }
+  admission->connections = self->connections;
+  admission->count = self->count;
+  return PYPROC_OK;
+}
+
+/* ---- the thread ---- */
+
+/* Counts what others may ask for. Returns whether anything runs. */
+static bool take_stock(struct supervisor *self) {
+  int ready = 0;
+  bool running = false;
+  int64_t failures = 0;
+  pthread_mutex_lock(&self->lock);
+  for (int i = 0; i < self->count; i++) {
+    struct worker *worker = &self->workers[i];
+    ready += worker->state == WORKER_READY;
+    running |= worker->state != WORKER_DOWN;
+    failures += worker->failures;
+    if (worker->last_error == NULL) continue;
+    pyproc_error_free(self->last_error);
+    self->last_error = worker->last_error;
+    worker->last_error = NULL;
+  }
+  bool changed = ready != atomic_load(&self->ready_count) || failures != self->failures;
+  atomic_store(&self->ready_count, ready);
+  self->failures = failures;
+  if (changed) pthread_cond_broadcast(&self->changed);
+  pthread_mutex_unlock(&self->lock);
+  return running;
+}
+
+static int64_t step_workers(struct supervisor *self, bool closing) {
+  int64_t now = platform_now_ns(), due = INT64_MAX;
+  for (int i = 0; i < self->count; i++) {
+    if (closing) worker_leave(&self->workers[i], self->options->drain_timeout_ms);
+    int64_t next = worker_step(&self->workers[i], now);
+    if (next < due && !(closing && self->workers[i].state == WORKER_DOWN)) due = next;
+  }
+  return due;
+}
+
+static int64_t balance(struct supervisor *self, int64_t due) {
+  if (!atomic_load(&self->shop.lopsided)) return due;
+  admission_balance(self->shop.admission, BALANCE_NS);
+  atomic_store(&self->shop.lopsided, admission_is_lopsided(self->shop.admission));
+  int64_t again = platform_now_ns() + BALANCE_NS;
+  return atomic_load(&self->shop.lopsided) && again < due ? again : due;
+}
+
+static void wait_for_events(struct supervisor *self, int64_t due) {
+  poller_event events[EVENTS_MAX];
+  int64_t now = platform_now_ns();
+  int count = poller_wait(&self->poller, events, EVENTS_MAX, due == INT64_MAX ? -1 : due > now ? due - now : 0);
+  for (int i = 0; i < count; i++) {
+    if (events[i].tag == NULL)
+      wake_drain(&self->wake);
+    else
+      worker_handle(events[i].tag, events[i].events);
+  }
+}
+
+static void *run(void *argument) {
+  struct supervisor *self = argument;
+  for (;;) {
+    bool closing = atomic_load(&self->shop.closing);
+    int64_t due = step_workers(self, closing);
+    bool running = take_stock(self);
+    if (closing && !running) break;
+    due = balance(self, due);
+    if (log_deliver(self->shop.log, LOG_BATCH)) due = 0; /* more lines wait */
+    wait_for_events(self, due);
+  }
+  while (log_deliver(self->shop.log, LOG_BATCH)) {}
+  return NULL;
+}
+
+static int start_thread(struct supervisor *self, pyproc_error **reterr) {
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all,
+                  &before); /* the thread inherits the mask: no signal of the host's is handled on it */
+  self->has_thread = pthread_create(&self->thread, NULL, run, self) == 0;
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+  return self->has_thread ? PYPROC_OK
+                          : error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED, "no thread left for the pool's supervisor");
+}
+
+static int wait_until_ready(struct supervisor *self, pyproc_error **reterr) {
+  int result = PYPROC_OK;
+  pthread_mutex_lock(&self->lock);
+  while (self->failures == 0 && atomic_load(&self->ready_count) < self->count)
+    pthread_cond_wait(&self->changed, &self->lock);
+  if (self->failures > 0) {
+    pyproc_error *error = self->last_error != NULL ? error_copy(self->last_error)
+                                                   : error_new(PYPROC_E_UNAVAILABLE, "a worker did not start");
+    result = error_give(reterr, error);
+  }
+  pthread_mutex_unlock(&self->lock);
+  return result;
+}
+
+int supervisor_open(const struct options *options, struct lot *lot, struct admission *admission,
+                    struct supervisor **ret_supervisor, pyproc_error **reterr) {
+  struct supervisor *self = calloc(1, sizeof *self);
+  if (self == NULL) return error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED, "out of memory");
+  self->options = options;
+  self->poller.fd = self->wake.read_fd = self->wake.write_fd = self->host_fd = self->host_keep_fd = -1;
+  pthread_mutex_init(&self->lock, NULL);
+  pthread_cond_init(&self->changed, NULL);
+  int result = open_shop(self, admission, reterr);
+  if (result >= 0) result = make_workers(self, lot, admission, reterr);
+  if (result >= 0) result = start_thread(self, reterr);
+  if (result >= 0) result = wait_until_ready(self, reterr);
+  if (result >= 0) {
+    *ret_supervisor = self;
+    return PYPROC_OK;
+  }
+  supervisor_stop(self);
+  supervisor_free(self);
+  return result;
+}
+
+void supervisor_stop(struct supervisor *self) {
+  if (!self->has_thread) return;
+  atomic_store(&self->shop.closing, true);
+  wake_signal(&self->wake);
+  pthread_join(self->thread, NULL);
+  self->has_thread = false;
+}
+
+void supervisor_free(struct supervisor *self) {
+  for (int i = 0; i < self->count; i++) {
+    worker_clear(&self->workers[i]);
+    self->connections[i]->protocol->destroy(self->connections[i]);
+  }
+  free(self->workers);
+  free(self->connections);
+  if (self->shop.log != NULL) log_queue_free(self->shop.log);
+  poller_close(&self->poller);
+  wake_close(&self->wake);
+  platform_close_fd(self->host_fd);
+  platform_close_fd(self->host_keep_fd);
+  pyproc_error_free(self->last_error);
+  pthread_cond_destroy(&self->changed);
+  pthread_mutex_destroy(&self->lock);
+  free(self);
+}
+
+int supervisor_ready_workers(const struct supervisor *self) {
+  return atomic_load(&self->ready_count);
+}
+
+int64_t supervisor_restarts(const struct supervisor *self) {
+  return atomic_load(&self->shop.restarts);
+}
+
+pyproc_error *supervisor_last_error(struct supervisor *self) {
+  pthread_mutex_lock(&self->lock);
+  pyproc_error *error = self->last_error != NULL ? error_copy(self->last_error) : NULL;
+  pthread_mutex_unlock(&self->lock);
+  return error;
+}

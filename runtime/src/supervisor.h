@@ -1,0 +1,32 @@
+/*
+ * supervisor.h - the pool's one thread: starts and watches workers, reads their logs, runs the user's callbacks, and
+ * reads what workers owe when no caller does.
+ */
+#ifndef PYPROC_SUPERVISOR_H
+#define PYPROC_SUPERVISOR_H
+
+#include "admission.h"
+#include "options.h"
+
+struct supervisor;
+
+/* Starts the thread and the workers, and waits until all of them are ready, or one has failed, which is the error.
+ * `options`, `lot` and `admission` must outlive it; the connections are created here and put into `admission`. */
+int supervisor_open(const struct options *options, struct lot *lot, struct admission *admission,
+                    struct supervisor **ret_supervisor, pyproc_error **reterr);
+
+/* Ends the workers (asked at first, killed after options.drain_timeout_ms) and the thread, and waits for both. */
+void supervisor_stop(struct supervisor *self);
+
+/* Frees everything; no call is inside a connection any more. In a forked child, where the thread does not exist, it
+ * may be called without supervisor_stop. */
+void supervisor_free(struct supervisor *self);
+
+/* Any thread. */
+int supervisor_ready_workers(const struct supervisor *self);
+int64_t supervisor_restarts(const struct supervisor *self);
+
+/* A copy of the last worker's failure, or NULL. Any thread. */
+pyproc_error *supervisor_last_error(struct supervisor *self);
+
+#endif

@@ -1,0 +1,108 @@
+/*
+ * frame.h - the header of a frame, byte for byte as schema/wire.md has it.
+ *
+ * Compiled into the library and into the worker's extension; knows neither pools nor Python.
+ */
+#ifndef PYPROC_WIRE_FRAME_H
+#define PYPROC_WIRE_FRAME_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+  WIRE_VERSION = 1,
+  WIRE_LENGTH_SIZE = 4,  /* the length in front of a payload */
+  WIRE_HEADER_SIZE = 24, /* the header that a payload begins with, unless it begins with '{' */
+  WIRE_FRAME_LIMIT_DEFAULT = 64 << 20,
+  WIRE_FRAME_LIMIT_MIN = 1 << 10,
+  WIRE_FRAME_LIMIT_MAX = 0x7fffffff,
+  WIRE_NESTING_MAX = 100,
+  WIRE_METHODS_MAX = 65536,
+  WIRE_ERROR_TEXT_MAX = 64 << 10,
+  WIRE_KIND_MAX = 0x1f /* a first byte above this is no header */
+};
+
+typedef enum wire_kind {
+  WIRE_HELLO = 1,
+  WIRE_WELCOME,
+  WIRE_REQUEST,
+  WIRE_REPLY,
+  WIRE_CANCEL,
+  WIRE_PING,
+  WIRE_PONG,
+  WIRE_STARTED,
+  WIRE_FAILED,
+  WIRE_STREAM_DATA,
+  WIRE_CREDIT,
+  WIRE_END,
+  WIRE_DRAIN,
+  WIRE_GOODBYE,
+  WIRE_FDS
+} wire_kind;
+
+enum { WIRE_FLAG_JSON = 1, WIRE_FLAGS_KNOWN = WIRE_FLAG_JSON };
+
+typedef struct wire_header {
+  uint8_t kind, flags;
+  uint16_t code;
+  uint32_t method;
+  uint64_t id;
+  uint32_t timeout_ms;
+  uint32_t metadata_size;
+} wire_header;
+
+static inline void wire_put16(uint8_t *at, uint16_t value) {
+  at[0] = (uint8_t)(value >> 8);
+  at[1] = (uint8_t)value;
+}
+
+static inline void wire_put32(uint8_t *at, uint32_t value) {
+  wire_put16(at, (uint16_t)(value >> 16));
+  wire_put16(at + 2, (uint16_t)value);
+}
+
+static inline void wire_put64(uint8_t *at, uint64_t value) {
+  wire_put32(at, (uint32_t)(value >> 32));
+  wire_put32(at + 4, (uint32_t)value);
+}
+
+static inline uint16_t wire_get16(const uint8_t *at) {
+  return (uint16_t)((at[0] << 8) | at[1]);
+}
+
+static inline uint32_t wire_get32(const uint8_t *at) {
+  return ((uint32_t)wire_get16(at) << 16) | wire_get16(at + 2);
+}
+
+static inline uint64_t wire_get64(const uint8_t *at) {
+  return ((uint64_t)wire_get32(at) << 32) | wire_get32(at + 4);
+}
+
+/* Writes the header at `at`, WIRE_HEADER_SIZE bytes. */
+static inline void wire_header_put(uint8_t *at, const wire_header *header) {
+  at[0] = header->kind;
+  at[1] = header->flags;
+  wire_put16(at + 2, header->code);
+  wire_put32(at + 4, header->method);
+  wire_put64(at + 8, header->id);
+  wire_put32(at + 16, header->timeout_ms);
+  wire_put32(at + 20, header->metadata_size);
+}
+
+/* Reads the header of a payload. Returns 0, or -1 when the payload is no valid one: too short, no kind, unknown
+ * flags, or
+ * metadata that reaches beyond it. */
+static inline int wire_header_get(const uint8_t *payload, size_t size, wire_header *ret_header) {
+  if (size < WIRE_HEADER_SIZE || payload[0] == 0 || payload[0] > WIRE_KIND_MAX) return -1;
+  ret_header->kind = payload[0];
+  ret_header->flags = payload[1];
+  ret_header->code = wire_get16(payload + 2);
+  ret_header->method = wire_get32(payload + 4);
+  ret_header->id = wire_get64(payload + 8);
+  ret_header->timeout_ms = wire_get32(payload + 16);
+  ret_header->metadata_size = wire_get32(payload + 20);
+  if ((ret_header->flags & ~WIRE_FLAGS_KNOWN) != 0) return -1;
+  return ret_header->metadata_size > size - WIRE_HEADER_SIZE ? -1 : 0;
+}
+
+#endif

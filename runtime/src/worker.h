@@ -1,0 +1,88 @@
+/*
+ * worker.h - one worker's place in a pool: the state machine of the process that fills it. All functions run on the
+ * supervisor's thread, but for those of the connection's owner, which only raise flags.
+ *
+ *   DOWN      nothing runs; the next start is due at `due_ns`
+ *   STARTING  spawned; says hello until `due_ns`
+ *   READY     gets calls
+ *   LEAVING   told to end: by the end of its input, then SIGTERM, then SIGKILL, the next step at `due_ns`
+ *   GONE      ended and reaped; a calling thread is still inside the connection
+ */
+#ifndef PYPROC_WORKER_H
+#define PYPROC_WORKER_H
+
+#include "admission.h"
+#include "log.h"
+#include "options.h"
+#include "platform.h"
+#include "poller.h"
+
+typedef enum worker_state { WORKER_DOWN, WORKER_STARTING, WORKER_READY, WORKER_LEAVING, WORKER_GONE } worker_state;
+
+/* What the poller's events point to. */
+typedef enum worker_source {
+  WORKER_PROCESS,
+  WORKER_SOCKET,
+  WORKER_STDOUT,
+  WORKER_STDERR,
+  WORKER_SOURCES
+} worker_source;
+
+struct worker;
+typedef struct worker_watch {
+  struct worker *worker;
+  worker_source source;
+  int fd;          /* -1: not watched */
+  uint32_t events; /* POLLER_* */
+} worker_watch;
+
+/* What the workers of a pool share; the supervisor owns it. */
+typedef struct worker_shop {
+  const struct options *options;
+  const char *python, *bootstrap; /* absolute */
+  struct admission *admission;
+  poller *poller;
+  log_queue *log;
+  const wake *wake;     /* to the supervisor */
+  int host_fd;          /* inherited by workers: readable once this process is dead */
+  atomic_bool busy;     /* the supervisor is in a callback */
+  atomic_bool lopsided; /* the supervisor should look at the balance of calls */
+  atomic_bool closing;
+  _Atomic int64_t restarts;
+} worker_shop;
+
+struct worker {
+  worker_shop *shop;
+  int index;
+  struct connection *connection;
+  worker_state state;
+  int64_t due_ns; /* INT64_MAX: nothing is due */
+  int leaving_step;
+  pid_t pid;
+  worker_watch watches[WORKER_SOURCES];
+  log_stream *streams[2];
+  log_tail *tail;
+  int failures;             /* starts that failed, or workers that died before a good call, in a row */
+  pyproc_error *verdict;    /* why the supervisor ends it; NULL: it does not */
+  pyproc_error *last_error; /* of the last process in this place */
+  bool may_have_ended;      /* its watch said so */
+  atomic_bool became_ready, became_broken, wants_watch;
+};
+
+/* In place. The connection must be created by the caller with worker_connection_owner and the worker as owner. */
+void worker_init(struct worker *self, worker_shop *shop, int index);
+extern const connection_owner worker_connection_owner;
+
+/* Does what is due and returns when to call again (CLOCK_MONOTONIC ns). */
+int64_t worker_step(struct worker *self, int64_t now_ns);
+
+/* An event of the poller. */
+void worker_handle(worker_watch *watch, uint32_t events);
+
+/* Tells a running worker to end; `grace_ms` until it is made to. */
+void worker_leave(struct worker *self, int64_t grace_ms);
+
+/* Frees what the place holds; the state is WORKER_DOWN. */
+void worker_clear(struct worker *self);
+
+#endif
