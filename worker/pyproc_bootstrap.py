@@ -1,0 +1,151 @@
+"""Starts a worker script for a pyproc host: ``python3 pyproc_bootstrap.py SCRIPT [ARGUMENT ...]``.
+
+The script runs as ``__main__``, as if Python had been given it. The folder of this file goes to the end of
+``sys.path``, behind a ``pyproc_worker`` that is installed in this Python. Standard output is line-buffered. A script
+that fails before it serves is reported to the host in a FAILED frame.
+
+Pure Python, and nothing of the package is imported but by the script: its extension may be what fails.
+"""
+
+import os
+import sys
+import types
+
+
+class Wire:
+    """The inherited socket, until the package takes it over."""
+
+    KIND_FAILED = 9
+    FLAG_JSON = 1
+
+    def __init__(self):
+        """Keeps the descriptors from children that are started before the package is imported."""
+        self.fd = self._keep("PYPROC_WORKER_FD")
+        self._keep("PYPROC_HOST_FD")
+
+    @staticmethod
+    def _keep(name):
+        try:
+            fd = int(os.environ.get(name, ""))
+            os.set_inheritable(fd, False)
+        except (ValueError, OSError):
+            return -1
+        return fd
+
+    @staticmethod
+    def is_taken():
+        """Whether serve() has the socket, so that nothing may be written to it here."""
+        server = sys.modules.get("pyproc_worker._server")
+        process = getattr(server, "process", None)
+        return bool(getattr(process, "took_wire", False) or getattr(process, "forked", False))
+
+    def fail(self, text):
+        """Tells the host; ``text`` is the error object as JSON."""
+        if self.fd < 0 or self.is_taken():
+            return
+        import socket
+        import struct
+        payload = struct.pack(">BBHIQII", self.KIND_FAILED, self.FLAG_JSON, 0, 0, 0, 0, 0) + text
+        try:
+            with socket.socket(fileno=os.dup(self.fd)) as wire:
+                wire.setblocking(True)
+                wire.sendall(struct.pack(">I", len(payload)) + payload)
+        except OSError:
+            pass  # the host is gone: nobody is left to tell
+
+
+def load_describe(folder):
+    """The package's own description of errors, without importing the package."""
+    import importlib.util
+    path = os.path.join(folder, "pyproc_worker", "_describe.py")
+    spec = importlib.util.spec_from_file_location("pyproc_describe", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def own_frames_skipped(trace):
+    """The traceback from the script on; what failed before its first line is told by the exception alone."""
+    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+        trace = trace.tb_next
+    return trace
+
+
+def remedy(error):
+    """The one command that mends a missing module, or an empty text."""
+    import shlex
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    if missing == "google" or (missing or "").startswith("google.protobuf"):
+        command = shlex.join([sys.executable or "python3", "-m", "pip", "install", "protobuf"])
+        return "this Python lacks protobuf, which generated code needs: run `%s`" % command
+    return ""
+
+
+def report(wire, folder, error):
+    """Prints what went wrong as Python would, and tells the host."""
+    describe = load_describe(folder)
+    trace = own_frames_skipped(error.__traceback__)
+    text = describe.traceback_text(error, trace)
+    message = describe.message_of(error)
+    advice = remedy(error)
+    if advice:
+        text += advice + "\n"
+        message = "%s: %s" % (message, advice)
+    try:
+        sys.stdout.flush()
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        pass
+    wire.fail(describe.error_object(message, describe.type_name(error), text))
+
+
+def run(script):
+    """Runs the script in a fresh ``__main__``."""
+    path = os.path.abspath(script)
+    main = types.ModuleType("__main__")
+    main.__dict__.update(__file__=path, __builtins__=__builtins__, __annotations__={}, __loader__=None,
+                         __spec__=None, __package__=None, __cached__=None)
+    sys.modules["__main__"] = main
+    with open(path, "rb") as file:
+        source = file.read()
+    exec(compile(source, path, "exec", dont_inherit=True), main.__dict__)
+
+
+def end_of(status):
+    """The exit status of a SystemExit, as text."""
+    if status is None or isinstance(status, int):
+        return "status %d" % (status or 0)
+    return repr(status)
+
+
+def main():
+    """Returns nothing; a failure ends the process with status 1, or with the script's own."""
+    if len(sys.argv) < 2:
+        sys.exit("usage: pyproc_bootstrap.py SCRIPT [ARGUMENT ...]")
+    folder = os.path.dirname(os.path.abspath(__file__))
+    script = sys.argv[1]
+    del sys.argv[0]
+    if not getattr(sys.flags, "safe_path", False):
+        sys.path[0] = os.path.dirname(os.path.realpath(script))
+    sys.path.append(folder)
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(line_buffering=True)
+    wire = Wire()
+    ended = "the script %s ended before it called serve() or run_worker()" % script
+    try:
+        run(script)
+    except SystemExit as error:
+        message = "%s: it exited with %s" % (ended, end_of(error.code))
+        wire.fail(load_describe(folder).error_object(message, "SystemExit"))
+        raise
+    except BaseException as error:
+        report(wire, folder, error)
+        sys.exit(1)
+    if not wire.is_taken():
+        wire.fail(load_describe(folder).error_object(ended + ": call one of them at its end"))
+
+
+if __name__ == "__main__":
+    main()

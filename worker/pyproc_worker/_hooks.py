@@ -1,0 +1,95 @@
+"""What the extension asks Python for while it serves."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from typing import Any
+
+from . import _describe
+from ._codes import Cancelled, Code, Error
+from ._events import Events
+from .cancellation import CancellationError
+
+VERSION = 1
+FRAME_LIMIT = 64 << 20
+FRAME_LIMIT_MIN = 1 << 10
+FRAME_LIMIT_MAX = (2 << 30) - 1
+
+
+def _code_of(exception: BaseException) -> int:
+    if isinstance(exception, Error):
+        return int(exception.code)
+    if isinstance(exception, (CancellationError, Cancelled)):
+        return int(Code.CANCELLED)
+    return int(Code.UNKNOWN)
+
+
+def _message_of(exception: BaseException) -> str:
+    if isinstance(exception, CancellationError):
+        return f"Cancelled: {exception.reason}"
+    return _describe.message_of(exception)
+
+
+def _number(welcome: dict[str, Any], name: str, default: int, least: int, most: int) -> int:
+    value = welcome.get(name, default)
+    if type(value) is not int or not least <= value <= most:
+        raise ValueError(f"the host's welcome has {name} {value!r}: it must be an integer in {least}..{most}")
+    return value
+
+
+class Hooks(Events):
+    """The callables of :class:`pyproc_worker._ext.Loop`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.decode = json.JSONDecoder().decode
+        self.encode = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode
+        self._json_format: Any = None
+
+    def _mapping(self) -> Any:
+        if self._json_format is None:
+            self._json_format = importlib.import_module("google.protobuf.json_format")
+        return self._json_format
+
+    def parse(self, text: str, message_class: Any) -> Any:
+        """Protobuf's JSON mapping to a message."""
+        return self._mapping().Parse(text, message_class())
+
+    def print(self, message: Any) -> str:
+        """A message to protobuf's JSON mapping."""
+        return self.encode(self._mapping().MessageToDict(message))
+
+    def describe(self, exception: BaseException | None, message: str, code: int, room: int,
+                 bare: bool) -> tuple[int, bytes]:
+        """The status code and the error object of a failure.
+
+        A ``message`` says what failed while the worker, not the handler, was at work. ``code`` 0 leaves the code to the
+        exception. ``bare`` is for clients that take nothing but a message.
+        """
+        if exception is None:
+            return code, _describe.error_object(message, room=room)
+        text = _message_of(exception)
+        if message:
+            return code, _describe.error_object(f"{message}: {text}", room=room)
+        if code == 0:
+            code = _code_of(exception)
+        if bare:
+            return code, _describe.error_object(text, room=room)
+        trace = _describe.traceback_text(exception, exception.__traceback__)
+        return code, _describe.error_object(text, _describe.type_name(exception), trace, room=room)
+
+    def welcome(self, body: bytes) -> tuple[int, int, int]:
+        """The frame limit, worker index and spin time of a host's welcome, -1 where it says nothing; ValueError."""
+        try:
+            welcome = json.loads(body)
+        except ValueError as error:
+            raise ValueError(f"the host's welcome is no JSON: {error}") from None
+        if not isinstance(welcome, dict) or "version" not in welcome:
+            raise ValueError("the host's welcome has no version")
+        if welcome["version"] != VERSION:
+            raise ValueError(f"the host chose version {welcome['version']!r} of the wire, this worker speaks "
+                             f"{VERSION}: install the pyproc_worker that belongs to the library")
+        return (_number(welcome, "frame_limit", FRAME_LIMIT, FRAME_LIMIT_MIN, FRAME_LIMIT_MAX),
+                _number(welcome, "worker_index", -1, -1, (1 << 31) - 1),
+                _number(welcome, "spin_us", -1, -1, 1_000_000))

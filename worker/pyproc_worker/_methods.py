@@ -1,0 +1,139 @@
+"""What a worker serves: typed handlers and exposed functions, and their table for the extension and the hello."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+# What the extension passes to a handler besides the request; as METHOD_* in src/methods.h.
+CONTEXT = 1
+CONTEXT_KEYWORD = 2
+EVENT_KEYWORD = 4
+
+Row = tuple[str, Any, "str | None", Any, Any, int]
+Shape = tuple[tuple[int, str, str, str], ...]
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Method:
+    """One rpc of a service, as pyproc-gen writes it.
+
+    ``name`` is ``package.Service/Rpc``, ``python_name`` the handler's method, ``request`` and ``reply`` are the message
+    classes, ``kind`` is ``unary``, ``server_stream``, ``client_stream`` or ``bidi``.
+    """
+
+    name: str
+    python_name: str
+    request: Any
+    reply: Any
+    kind: str
+    fingerprint: str
+    timeout_ms: int = 0
+    idempotent: bool = False
+
+
+@dataclass(frozen=True)
+class Service:
+    """A service with its methods, and the shapes of the messages that they reach: (number, label, type, name)."""
+
+    name: str
+    methods: tuple[Method, ...]
+    messages: Mapping[str, Shape] = field(default_factory=dict)
+
+
+class Handler:
+    """Base of the handler classes that pyproc-gen writes: such a class has its :class:`Service` as an attribute."""
+
+
+exposed: dict[str, Callable[..., Any]] = {}
+
+
+def expose(function: Function) -> Function:
+    """Serves a function under its own name to callers of ``pyproc_call_json``: JSON values in and out.
+
+    The function gets the request's body; a parameter ``cancel_event`` gets a ``threading.Event`` that is set when the
+    call is cancelled, a parameter ``context`` without default the :class:`Context`. A later function of the same name
+    replaces an earlier one.
+    """
+    _refuse_async(function, function.__name__)
+    exposed[function.__name__] = function
+    return function
+
+
+def _refuse_async(function: Any, name: str) -> None:
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        raise TypeError(f"{name} is an async function: this version serves plain functions, write `def {name}`")
+
+
+def _keywords(function: Any) -> int:
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # some builtins have none
+        return 0
+    flags = EVENT_KEYWORD if "cancel_event" in parameters else 0
+    context = parameters.get("context")
+    if (context is not None and context.default is inspect.Parameter.empty
+            and context.kind in (context.POSITIONAL_OR_KEYWORD, context.KEYWORD_ONLY)
+            and next(iter(parameters)) != "context"):
+        flags |= CONTEXT_KEYWORD
+    return flags
+
+
+def _services(handler: object) -> list[tuple[type, Service]]:
+    if isinstance(handler, type):
+        raise TypeError(f"serve() takes handlers, not classes: write serve({handler.__name__}())")
+    found = [(owner, value) for owner in type(handler).__mro__ for value in vars(owner).values()
+             if isinstance(value, Service)]
+    if not found:
+        raise TypeError(f"{type(handler).__name__} is no handler of a service: derive it from the class that "
+                        "pyproc-gen wrote for the service, such as PredictorHandler")
+    return found
+
+
+def _typed_row(handler: object, owner: type, service: Service, method: Method) -> Row:
+    name = method.name if "/" in method.name else f"{service.name}/{method.name}"
+    kind = type(handler)
+    missing = None
+    if method.kind != "unary":
+        missing = f"{name} is a stream ({method.kind}), which this version of pyproc_worker does not serve"
+    elif getattr(kind, method.python_name, None) in (None, vars(owner).get(method.python_name)):
+        missing = (f"{name} is not implemented: add `def {method.python_name}(self, request, context)` to the class "
+                   f"{kind.__qualname__} of {kind.__module__}")
+    if missing is not None:
+        return name, None, missing, method.request, method.reply, 0
+    function = getattr(handler, method.python_name)
+    _refuse_async(function, f"{kind.__qualname__}.{method.python_name}")
+    if not callable(function):
+        raise TypeError(f"{kind.__qualname__}.{method.python_name} is {function!r}: it must be a method that takes a "
+                        "request and a context")
+    return name, function, None, method.request, method.reply, CONTEXT
+
+
+class Table:
+    """All methods of a worker, in the order of its hello."""
+
+    def __init__(self, handlers: tuple[object, ...]) -> None:
+        self.rows: list[Row] = []
+        self.hello: list[dict[str, Any]] = []
+        self.messages: dict[str, Shape] = {}
+        names: set[str] = set()
+        for handler in handlers:
+            for owner, service in _services(handler):
+                self.messages.update(service.messages)
+                for method in service.methods:
+                    self._add_typed(handler, owner, service, method, names)
+        for name, function in exposed.items():
+            self.rows.append((name, function, None, None, None, _keywords(function)))
+            self.hello.append({"name": name, "kind": "unary"})
+
+    def _add_typed(self, handler: object, owner: type, service: Service, method: Method, names: set[str]) -> None:
+        row = _typed_row(handler, owner, service, method)
+        if row[0] in names:
+            raise ValueError(f"{row[0]} has two handlers: serve() takes one handler for each service")
+        names.add(row[0])
+        self.rows.append(row)
+        self.hello.append({"name": row[0], "kind": method.kind, "request": method.request.DESCRIPTOR.full_name,
+                           "reply": method.reply.DESCRIPTOR.full_name, "fingerprint": method.fingerprint})

@@ -1,0 +1,291 @@
+"""Serving: the inherited socket of a pool, or a path that clients connect to."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import platform
+import signal
+import socket
+import stat
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TypeVar
+
+from . import _hooks
+from ._ext import Loop
+from ._methods import Table
+from ._version import __version__
+
+Hook = TypeVar("Hook", bound=Callable[[], object])
+
+THREADS_MAX = 64
+CODECS = ("auto", "json", "orjson", "msgspec")
+SPIN_US = 50
+
+
+def _take_descriptor(name: str) -> int:
+    """A descriptor that the host names in the environment, -1 for none. Children shall not look for it there."""
+    text = os.environ.pop(name, None)
+    if text is None:
+        return -1
+    try:
+        number = int(text)
+        os.set_inheritable(number, False)
+    except (ValueError, OSError) as error:
+        raise RuntimeError(f"{name} is {text!r}, which is no open descriptor: only a pyproc host sets it") from error
+    return number
+
+
+class _Process:
+    """What this process was given, and whether it still has it."""
+
+    def __init__(self) -> None:
+        self.wire_fd = _take_descriptor("PYPROC_WORKER_FD")
+        self.host_fd = _take_descriptor("PYPROC_HOST_FD")
+        self.loop: Loop | None = None
+        self.serving = False
+        self.took_wire = False  # a host hears of failures by pyproc_bootstrap.py before, by the exit status after
+        self.forked = False
+        self.signals = False  # whether SIGTERM and the wake-up descriptor are set by us
+
+    def lose_wire(self) -> None:
+        """In a forked child: nothing of the parent's may be read, written or held open."""
+        self.forked = True
+        if self.signals:  # a child must die of SIGTERM, and write to none of our descriptors
+            signal.set_wakeup_fd(-1)
+            if signal.getsignal(signal.SIGTERM) is _stop_loop:
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if self.loop is not None:
+            self.loop.abandon()
+        for fd in (self.wire_fd, self.host_fd):
+            if fd >= 0:
+                os.close(fd)
+        self.wire_fd = self.host_fd = -1
+
+
+process = _Process()
+os.register_at_fork(after_in_child=process.lose_wire)
+
+_start_hooks: list[Callable[[], object]] = []
+_stop_hooks: list[Callable[[], object]] = []
+
+
+def on_start(hook: Hook) -> Hook:
+    """Registers a function that runs before the worker is ready; one that raises keeps it from starting."""
+    _start_hooks.append(hook)
+    return hook
+
+
+def on_stop(hook: Hook) -> Hook:
+    """Registers a function that runs when the worker stops in order; the last registered runs first."""
+    _stop_hooks.append(hook)
+    return hook
+
+
+def _worker_index() -> int:
+    text = os.environ.get("PYPROC_WORKER_INDEX", "0")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
+
+
+def _spin_us() -> int:
+    """Looking for more before blocking pays only where the caller runs on another core meanwhile."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not Linux
+        cores = os.cpu_count() or 1
+    return SPIN_US if cores > 1 else 0
+
+
+def _hello(table: Table) -> bytes:
+    return json.dumps({
+        "version": _hooks.VERSION, "oldest": _hooks.VERSION, "pid": os.getpid(), "python": platform.python_version(),
+        "worker": __version__, "features": ["status_page"], "threads": 1,
+        "methods": table.hello, "messages": table.messages,
+    }, separators=(",", ":")).encode("utf-8")
+
+
+def _remove_stale(path: str) -> None:
+    """Removes a socket that nobody listens on; anything else that is there is refused."""
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise FileExistsError(errno.EEXIST, "this is no socket, so it is not replaced: choose another path", path)
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(5)
+        try:
+            probe.connect(path)
+        except (ConnectionRefusedError, FileNotFoundError):
+            pass
+        else:
+            raise OSError(errno.EADDRINUSE, "another worker listens there: stop it, or choose another path", path)
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+
+
+def _listen(path: str) -> socket.socket:
+    _remove_stale(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        mask = os.umask(0o117)  # mode 0660 from the start
+        try:
+            listener.bind(path)
+        finally:
+            os.umask(mask)
+        listener.listen(128)
+    except OSError as error:
+        listener.close()
+        raise OSError(error.errno, f"cannot listen there: {error.strerror or error}", path) from error
+    return listener
+
+
+def _unlink(path: str, made: os.stat_result) -> None:
+    """Removes our own socket, not one that has replaced it."""
+    try:
+        now = os.lstat(path)
+        if (now.st_dev, now.st_ino) == (made.st_dev, made.st_ino):
+            os.unlink(path)
+    except FileNotFoundError:
+        pass
+
+
+def _stop_loop(_number: int, _frame: FrameType | None) -> None:
+    if process.loop is not None:
+        process.loop.stop()
+
+
+@contextmanager
+def _stopped_by_signal(loop: Loop) -> Iterator[None]:
+    """SIGTERM lets the running handler finish and then stops; where the script has a handler of its own, that stays."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ours = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if ours:
+        signal.signal(signal.SIGTERM, _stop_loop)
+    old_fd = signal.set_wakeup_fd(loop.wakeup_fd, warn_on_full_buffer=False)
+    process.signals = True
+    try:
+        yield
+    finally:
+        process.signals = False
+        signal.set_wakeup_fd(old_fd)
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _run_loop(loop: Loop, hooks: _hooks.Hooks) -> None:
+    process.loop = loop
+    hooks.open(loop.event_fd)
+    process.took_wire = True
+    try:
+        with _stopped_by_signal(loop):
+            try:
+                loop.run()
+            except KeyboardInterrupt:
+                pass  # Ctrl-C in a terminal is how a listening worker is stopped
+            finally:
+                if process.forked:
+                    _leave_child()
+                _run_stop_hooks()
+    finally:
+        process.loop = None
+        hooks.close()
+
+
+def _leave_child() -> None:
+    """A child that a handler forked came back from that handler: there is nothing here for it to do."""
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(0)
+
+
+def _run_stop_hooks() -> None:
+    """Runs them all, whatever one raises; the first exception goes on."""
+    failure: BaseException | None = None
+    while _stop_hooks:
+        try:
+            _stop_hooks.pop()()
+        except BaseException as error:
+            failure = failure or error
+    if failure is not None:
+        raise failure
+
+
+def _serve_inherited(table: Table) -> None:
+    hooks = _hooks.Hooks()
+    loop = Loop(table.rows, _hello(table), hooks, fd=process.wire_fd, host_fd=process.host_fd,
+                worker_index=_worker_index(), spin_us=_spin_us())
+    process.wire_fd = process.host_fd = -1  # the loop's now
+    _run_loop(loop, hooks)
+
+
+def _serve_path(table: Table, path: str) -> None:
+    hooks = _hooks.Hooks()
+    listener = _listen(path)
+    made = os.lstat(path)
+    try:
+        loop = Loop(table.rows, _hello(table), hooks, listen_fd=listener.fileno(), host_fd=process.host_fd,
+                    worker_index=_worker_index(), spin_us=_spin_us())
+        listener.detach()
+        process.host_fd = -1
+        _run_loop(loop, hooks)
+    finally:
+        listener.close()
+        _unlink(path, made)
+
+
+def _serve(handlers: tuple[object, ...], path: str | None) -> None:
+    if process.forked:
+        raise RuntimeError("this process was forked from a worker, whose socket it does not have: serve in the parent")
+    if process.serving:
+        raise RuntimeError("this process serves already: give all handlers to one call of serve()")
+    path = path or os.environ.get("PYPROC_SOCKET_PATH")
+    if process.wire_fd < 0 and not path:
+        raise ValueError("there is nothing to serve on: start this script by a pyproc host, or give a socket path as "
+                         "an argument of run_worker() or in PYPROC_SOCKET_PATH")
+    process.serving = True
+    try:
+        table = Table(handlers)
+        for hook in _start_hooks:
+            hook()
+        if process.wire_fd >= 0:
+            _serve_inherited(table)
+        elif path:
+            _serve_path(table, path)
+    finally:
+        process.serving = False
+
+
+def serve(*handlers: object, threads: int = 1) -> None:
+    """Serves typed handlers, and what is exposed, until the host goes or SIGTERM comes; then it returns.
+
+    A worker that a pool started speaks on the socket that it inherited; another one listens on ``PYPROC_SOCKET_PATH``.
+    Handlers run one at a time on the calling thread, which should be the main one, whatever ``threads`` (1 to 64) says:
+    this version takes it for scripts that are written for later ones.
+    """
+    if type(threads) is not int or not 1 <= threads <= THREADS_MAX:
+        raise ValueError(f"threads is {threads!r}: it must be an integer in 1..{THREADS_MAX}")
+    _serve(handlers, None)
+
+
+def run_worker(socket_path: str | None = None, codec_type: str = "auto") -> None:
+    """Serves what is exposed, as the worker of the Go library pyproc does.
+
+    Started by a pool of ours it uses the socket that it inherited. Else it listens on ``socket_path``, by default
+    ``PYPROC_SOCKET_PATH``, with mode 0660, and serves many connections at once. ``codec_type`` (or
+    ``PYPROC_CODEC_TYPE``) may be ``auto``, ``json``, ``orjson`` or ``msgspec``: all of them are JSON on the wire.
+    """
+    codec = os.environ.get("PYPROC_CODEC_TYPE") or codec_type
+    if codec not in CODECS:
+        raise ValueError(f"unknown codec type {codec!r}: it must be one of {', '.join(CODECS)}")
+    _serve((), socket_path)

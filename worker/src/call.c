@@ -1,0 +1,339 @@
+#include "call.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "envelope.h"
+#include "exception.h"
+#include "reply.h"
+
+static const uint64_t stale_ns = 50000; /* replies do not wait longer than this for a handler that is about to run */
+
+static int unknown_method(struct loop *self, const struct call *call) {
+  if (call->name != NULL)
+    return reply_error(self, call, 12, "there is no method '%U' in this worker: expose it, or check the name",
+                       call->name);
+  return reply_error(self, call, 12, "there is no method number %u in this worker, which has %u", call->number,
+                     self->methods.count);
+}
+
+/* The text as a str, or NULL with a Python exception; the caller has checked that it is UTF-8. */
+static PyObject *text_of(const struct call *call) {
+  return PyUnicode_DecodeUTF8(call->body, (Py_ssize_t)call->body_size, "strict");
+}
+
+static PyObject *parse_json(struct loop *self, const struct call *call) {
+  PyObject *text = text_of(call);
+  if (text == NULL) return NULL;
+  PyObject *const arguments[] = {text, call->method->request_type};
+  PyObject *const parser = method_is_typed(call->method) ? self->hooks.parse : self->hooks.decode;
+  PyObject *value = PyObject_Vectorcall(parser, arguments, method_is_typed(call->method) ? 2 : 1, NULL);
+  Py_DECREF(text);
+  return value;
+}
+
+/* What the handler is given: a new reference, or NULL: the call has been answered, or a Python exception is set. `bytes` holds
+ * the body. */
+static PyObject *parse_request(struct loop *self, const struct call *call, PyObject *bytes, bool whole,
+                               int *ret_result) {
+  const struct method *const method = call->method;
+  PyObject *value = NULL;
+  if (!call->json && !method_is_typed(method)) {
+    *ret_result = reply_error(self, call, 3, "%U takes JSON: the request must have the flag JSON", method->name);
+    return NULL;
+  }
+  if (call->json) {
+    const char *wrong = call->envelope ? NULL : envelope_check_json(call->body, call->body_size);
+    if (wrong != NULL) {
+      *ret_result = reply_error(self, call, 3, "%U: the request is %s", method->name, wrong);
+      return NULL;
+    }
+    value = parse_json(self, call);
+  } else if (whole) {
+    value = PyObject_CallOneArg(method->from_string, bytes);
+  }
+  if (value != NULL) return value;
+  if (method_is_typed(method))
+    *ret_result = reply_exception(self, call, 3, "%U: the request is no valid %s", method->name,
+                                  ((PyTypeObject *)method->request_type)->tp_name);
+  else
+    *ret_result = reply_exception(self, call, 3, "%U: the request cannot be decoded", method->name);
+  return NULL;
+}
+
+/* Takes the spare context, or makes one. */
+static struct context *borrow_context(struct loop *self, const struct call *call) {
+  struct context *borrowed = self->spare;
+  self->spare = NULL;
+  if (borrowed == NULL) borrowed = context_new(self->context_type, self->hooks.make_event, self->worker_index);
+  if (borrowed == NULL) return NULL;
+  borrowed->worker_index = self->worker_index;
+  context_begin(borrowed, call->method->name, call->id, call->deadline_ns);
+  return borrowed;
+}
+
+/* Keeps the context for the next call unless somebody else holds it. */
+static void return_context(struct loop *self, struct context *borrowed) {
+  if (borrowed->event != NULL) {
+    PyObject *done = PyObject_CallOneArg(self->hooks.forget_event, (PyObject *)borrowed);
+    if (done == NULL) PyErr_Clear();
+    Py_XDECREF(done);
+  }
+#ifndef Py_GIL_DISABLED
+  if (self->spare == NULL && Py_REFCNT(borrowed) == 1) {
+    self->spare = borrowed;
+    return;
+  }
+#endif
+  Py_DECREF(borrowed);
+}
+
+static PyObject *call_handler(struct loop *self, const struct method *method, PyObject *request,
+                              struct context *context) {
+  PyObject *arguments[4] = {NULL, request};
+  size_t count = 1;
+  if (method->pass_context) arguments[1 + count++] = (PyObject *)context;
+  const size_t positional = count;
+  PyObject *event = NULL;
+  PyObject *keywords = NULL;
+  if (method->pass_event || method->pass_context_keyword) {
+    keywords = self->keywords[(method->pass_event ? 2 : 0) | (method->pass_context_keyword ? 1 : 0)];
+    if (method->pass_context_keyword) arguments[1 + count++] = (PyObject *)context;
+    if (method->pass_event) {
+      event = context_event(context);
+      if (event == NULL) return NULL;
+      arguments[1 + count++] = event;
+    }
+  }
+  PyObject *result =
+      PyObject_Vectorcall(method->handler, arguments + 1, positional | PY_VECTORCALL_ARGUMENTS_OFFSET, keywords);
+  Py_XDECREF(event);
+  return result;
+}
+
+/* The serialised message or the JSON text: a new reference to what owns `*ret_body`, or NULL with a Python exception. */
+static PyObject *serialise(struct loop *self, const struct call *call, PyObject *value, const char **ret_body,
+                           Py_ssize_t *ret_size) {
+  PyObject *owner;
+  if (!call->json) {
+    owner = PyObject_VectorcallMethod(self->serialize, &value, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+    if (owner == NULL) return NULL;
+    char *bytes;
+    if (PyBytes_AsStringAndSize(owner, &bytes, ret_size) < 0) goto fail;
+    *ret_body = bytes;
+    return owner;
+  }
+  owner = PyObject_CallOneArg(method_is_typed(call->method) ? self->hooks.print : self->hooks.encode, value);
+  if (owner == NULL) return NULL;
+  *ret_body = PyUnicode_AsUTF8AndSize(owner, ret_size);
+  if (*ret_body != NULL) return owner;
+fail:
+  Py_DECREF(owner);
+  return NULL;
+}
+
+static int answer(struct loop *self, const struct call *call, PyObject *value) {
+  const struct method *const method = call->method;
+  if (method_is_typed(method)) {
+    const int fits = PyObject_IsInstance(value, method->reply_type);
+    if (fits < 0) return reply_exception(self, call, 13, "%U: the reply cannot be looked at", method->name);
+    if (!fits)
+      return reply_error(self, call, 13, "%U: the handler returned %.200s where it must return %.200s", method->name,
+                         value == Py_None ? "None" : Py_TYPE(value)->tp_name,
+                         ((PyTypeObject *)method->reply_type)->tp_name);
+  }
+  const char *body = NULL;
+  Py_ssize_t size = 0;
+  PyObject *owner = serialise(self, call, value, &body, &size);
+  if (owner == NULL) return reply_exception(self, call, 13, "%U: the reply cannot be serialised", method->name);
+  const char *wrong = call->json ? envelope_check_json(body, (size_t)size) : NULL;
+  const int result = wrong == NULL ? reply_body(self, call, body, (size_t)size)
+                                   : reply_error(self, call, 13, "%U: the reply is %s", method->name, wrong);
+  Py_DECREF(owner);
+  return result;
+}
+
+/* The handler raised. SystemExit and KeyboardInterrupt are answered, and then end the worker. */
+static int answer_exception(struct loop *self, const struct call *call, unsigned cancelled) {
+  PyObject *ending = NULL;
+  if (PyErr_ExceptionMatches(PyExc_SystemExit) || PyErr_ExceptionMatches(PyExc_KeyboardInterrupt)) {
+    ending = exception_take();
+    Py_INCREF(ending);
+    exception_restore(ending);
+  }
+  const int result = reply_exception(self, call, cancelled, "");
+  if (ending == NULL) return result;
+  if (result < 0)
+    Py_DECREF(ending);
+  else
+    exception_restore(ending);
+  return -1;
+}
+
+static int answer_cancelled(struct loop *self, const struct call *call, unsigned code, const char *reason) {
+  if (code == 4) return reply_error(self, call, 4, "the deadline passed");
+  return reply_error(self, call, 1, *reason == '\0' ? "Cancelled" : "Cancelled: %s", reason);
+}
+
+/* The thread record of the status page; the call's id last, since it says that the other is right. */
+static void record_thread(const struct connection *connection, uint64_t id, uint64_t now_ns) {
+  if (connection->page == NULL) return;
+  status_page_thread *const record = &connection->page->threads[0];
+  atomic_store_explicit(&record->since_ns, now_ns, memory_order_relaxed);
+  atomic_store_explicit(&record->call_id, id, memory_order_release);
+}
+
+static void begin_control(struct loop *self, const struct call *call, struct context *context, uint64_t now_ns) {
+  struct control *const control = self->control;
+  (void)pthread_mutex_lock(&control->lock);
+  control_begin(control, call->connection, context, call->id, now_ns);
+  (void)pthread_mutex_unlock(&control->lock);
+  control_rouse(control);
+}
+
+/* Runs the handler and answers. Consumes `request`. */
+static int run_handler(struct loop *self, const struct call *call, PyObject *request) {
+  const uint64_t now_ns = clock_ns();
+  int result;
+  struct context *context = borrow_context(self, call);
+  if (context == NULL) {
+    Py_DECREF(request);
+    return reply_exception(self, call, 8, "%U: no memory", call->method->name);
+  }
+  record_thread(call->connection, call->id, now_ns);
+  begin_control(self, call, context, now_ns);
+  PyObject *value = call_handler(self, call->method, request, context);
+  Py_DECREF(request);
+  if (self->abandoned) { /* this is a forked child that came back from the handler */
+    PyErr_Clear();
+    Py_XDECREF(value);
+    return 0;
+  }
+  const unsigned cancelled = atomic_load(&context->cancelled);
+  if (value == NULL)
+    result = answer_exception(self, call, cancelled);
+  else if (cancelled != 0)
+    result = answer_cancelled(self, call, cancelled, context->reason);
+  else
+    result = answer(self, call, value);
+  record_thread(call->connection, 0, 0);
+  Py_XDECREF(value);
+  return_context(self, context);
+  return result;
+}
+
+static int flush_stale(struct loop *self, struct connection *connection) {
+  if (self->unflushed == 0) return 0;
+  const uint64_t now_ns = clock_ns();
+  if (self->unflushed_since_ns == 0) self->unflushed_since_ns = now_ns;
+  if (self->unflushed < LOOP_FLUSH_REPLIES && now_ns - self->unflushed_since_ns < stale_ns) return 0;
+  return loop_flush(self, connection);
+}
+
+/* Whether the call must not run any more: it has then been answered. */
+static bool is_over(struct loop *self, const struct call *call, int *ret_result) {
+  struct connection *const connection = call->connection;
+  uint16_t cancelled = 0;
+  if (connection->cancel_count > 0) { /* only this thread empties it */
+    (void)pthread_mutex_lock(&self->control->lock);
+    cancelled = connection_cancelled(connection, call->id);
+    (void)pthread_mutex_unlock(&self->control->lock);
+  }
+  if (self->stopping)
+    *ret_result = reply_error(self, call, 14, "the worker stops; the call has not been started");
+  else if (cancelled != 0)
+    *ret_result = answer_cancelled(self, call, cancelled, "before it started");
+  else if (call->deadline_ns != 0 && clock_ns() >= call->deadline_ns)
+    *ret_result = reply_error(self, call, 4, "the deadline passed before %U was started", call->method->name);
+  else
+    return false;
+  return true;
+}
+
+static int run_call(struct loop *self, const struct call *call, PyObject *bytes, bool whole) {
+  int result = 0;
+  const struct method *const method = call->method;
+  if (method == NULL) return unknown_method(self, call);
+  if (method->handler == Py_None) return reply_error(self, call, 12, "%U", method->missing);
+  if (is_over(self, call, &result)) return result;
+  PyObject *request = parse_request(self, call, bytes, whole, &result);
+  if (request == NULL) return result;
+  if (flush_stale(self, call->connection) < 0) {
+    Py_DECREF(request);
+    return -1;
+  }
+  if (call->connection->page != NULL && !status_page_start(call->connection->page, call->id)) {
+    Py_DECREF(request);
+    return answer_cancelled(self, call, 1, "the host revoked the call before it started");
+  }
+  return run_handler(self, call, request);
+}
+
+int call_frame(struct loop *self, struct connection *connection, const connection_frame *frame) {
+  const struct call call = {
+      .connection = connection,
+      .method = methods_by_index(&self->methods, frame->header.method),
+      .id = frame->header.id,
+      .deadline_ns = frame->deadline_ns,
+      .number = frame->header.method,
+      .json = (frame->header.flags & WIRE_FLAG_JSON) != 0,
+      .body = PyBytes_AS_STRING(frame->body),
+      .body_size = (size_t)PyBytes_GET_SIZE(frame->body),
+  };
+  return run_call(self, &call, frame->body, true);
+}
+
+/* A JSON string's content as a str: a new reference, or NULL with a Python exception. */
+static PyObject *unescaped(envelope_text text) {
+  if (text.data == NULL) return PyUnicode_FromString("");
+  if (memchr(text.data, '\\', text.size) == NULL)
+    return PyUnicode_DecodeUTF8(text.data, (Py_ssize_t)text.size, "replace");
+  char *plain = malloc(text.size + 1);
+  if (plain == NULL) return PyErr_NoMemory();
+  const size_t size = envelope_unescape(text, plain);
+  PyObject *result = PyUnicode_DecodeUTF8(plain, (Py_ssize_t)size, "replace");
+  free(plain);
+  return result;
+}
+
+static int run_envelope(struct loop *self, struct connection *connection, const struct envelope *envelope,
+                        PyObject *bytes) {
+  PyObject *name = unescaped(envelope->method);
+  if (name == NULL) return -1;
+  struct call call = {
+      .connection = connection,
+      .method = methods_by_name(&self->methods, name),
+      .name = name,
+      .id = envelope->id,
+      .envelope = true,
+      .json = true,
+      .body = envelope->body.data == NULL ? "{}" : envelope->body.data,
+      .body_size = envelope->body.data == NULL ? 2 : envelope->body.size,
+  };
+  if (!connection->original && envelope->timeout_ms != 0)
+    call.deadline_ns = connection->received_ns + envelope->timeout_ms * 1000000u;
+  const int result = PyErr_Occurred() ? -1 : run_call(self, &call, bytes, false);
+  Py_DECREF(name);
+  return result;
+}
+
+int call_envelope(struct loop *self, struct connection *connection, const connection_frame *frame) {
+  struct envelope envelope;
+  const char *wrong = envelope_parse(PyBytes_AS_STRING(frame->body), (size_t)PyBytes_GET_SIZE(frame->body), &envelope);
+  if (wrong != NULL) {
+    const int result = reply_bad_envelope(self, connection, wrong);
+    (void)pthread_mutex_lock(&self->control->lock);
+    connection->fault = "it sent a payload that is no valid envelope";
+    (void)pthread_mutex_unlock(&self->control->lock);
+    return result;
+  }
+  switch (envelope.type) {
+  case ENVELOPE_REQUEST:
+  case ENVELOPE_REPLY:
+    return run_envelope(self, connection, &envelope, frame->body);
+  case ENVELOPE_CANCELLATION: /* connection_scan() has seen it */
+  case ENVELOPE_OTHER:
+    break;
+  }
+  return 0;
+}

@@ -1,0 +1,403 @@
+#define _GNU_SOURCE
+#include "connection.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "envelope.h"
+#include "page.h"
+#include "wake.h"
+
+#ifndef MSG_CMSG_CLOEXEC
+#define MSG_CMSG_CLOEXEC 0
+#endif
+
+enum { PAGE_FDS_MAX = 4 };
+
+static const char no_memory[] = "there is no memory left for what it sent";
+
+uint64_t clock_ns(void) {
+  struct timespec now;
+  (void)clock_gettime(CLOCK_MONOTONIC, &now);
+  return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+struct connection *connection_new(int fd, connection_stage stage, connection_cancel_callback *on_cancel,
+                                  void *userdata) {
+  struct connection *self = calloc(1, sizeof *self);
+  if (self == NULL) return NULL;
+  self->input = malloc(CONNECTION_INPUT);
+  if (self->input == NULL || descriptor_prepare(fd) < 0) {
+    free(self->input);
+    free(self);
+    return NULL;
+  }
+  self->input_capacity = CONNECTION_INPUT;
+  self->fd = fd;
+  self->page_fd = -1;
+  self->stage = stage;
+  self->frame_limit = WIRE_FRAME_LIMIT_DEFAULT;
+  self->on_cancel = on_cancel;
+  self->userdata = userdata;
+  return self;
+}
+
+void connection_abandon(struct connection *self) {
+  if (self->fd >= 0) (void)close(self->fd);
+  if (self->page_fd >= 0) (void)close(self->page_fd);
+  self->fd = self->page_fd = -1;
+  self->ended = true;
+}
+
+void connection_free(struct connection *self) {
+  if (self == NULL) return;
+  connection_abandon(self);
+  page_unmap(self->page);
+  Py_XDECREF(self->large);
+  free(self->cancels);
+  free(self->output);
+  free(self->input);
+  free(self);
+}
+
+/* Bytes of the frame at `at`, with its length; 0 while not even the length is there, or when it is a wrong one. */
+static size_t frame_size(struct connection *self, size_t at) {
+  if (self->input_end - at < WIRE_LENGTH_SIZE) return 0;
+  const uint32_t size = wire_get32(self->input + at);
+  if (size == 0 || size > self->frame_limit) {
+    self->fault = size == 0 ? "it sent an empty frame" : "it sent a frame above the frame limit";
+    return 0;
+  }
+  return (size_t)size + WIRE_LENGTH_SIZE;
+}
+
+bool connection_has_room(const struct connection *self) {
+  return !self->ended && self->fault == NULL && self->input_scanned - self->input_start <= CONNECTION_BACKLOG &&
+         self->output_end - self->output_start <= CONNECTION_BACKLOG;
+}
+
+/* Makes room behind input_end for the rest of an unfinished frame, and for some bytes in any case. */
+static int make_room(struct connection *self) {
+  size_t unfinished = 0; /* a header is enough to give a long request an object of its own */
+  if (self->input_end - self->input_scanned >= WIRE_LENGTH_SIZE + WIRE_HEADER_SIZE)
+    unfinished = frame_size(self, self->input_scanned);
+  if (self->fault != NULL) return -1;
+  if (unfinished < CONNECTION_INPUT / 2) unfinished = CONNECTION_INPUT / 2;
+  const size_t held = self->input_scanned - self->input_start;
+  if (self->input_scanned + unfinished <= self->input_capacity && self->input_end < self->input_capacity) return 0;
+  const size_t used = self->input_end - self->input_start;
+  if (self->input_start > 0) {
+    memmove(self->input, self->input + self->input_start, used);
+    self->input_start = 0;
+    self->input_scanned = held;
+    self->input_end = used;
+  }
+  const size_t wanted = held + unfinished;
+  if (wanted <= self->input_capacity && used < self->input_capacity) return 0;
+  const size_t capacity = wanted > used ? wanted : used + CONNECTION_INPUT;
+  uint8_t *input = realloc(self->input, capacity);
+  if (input == NULL) {
+    self->fault = no_memory;
+    return -1;
+  }
+  self->input = input;
+  self->input_capacity = capacity;
+  return 0;
+}
+
+/* An empty buffer starts anew, and gives back what a long frame took. */
+static void rewind_input(struct connection *self) {
+  self->input_start = self->input_scanned = self->input_end = 0;
+  self->cancel_count = 0; /* a cancel follows its request: what was cancelled has been answered */
+  if (self->input_capacity <= CONNECTION_BACKLOG) return;
+  uint8_t *input = realloc(self->input, CONNECTION_INPUT);
+  if (input == NULL) return;
+  self->input = input;
+  self->input_capacity = CONNECTION_INPUT;
+}
+
+/* Keeps the first descriptor that comes along, closes all others. */
+static void keep_page(struct connection *self, struct msghdr *message) {
+  for (struct cmsghdr *part = CMSG_FIRSTHDR(message); part != NULL; part = CMSG_NXTHDR(message, part)) {
+    if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS) continue;
+    const size_t count = (part->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+    for (size_t i = 0; i < count; i++) {
+      int fd;
+      memcpy(&fd, CMSG_DATA(part) + i * sizeof fd, sizeof fd);
+      if (self->page_fd < 0)
+        self->page_fd = fd;
+      else
+        (void)close(fd);
+    }
+  }
+}
+
+static ssize_t receive_with_page(struct connection *self, void *to, size_t size) {
+  union {
+    struct cmsghdr align;
+    char bytes[CMSG_SPACE(PAGE_FDS_MAX * sizeof(int))];
+  } ancillary;
+  struct iovec piece = {.iov_base = to, .iov_len = size};
+  struct msghdr message = {
+      .msg_iov = &piece, .msg_iovlen = 1, .msg_control = &ancillary, .msg_controllen = sizeof ancillary};
+  const ssize_t got = recvmsg(self->fd, &message, MSG_CMSG_CLOEXEC);
+  if (got >= 0) keep_page(self, &message);
+  return got;
+}
+
+ptrdiff_t connection_receive(struct connection *self) {
+  if (self->ended || self->fault != NULL) return -1;
+  if (!connection_has_room(self)) return 0;
+  const bool large = self->large != NULL && self->large_got < self->large_size;
+  if (!large && make_room(self) < 0) return -1;
+  uint8_t *to = large ? (uint8_t *)PyBytes_AS_STRING(self->large) + self->large_got : self->input + self->input_end;
+  const size_t size = large ? self->large_size - self->large_got : self->input_capacity - self->input_end;
+  ssize_t got;
+  do got = self->stage == CONNECTION_OPEN ? recv(self->fd, to, size, 0) : receive_with_page(self, to, size);
+  while (got < 0 && errno == EINTR);
+  if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return 0;
+  if (got <= 0) {
+    self->ended = true;
+    return -1;
+  }
+  if (large)
+    self->large_got += (size_t)got;
+  else
+    self->input_end += (size_t)got;
+  self->received_ns = clock_ns();
+  return got;
+}
+
+static void remember_cancel(struct connection *self, uint64_t id, uint16_t code) {
+  if (self->cancel_count == self->cancel_capacity) {
+    const size_t capacity = self->cancel_capacity == 0 ? 16 : self->cancel_capacity * 2;
+    if (capacity > CONNECTION_CANCELS_MAX) return; /* more than can be in flight: that peer invents them */
+    connection_cancel_entry *cancels = realloc(self->cancels, capacity * sizeof *cancels);
+    if (cancels == NULL) return; /* a cancel may be late, so it may also be lost */
+    self->cancels = cancels;
+    self->cancel_capacity = capacity;
+  }
+  self->cancels[self->cancel_count++] = (connection_cancel_entry){.id = id, .code = code};
+}
+
+static void scan_cancel(struct connection *self, uint64_t id, uint16_t code, const char *reason, size_t size) {
+  if (code != 4) code = 1;
+  if (!self->on_cancel(self->userdata, self, id, code, reason, size)) remember_cancel(self, id, code);
+}
+
+static void scan_ping(struct connection *self, const wire_header *ping, const uint8_t *body, size_t size) {
+  if (size > CONNECTION_PING_MAX) {
+    self->fault = "it sent a ping of more than 64 bytes";
+    return;
+  }
+  uint8_t head[WIRE_LENGTH_SIZE + WIRE_HEADER_SIZE];
+  const wire_header pong = {.kind = WIRE_PONG, .id = ping->id};
+  wire_put32(head, (uint32_t)(WIRE_HEADER_SIZE + size));
+  wire_header_put(head + WIRE_LENGTH_SIZE, &pong);
+  if (connection_put(self, head, sizeof head) == 0) (void)connection_put(self, body, size);
+}
+
+static void scan_envelope(struct connection *self, const char *payload, size_t size) {
+  static const char word[] = "cancellation"; /* looked for first: parsing every request twice would be dear */
+  if (memmem(payload, size, word, sizeof word - 1) == NULL) return;
+  struct envelope parsed;
+  if (envelope_parse(payload, size, &parsed) != NULL || parsed.type != ENVELOPE_CANCELLATION) return;
+  scan_cancel(self, parsed.id, 1, parsed.reason.data, parsed.reason.size);
+}
+
+/* Turns a timeout into the deadline's milliseconds, modulo 2^32, in place: the frame may wait here for long. */
+static void fix_deadline(struct connection *self, uint8_t *payload) {
+  const uint32_t timeout = wire_get32(payload + 16);
+  if (timeout == 0) return;
+  uint32_t deadline = (uint32_t)(self->received_ns / 1000000u) + timeout;
+  if (timeout > INT32_MAX)
+    deadline = 0; /* weeks: as good as none */
+  else if (deadline == 0)
+    deadline = 1;
+  wire_put32(payload + 16, deadline);
+}
+
+static uint64_t deadline_ns(const struct connection *self, uint32_t deadline) {
+  if (deadline == 0) return 0;
+  const uint64_t now_ms = self->received_ns / 1000000u;
+  const int32_t left = (int32_t)(deadline - (uint32_t)now_ms);
+  const int64_t at_ms = (int64_t)now_ms + left;
+  return at_ms <= 0 ? 1 : (uint64_t)at_ms * 1000000u;
+}
+
+static void scan_frame(struct connection *self, uint8_t *payload, size_t size) {
+  if (payload[0] == '{') {
+    scan_envelope(self, (const char *)payload, size);
+    return;
+  }
+  wire_header header;
+  if (wire_header_get(payload, size, &header) < 0) {
+    self->fault = "it sent bytes that are no frame";
+    return;
+  }
+  const size_t skip = WIRE_HEADER_SIZE + (size_t)header.metadata_size;
+  if (header.kind == WIRE_CANCEL) {
+    scan_cancel(self, header.id, header.code, (const char *)payload + skip, size - skip);
+  } else if (header.kind == WIRE_PING) {
+    scan_ping(self, &header, payload + skip, size - skip);
+  } else if (header.kind == WIRE_REQUEST) {
+    fix_deadline(self, payload);
+  }
+}
+
+void connection_scan(struct connection *self) {
+  while (self->fault == NULL) {
+    if (self->stage != CONNECTION_OPEN && self->input_scanned > self->input_start) return; /* it may change the limit */
+    const size_t size = frame_size(self, self->input_scanned);
+    if (size == 0) return;
+    const size_t there = self->input_end - self->input_scanned;
+    uint8_t *payload = self->input + self->input_scanned + WIRE_LENGTH_SIZE;
+    if (there > WIRE_LENGTH_SIZE && payload[0] != '{' && (payload[0] == 0 || payload[0] > WIRE_KIND_MAX)) {
+      self->fault = "it sent bytes that are no frame"; /* said at once: the rest of it may never come */
+      return;
+    }
+    if (there < size) return;
+    scan_frame(self, payload, size - WIRE_LENGTH_SIZE);
+    if (self->fault == NULL) self->input_scanned += size;
+  }
+}
+
+/* Gives an unfinished long request an object of its own, which the rest is then received into. */
+static int begin_large(struct connection *self) {
+  const size_t there = self->input_end - self->input_start;
+  const size_t size = frame_size(self, self->input_start);
+  if (self->fault != NULL || self->stage != CONNECTION_OPEN) return 0;
+  if (size <= CONNECTION_LARGE || there < WIRE_LENGTH_SIZE + WIRE_HEADER_SIZE) return 0;
+  uint8_t *payload = self->input + self->input_start + WIRE_LENGTH_SIZE;
+  size_t skip = WIRE_LENGTH_SIZE;
+  wire_header header = {.kind = 0};
+  if (payload[0] != '{') {
+    if (wire_header_get(payload, size - WIRE_LENGTH_SIZE, &header) < 0) {
+      self->fault = "it sent bytes that are no frame";
+      return 0;
+    }
+    if (header.kind != WIRE_REQUEST || header.metadata_size != 0) return 0;
+    skip += WIRE_HEADER_SIZE;
+    fix_deadline(self, payload);
+  }
+  PyObject *large = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(size - skip));
+  if (large == NULL) return -1;
+  memcpy(PyBytes_AS_STRING(large), self->input + self->input_start + skip, there - skip);
+  self->large = large;
+  self->large_got = there - skip;
+  self->large_size = size - skip;
+  self->large_header = header;
+  self->large_deadline_ns = header.kind == 0 ? 0 : deadline_ns(self, wire_get32(payload + 16));
+  self->input_start = self->input_scanned = self->input_end; /* cancels stay remembered: rewound later */
+  return 0;
+}
+
+static int take_large(struct connection *self, connection_frame *ret_frame) {
+  if (self->large_got < self->large_size) return 0;
+  *ret_frame =
+      (connection_frame){.header = self->large_header, .body = self->large, .deadline_ns = self->large_deadline_ns};
+  self->large = NULL;
+  return 1;
+}
+
+int connection_take(struct connection *self, connection_frame *ret_frame) {
+  if (self->large != NULL) return take_large(self, ret_frame);
+  if (self->input_scanned == self->input_start) connection_scan(self);
+  if (self->fault != NULL && self->input_scanned == self->input_start) return 0;
+  if (self->input_scanned == self->input_start) {
+    if (self->input_start == self->input_end) {
+      rewind_input(self);
+      return 0;
+    }
+    return begin_large(self);
+  }
+  const size_t size = wire_get32(self->input + self->input_start);
+  const uint8_t *payload = self->input + self->input_start + WIRE_LENGTH_SIZE;
+  wire_header header = {.kind = 0};
+  size_t skip = 0;
+  uint64_t deadline = 0;
+  if (payload[0] != '{') {
+    (void)wire_header_get(payload, size, &header); /* scan has found it right */
+    skip = WIRE_HEADER_SIZE + (size_t)header.metadata_size;
+    deadline = header.kind == WIRE_REQUEST ? deadline_ns(self, header.timeout_ms) : 0;
+  }
+  PyObject *body = PyBytes_FromStringAndSize((const char *)payload + skip, (Py_ssize_t)(size - skip));
+  if (body == NULL) return -1;
+  *ret_frame = (connection_frame){.header = header, .body = body, .deadline_ns = deadline};
+  self->input_start += WIRE_LENGTH_SIZE + size;
+  return 1;
+}
+
+uint16_t connection_cancelled(const struct connection *self, uint64_t id) {
+  for (size_t i = 0; i < self->cancel_count; i++)
+    if (self->cancels[i].id == id) return self->cancels[i].code;
+  return 0;
+}
+
+int connection_put(struct connection *self, const void *data, size_t size) {
+  if (self->output_start == self->output_end) self->output_start = self->output_end = 0;
+  if (size > self->output_capacity - self->output_end) {
+    size_t capacity = self->output_capacity == 0 ? CONNECTION_INPUT : self->output_capacity;
+    while (capacity - self->output_end < size) capacity *= 2;
+    uint8_t *output = realloc(self->output, capacity);
+    if (output == NULL) {
+      self->fault = no_memory;
+      return -1;
+    }
+    self->output = output;
+    self->output_capacity = capacity;
+  }
+  if (size > 0) memcpy(self->output + self->output_end, data, size);
+  self->output_end += size;
+  return 0;
+}
+
+/* What the socket has taken comes off the queue first, then off the rest. */
+static void advance(struct connection *self, size_t sent, const uint8_t **rest, size_t *rest_size) {
+  const size_t queued = self->output_end - self->output_start;
+  if (sent < queued) {
+    self->output_start += sent;
+    return;
+  }
+  self->output_start = self->output_end = 0;
+  if (rest == NULL) return;
+  *rest += sent - queued;
+  *rest_size -= sent - queued;
+}
+
+int connection_send(struct connection *self, const uint8_t **rest, size_t *rest_size) {
+  for (;;) {
+    struct iovec pieces[2];
+    struct msghdr message = {.msg_iov = pieces};
+    if (connection_unsent(self))
+      pieces[message.msg_iovlen++] =
+          (struct iovec){self->output + self->output_start, self->output_end - self->output_start};
+    if (rest != NULL && *rest_size > 0)
+      pieces[message.msg_iovlen++] = (struct iovec){(void *)(uintptr_t)*rest, *rest_size};
+    if (message.msg_iovlen == 0) return 1;
+    const ssize_t sent = sendmsg(self->fd, &message, MSG_NOSIGNAL);
+    if (sent >= 0) {
+      advance(self, (size_t)sent, rest, rest_size);
+    } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
+      return 0;
+    } else if (errno != EINTR) {
+      self->output_start = self->output_end = 0;
+      return -1; /* what it sent before it went can still be read */
+    }
+  }
+}
+
+int connection_wait_writable(const struct connection *self, int timeout_ms) {
+  struct pollfd wanted = {.fd = self->fd, .events = POLLOUT};
+  const int ready = poll(&wanted, 1, timeout_ms);
+  if (ready <= 0) return ready;
+  if ((wanted.revents & POLLOUT) != 0) return 1;
+  errno = EPIPE;
+  return -1;
+}

@@ -1,0 +1,46 @@
+/*
+ * context.h - the Context type: what a handler may ask about the call that it runs.
+ *
+ * A context belongs to the dispatching thread, but the control thread may cancel it, without the GIL, while its call runs.
+ * It stays readable after the call, with the state that the call ended in.
+ */
+#ifndef PYPROC_WORKER_CONTEXT_H
+#define PYPROC_WORKER_CONTEXT_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "wake.h"
+
+enum { CONTEXT_REASON_MAX = 256 };
+
+struct context {
+  PyObject_HEAD PyObject *method; /* str: the method's name */
+  PyObject *event;                /* threading.Event, made when asked for; NULL before */
+  PyObject *make_event; /* callable: the context to a threading.Event that is set once the context is cancelled */
+  uint64_t id;
+  uint64_t deadline_ns; /* CLOCK_MONOTONIC; 0: none */
+  long worker_index;
+  atomic_bool event_wanted;
+  atomic_uint cancelled;           /* 0, or the code: 1 cancelled, 4 deadline exceeded */
+  char reason[CONTEXT_REASON_MAX]; /* UTF-8, complete before `cancelled` is set */
+};
+
+extern PyType_Spec context_spec;
+
+/* Returns a new reference, or NULL with a Python exception. */
+struct context *context_new(PyTypeObject *type, PyObject *make_event, long worker_index);
+
+/* Readies a context for its next call; nobody else may hold it. */
+void context_begin(struct context *self, PyObject *method, uint64_t id, uint64_t deadline_ns);
+
+/* Marks the call as cancelled; only the first time counts. Needs no GIL. */
+void context_cancel(struct context *self, unsigned code, const char *reason, size_t reason_size, const wake *events);
+
+/* The threading.Event that is set once the call is cancelled: a new reference, or NULL with a Python exception. */
+PyObject *context_event(struct context *self);
+
+#endif

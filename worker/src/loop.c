@@ -1,0 +1,586 @@
+#define _GNU_SOURCE
+#include "loop.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <sched.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "call.h"
+#include "exception.h"
+#include "module.h"
+#include "page.h"
+#include "wake.h"
+
+enum {
+  PATIENCE_MS = 1000, /* for a peer that does not read, once the worker stops */
+  SPIN_SCORE_MAX = 8,
+  SPIN_PROBE = 16, /* every so many waits it tries whether spinning pays again */
+  YIELD_FROM_NS = 3000
+};
+
+static void lock(struct loop *self) {
+  (void)pthread_mutex_lock(&self->control->lock);
+}
+static void unlock(struct loop *self) {
+  (void)pthread_mutex_unlock(&self->control->lock);
+}
+
+static void set_fault(struct loop *self, struct connection *connection, const char *fault) {
+  lock(self);
+  connection->fault = fault;
+  unlock(self);
+}
+
+static void set_ended(struct loop *self, struct connection *connection) {
+  lock(self);
+  connection->ended = true;
+  unlock(self);
+}
+
+static bool is_stopped(const struct loop *self) {
+  return atomic_load_explicit(&self->control->stop, memory_order_relaxed);
+}
+
+/* --- Flush --- */
+
+int loop_push(struct loop *self, struct connection *connection, const void *rest, size_t size) {
+  const uint8_t *at = rest;
+  int waited = 0;
+  for (;;) {
+    int sent, ready = 0, problem = 0;
+    Py_BEGIN_ALLOW_THREADS;
+    lock(self);
+    sent = connection_send(connection, &at, &size);
+    unlock(self);
+    if (sent == 0) {
+      ready = connection_wait_writable(connection, PATIENCE_MS / 10);
+      problem = errno;
+    }
+    Py_END_ALLOW_THREADS;
+    if (sent > 0) return 0;
+    if (sent < 0 || (ready < 0 && problem != EINTR)) break;
+    if (ready < 0 && PyErr_CheckSignals() < 0) return -1;
+    if (ready == 0 && is_stopped(self) && (atomic_load(&self->control->host_dead) || ++waited >= 10)) break;
+  }
+  set_ended(self, connection);
+  return 0;
+}
+
+int loop_flush(struct loop *self, struct connection *connection) {
+  self->unflushed = 0;
+  self->unflushed_since_ns = 0;
+  lock(self);
+  const int sent = connection_unsent(connection) ? connection_send(connection, NULL, NULL) : 1;
+  if (sent < 0) connection->ended = true;
+  unlock(self);
+  return sent == 0 ? loop_push(self, connection, NULL, 0) : 0;
+}
+
+/* --- Handshake --- */
+
+static void put_hello(struct loop *self, struct connection *connection) {
+  uint8_t head[WIRE_LENGTH_SIZE + WIRE_HEADER_SIZE];
+  const wire_header header = {.kind = WIRE_HELLO, .flags = WIRE_FLAG_JSON};
+  const size_t size = (size_t)PyBytes_GET_SIZE(self->hello);
+  wire_put32(head, (uint32_t)(WIRE_HEADER_SIZE + size));
+  wire_header_put(head + WIRE_LENGTH_SIZE, &header);
+  lock(self);
+  if (connection_put(connection, head, sizeof head) == 0)
+    (void)connection_put(connection, PyBytes_AS_STRING(self->hello), size);
+  connection->stage = CONNECTION_WELCOMING;
+  unlock(self);
+}
+
+static void open_connection(struct loop *self, struct connection *connection, uint32_t frame_limit) {
+  status_page *page = connection->page_fd < 0 ? NULL : page_map(connection->page_fd);
+  lock(self);
+  connection->page = page;
+  connection->frame_limit = frame_limit;
+  connection->stage = CONNECTION_OPEN;
+  if (connection->page_fd >= 0) (void)close(connection->page_fd);
+  connection->page_fd = -1;
+  unlock(self);
+}
+
+/* Returns 0, or -1 with a Python exception: what is wrong with the host's welcome. */
+static int welcome(struct loop *self, struct connection *connection, PyObject *body) {
+  PyObject *facts = PyObject_CallOneArg(self->hooks.welcome, body);
+  if (facts == NULL) return -1;
+  unsigned frame_limit;
+  long worker_index, spin_us;
+  const int parsed = PyArg_ParseTuple(facts, "Ill:welcome", &frame_limit, &worker_index, &spin_us);
+  Py_DECREF(facts);
+  if (!parsed) return -1;
+  if (worker_index >= 0) self->worker_index = worker_index;
+  if (spin_us >= 0) self->spin_ns = (uint64_t)spin_us * 1000u;
+  open_connection(self, connection, frame_limit);
+  return 0;
+}
+
+/* --- Dispatch --- */
+
+static int dispatch_greeting(struct loop *self, struct connection *connection, const connection_frame *frame) {
+  if (frame->header.kind == 0) {
+    connection->original = true;
+    open_connection(self, connection, WIRE_FRAME_LIMIT_DEFAULT);
+    return call_envelope(self, connection, frame);
+  }
+  if (frame->header.kind == WIRE_HELLO && connection->stage == CONNECTION_GREETING) {
+    put_hello(self, connection);
+  } else if (frame->header.kind == WIRE_WELCOME && connection->stage == CONNECTION_WELCOMING) {
+    if (welcome(self, connection, frame->body) == 0) return 0;
+    if (self->inherited) return -1;
+    PyErr_Clear();
+    set_fault(self, connection, "it sent a welcome that does not fit this worker");
+  } else if (frame->header.kind < WIRE_STREAM_DATA && frame->header.kind != WIRE_CANCEL &&
+             frame->header.kind != WIRE_PING) {
+    set_fault(self, connection, "it sent a frame before the handshake was over");
+  }
+  return 0;
+}
+
+static int dispatch_frame(struct loop *self, struct connection *connection, const connection_frame *frame) {
+  if (connection->stage != CONNECTION_OPEN) return dispatch_greeting(self, connection, frame);
+  switch (frame->header.kind) {
+  case 0:
+    return call_envelope(self, connection, frame);
+  case WIRE_REQUEST:
+    return call_frame(self, connection, frame);
+  case WIRE_HELLO:
+  case WIRE_WELCOME:
+  case WIRE_REPLY:
+  case WIRE_PONG:
+  case WIRE_STARTED:
+  case WIRE_FAILED:
+    set_fault(self, connection, "it sent a frame that a host must not send");
+    break;
+  default:
+    break; /* CANCEL and PING are seen by connection_scan(), others are of later versions */
+  }
+  return 0;
+}
+
+/* Returns how many frames were handled, -1 with a Python exception. */
+static int dispatch(struct loop *self, struct connection *connection) {
+  int handled = 0;
+  while (handled < LOOP_BATCH && (self->stopping || !is_stopped(self))) {
+    connection_frame frame;
+    lock(self);
+    const int taken = connection->ended ? 0 : connection_take(connection, &frame);
+    unlock(self);
+    if (taken < 0) return -1;
+    if (taken == 0) break;
+    handled++;
+    const int result = dispatch_frame(self, connection, &frame);
+    Py_DECREF(frame.body);
+    if (result < 0) return -1;
+    if (self->abandoned) return 0;
+    if (self->unflushed >= LOOP_FLUSH_REPLIES && loop_flush(self, connection) < 0) return -1;
+  }
+  return handled;
+}
+
+/* --- Drain --- */
+
+static ptrdiff_t drain(struct loop *self, struct connection *connection) {
+  lock(self);
+  const ptrdiff_t got = connection_receive(connection);
+  if (got > 0) connection_scan(connection);
+  unlock(self);
+  return got;
+}
+
+static void count_turn(struct connection *connection) {
+  if (connection->page == NULL) return;
+  _Atomic uint64_t *counter = &connection->page->loop_counter;
+  atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + 1, memory_order_relaxed);
+}
+
+/* One connection's turn. Returns how much was done, 0: nothing, -1 with a Python exception. */
+static int turn(struct loop *self, struct connection *connection) {
+  const ptrdiff_t got = drain(self, connection);
+  const int handled = dispatch(self, connection);
+  if (self->abandoned) return 0;
+  count_turn(connection);
+  if (handled < 0) {
+    PyObject *exception = exception_take();
+    if (loop_flush(self, connection) < 0) PyErr_Clear();
+    exception_restore(exception);
+    return -1;
+  }
+  if (loop_flush(self, connection) < 0) return -1;
+  return handled + (got > 0);
+}
+
+/* --- Connections --- */
+
+static int add_connection(struct loop *self, int fd, connection_stage stage) {
+  struct connection *added = connection_new(fd, stage, control_cancel, self->control);
+  if (added == NULL) return -1;
+  self->ready[self->connection_count] = true;
+  self->connections[self->connection_count++] = added;
+  return 0;
+}
+
+/* Returns 0, or -1 with a Python exception: the host of an inherited socket broke the protocol. */
+static int remove_connection(struct loop *self, size_t index) {
+  struct connection *const removed = self->connections[index];
+  self->connections[index] = self->connections[--self->connection_count];
+  self->ready[index] = self->ready[self->connection_count];
+  const char *fault = removed->fault;
+  connection_free(removed);
+  if (fault == NULL) return 0;
+  if (self->inherited) {
+    PyErr_Format(PyExc_ConnectionError, "the host broke the protocol: %s", fault);
+    return -1;
+  }
+  PySys_FormatStderr("pyproc_worker: a client was disconnected: %s\n", fault);
+  return 0;
+}
+
+static void accept_clients(struct loop *self) {
+  while (self->connection_count < LOOP_CONNECTIONS_MAX) {
+#ifdef __linux__
+    const int fd = accept4(self->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+#else
+    const int fd = accept(self->listen_fd, NULL, NULL);
+#endif
+    if (fd < 0) return; /* none, or none of those that can be served */
+    if (add_connection(self, fd, CONNECTION_GREETING) < 0) (void)close(fd);
+  }
+}
+
+/* --- Wait --- */
+
+static bool spinning_pays(struct loop *self) {
+  if (self->spin_ns == 0 || self->connection_count != 1) return false;
+  return self->spin_score > 0 || ++self->waits % SPIN_PROBE == 0;
+}
+
+/* Looks for more for a while before it blocks: waking up costs more than that. Needs no GIL. */
+static bool spin(struct loop *self) {
+  struct connection *const connection = self->connections[0];
+  const uint64_t start_ns = clock_ns();
+  uint64_t spent_ns = 0;
+  while (spent_ns < self->spin_ns && !is_stopped(self)) {
+    lock(self);
+    const ptrdiff_t got = connection_receive(connection);
+    if (got > 0) connection_scan(connection);
+    unlock(self);
+    if (got != 0) {
+      if (self->spin_score < SPIN_SCORE_MAX) self->spin_score++;
+      return true;
+    }
+    if (spent_ns > YIELD_FROM_NS) (void)sched_yield();
+    spent_ns = clock_ns() - start_ns;
+  }
+  if (self->spin_score > -SPIN_SCORE_MAX) self->spin_score--;
+  return false;
+}
+
+static nfds_t fill_poll(const struct loop *self, struct pollfd *wanted) {
+  const bool listening = self->listen_fd >= 0 && self->connection_count < LOOP_CONNECTIONS_MAX;
+  wanted[0] = (struct pollfd){.fd = self->control->turn.read_fd, .events = POLLIN};
+  wanted[1] = (struct pollfd){.fd = listening ? self->listen_fd : -1, .events = POLLIN};
+  for (size_t i = 0; i < self->connection_count; i++)
+    wanted[2 + i] = (struct pollfd){.fd = self->connections[i]->fd, .events = POLLIN};
+  return 2 + self->connection_count;
+}
+
+/* Waits until there is something to do. Returns 0, or -1 with a Python exception of a signal handler. */
+static int wait_for_work(struct loop *self) {
+  struct pollfd wanted[2 + LOOP_CONNECTIONS_MAX];
+  const nfds_t count = fill_poll(self, wanted);
+  int ready = 0, problem = 0;
+  bool found = false;
+  Py_BEGIN_ALLOW_THREADS;
+  if (spinning_pays(self)) found = spin(self);
+  if (!found) {
+    ready = poll(wanted, count, -1);
+    problem = errno;
+  }
+  Py_END_ALLOW_THREADS;
+  if (found) {
+    self->ready[0] = true;
+    return 0;
+  }
+  if (ready < 0 && problem != EINTR) {
+    errno = problem;
+    (void)PyErr_SetFromErrno(PyExc_OSError);
+    return -1;
+  }
+  if (ready > 0 && wanted[0].revents != 0) wake_drain(&self->control->turn);
+  if (ready < 0 || wanted[0].revents != 0) return PyErr_CheckSignals();
+  for (size_t i = 0; i < self->connection_count; i++) self->ready[i] = wanted[2 + i].revents != 0;
+  if (wanted[1].revents != 0) accept_clients(self);
+  return 0;
+}
+
+/* --- Run --- */
+
+/* Whether nothing more can come of a connection. */
+static bool is_over(struct loop *self, const struct connection *connection) {
+  lock(self);
+  const bool over = connection->ended || connection->fault != NULL;
+  unlock(self);
+  return over;
+}
+
+/* A turn for each connection that may have something. Returns how much was done, -1 with a Python exception. */
+static int turn_all(struct loop *self) {
+  int done = 0;
+  for (size_t i = self->connection_count; i-- > 0;) {
+    if (!self->ready[i]) continue;
+    const int handled = turn(self, self->connections[i]);
+    if (handled < 0) return -1;
+    if (self->abandoned) return 0;
+    done += handled;
+    self->ready[i] = handled > 0;
+    if (handled < LOOP_BATCH && is_over(self, self->connections[i]) && remove_connection(self, i) < 0) return -1;
+  }
+  return done;
+}
+
+/* Answers what was not started, so that every request has its reply. */
+static void finish(struct loop *self) {
+  self->stopping = true;
+  for (size_t i = 0; i < self->connection_count; i++) {
+    int handled;
+    do handled = turn(self, self->connections[i]);
+    while (handled >= LOOP_BATCH);
+    if (handled < 0) PyErr_Clear();
+  }
+}
+
+static bool is_done(const struct loop *self) {
+  return is_stopped(self) || (self->listen_fd < 0 && self->connection_count == 0);
+}
+
+static int run_until_stopped(struct loop *self) {
+  while (!is_done(self)) {
+    const int done = turn_all(self);
+    if (done < 0) return -1;
+    if (self->abandoned) return 0;
+    if (done >= LOOP_BATCH) { /* let callers on this core in, they hold the next requests */
+      Py_BEGIN_ALLOW_THREADS;
+      (void)sched_yield();
+      Py_END_ALLOW_THREADS;
+    } else if (done == 0 && !is_done(self) && wait_for_work(self) < 0) {
+      return -1;
+    }
+  }
+  return 0;
+}
+
+static PyObject *run(struct loop *self, PyObject *unused) {
+  (void)unused;
+  if (self->ran) {
+    PyErr_SetString(PyExc_RuntimeError, "a loop runs once");
+    return NULL;
+  }
+  self->ran = true;
+  const int failed = control_start(self->control);
+  if (failed != 0) {
+    errno = failed;
+    return PyErr_SetFromErrno(PyExc_OSError);
+  }
+  if (self->inherited) put_hello(self, self->connections[0]);
+  int result = self->inherited ? loop_flush(self, self->connections[0]) : 0;
+  if (result == 0) result = run_until_stopped(self);
+  if (self->abandoned) Py_RETURN_NONE;
+  PyObject *exception = result < 0 ? exception_take() : NULL;
+  finish(self);
+  while (self->connection_count > 0)
+    if (remove_connection(self, self->connection_count - 1) < 0) PyErr_Clear();
+  if (exception == NULL) Py_RETURN_NONE;
+  exception_restore(exception);
+  return NULL;
+}
+
+static PyObject *stop(struct loop *self, PyObject *unused) {
+  (void)unused;
+  if (!self->abandoned) control_stop(self->control);
+  Py_RETURN_NONE;
+}
+
+static PyObject *abandon(struct loop *self, PyObject *unused) {
+  (void)unused;
+  self->abandoned = true;
+  for (size_t i = 0; i < self->connection_count; i++) connection_abandon(self->connections[i]);
+  if (self->listen_fd >= 0) (void)close(self->listen_fd);
+  self->listen_fd = -1;
+  control_abandon(self->control);
+  Py_RETURN_NONE;
+}
+
+/* --- Type --- */
+
+static int make_keywords(struct loop *self) {
+  static const char *const names[] = {"context", "cancel_event"};
+  self->keywords[1] = Py_BuildValue("(s)", names[0]);
+  self->keywords[2] = Py_BuildValue("(s)", names[1]);
+  self->keywords[3] = Py_BuildValue("(ss)", names[0], names[1]);
+  self->serialize = PyUnicode_InternFromString("SerializeToString");
+  return self->keywords[1] == NULL || self->keywords[2] == NULL || self->keywords[3] == NULL || self->serialize == NULL
+             ? -1
+             : 0;
+}
+
+/* Takes the descriptors over once nothing can fail any more. */
+static int open_wire(struct loop *self, int fd, int listen_fd, int host_fd) {
+  self->control = control_new(host_fd);
+  if (self->control == NULL) {
+    (void)PyErr_SetFromErrno(PyExc_OSError);
+    return -1;
+  }
+  self->inherited = fd >= 0;
+  if (fd >= 0 && add_connection(self, fd, CONNECTION_WELCOMING) < 0) {
+    self->control->host_fd = -1;
+    (void)PyErr_SetFromErrno(PyExc_OSError);
+    return -1;
+  }
+  self->listen_fd = listen_fd;
+  return 0;
+}
+
+static int set_hooks(struct loop *self, PyObject *hooks) {
+  loop_hooks *const to = &self->hooks;
+  PyObject **const all[] = {&to->describe, &to->welcome, &to->decode,     &to->encode,
+                            &to->parse,    &to->print,   &to->make_event, &to->forget_event};
+  static const char *const names[] = {"describe", "welcome", "decode",     "encode",
+                                      "parse",    "print",   "make_event", "forget_event"};
+  for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+    *all[i] = PyObject_GetAttrString(hooks, names[i]);
+    if (*all[i] == NULL) return -1;
+  }
+  return 0;
+}
+
+static PyObject *loop_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords) {
+  static char *names[] = {"methods", "hello", "hooks", "fd", "listen_fd", "host_fd", "worker_index", "spin_us", NULL};
+  PyObject *method_list, *hello, *hooks;
+  int fd = -1, listen_fd = -1, host_fd = -1;
+  long worker_index = 0;
+  unsigned spin_us = 0;
+  if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "OSO|$iiilI:Loop", names, &method_list, &hello, &hooks, &fd,
+                                   &listen_fd, &host_fd, &worker_index, &spin_us))
+    return NULL;
+  if ((fd < 0) == (listen_fd < 0)) {
+    PyErr_SetString(PyExc_ValueError, "a loop needs either fd or listen_fd");
+    return NULL;
+  }
+  struct loop *self = (struct loop *)type->tp_alloc(type, 0);
+  if (self == NULL) return NULL;
+  self->listen_fd = -1;
+  self->worker_index = worker_index;
+  self->spin_ns = (uint64_t)spin_us * 1000u;
+  Py_INCREF(hello);
+  self->hello = hello;
+  module_state *state = PyType_GetModuleState(type);
+  if (state == NULL || make_keywords(self) < 0 || set_hooks(self, hooks) < 0 ||
+      methods_init(&self->methods, method_list) < 0)
+    goto fail;
+  Py_INCREF(state->context_type);
+  self->context_type = state->context_type;
+  if (open_wire(self, fd, listen_fd, host_fd) < 0) goto fail;
+  return (PyObject *)self;
+fail:
+  Py_DECREF(self);
+  return NULL;
+}
+
+static int traverse(struct loop *self, visitproc visit, void *arg) {
+  Py_VISIT(Py_TYPE(self));
+  Py_VISIT(self->hooks.describe);
+  Py_VISIT(self->hooks.welcome);
+  Py_VISIT(self->hooks.decode);
+  Py_VISIT(self->hooks.encode);
+  Py_VISIT(self->hooks.parse);
+  Py_VISIT(self->hooks.print);
+  Py_VISIT(self->hooks.make_event);
+  Py_VISIT(self->hooks.forget_event);
+  Py_VISIT(self->context_type);
+  Py_VISIT(self->spare);
+  return methods_traverse(&self->methods, visit, arg);
+}
+
+static int clear(struct loop *self) {
+  Py_CLEAR(self->hooks.describe);
+  Py_CLEAR(self->hooks.welcome);
+  Py_CLEAR(self->hooks.decode);
+  Py_CLEAR(self->hooks.encode);
+  Py_CLEAR(self->hooks.parse);
+  Py_CLEAR(self->hooks.print);
+  Py_CLEAR(self->hooks.make_event);
+  Py_CLEAR(self->hooks.forget_event);
+  Py_CLEAR(self->context_type);
+  Py_CLEAR(self->spare);
+  methods_clear(&self->methods);
+  return 0;
+}
+
+static void dealloc(struct loop *self) {
+  PyTypeObject *const type = Py_TYPE(self);
+  PyObject_GC_UnTrack(self);
+  (void)clear(self);
+  Py_CLEAR(self->hello);
+  Py_CLEAR(self->serialize);
+  for (size_t i = 0; i < sizeof self->keywords / sizeof *self->keywords; i++) Py_CLEAR(self->keywords[i]);
+  if (!self->abandoned) { /* a forked child leaves be what its parent's other thread may have been changing */
+    for (size_t i = 0; i < self->connection_count; i++) connection_free(self->connections[i]);
+    if (self->listen_fd >= 0) (void)close(self->listen_fd);
+    if (self->control != NULL) control_release(self->control);
+  }
+  type->tp_free(self);
+  Py_DECREF(type);
+}
+
+static PyObject *get_event_fd(struct loop *self, void *closure) {
+  (void)closure;
+  return PyLong_FromLong(self->control->events.read_fd);
+}
+
+static PyObject *get_wakeup_fd(struct loop *self, void *closure) {
+  (void)closure;
+  return PyLong_FromLong(self->control->turn.write_fd);
+}
+
+static PyObject *get_abandoned(struct loop *self, void *closure) {
+  (void)closure;
+  return PyBool_FromLong(self->abandoned);
+}
+
+static PyMethodDef loop_methods[] = {
+    {"run", (PyCFunction)(void (*)(void))run, METH_NOARGS, "Serves until stop(), or the end of the inherited socket."},
+    {"stop", (PyCFunction)(void (*)(void))stop, METH_NOARGS, "Lets run() return once the running handler has."},
+    {"abandon", (PyCFunction)(void (*)(void))abandon, METH_NOARGS, "Closes all descriptors: in a forked child."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef loop_getters[] = {
+    {"event_fd", (getter)get_event_fd, NULL, "Becomes readable when a context with an event is cancelled.", NULL},
+    {"wakeup_fd", (getter)get_wakeup_fd, NULL, "A byte written to it ends run()'s wait.", NULL},
+    {"abandoned", (getter)get_abandoned, NULL, "Whether this is a forked child.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+__extension__ static PyType_Slot loop_slots[] = {
+    {Py_tp_doc, "Waits for requests, drains sockets, dispatches to handlers, flushes replies."},
+    {Py_tp_new, loop_new},
+    {Py_tp_dealloc, dealloc},
+    {Py_tp_traverse, traverse},
+    {Py_tp_clear, clear},
+    {Py_tp_methods, loop_methods},
+    {Py_tp_getset, loop_getters},
+    {0, NULL},
+};
+
+PyType_Spec loop_spec = {
+    .name = "pyproc_worker._ext.Loop",
+    .basicsize = sizeof(struct loop),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    .slots = loop_slots,
+};

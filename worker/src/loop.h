@@ -1,0 +1,65 @@
+/*
+ * loop.h - the Loop type: waits for requests, drains sockets, dispatches to handlers, flushes replies.
+ *
+ * A loop belongs to the thread that calls run(), the dispatching thread; only stop() may be called by others, and abandon() in
+ * a forked child. It holds the GIL but while it waits or writes much.
+ */
+#ifndef PYPROC_WORKER_LOOP_H
+#define PYPROC_WORKER_LOOP_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "connection.h"
+#include "context.h"
+#include "control.h"
+#include "methods.h"
+
+enum {
+  LOOP_CONNECTIONS_MAX = 128,
+  LOOP_BATCH = 64,       /* requests of one connection before another's turn */
+  LOOP_FLUSH_REPLIES = 8 /* replies that are sent with one write at most */
+};
+
+/* What the loop asks Python for, all callables; see pyproc_worker/_ext.pyi. */
+typedef struct loop_hooks {
+  PyObject *describe, *welcome, *decode, *encode, *parse, *print, *make_event, *forget_event;
+} loop_hooks;
+
+struct loop {
+  PyObject_HEAD struct control *control;
+  struct methods methods;
+  loop_hooks hooks;
+  PyObject *hello;       /* bytes: the hello's JSON */
+  PyObject *keywords[4]; /* of handlers, by METHOD_* >> 1: tuples of str; the first NULL */
+  PyObject *serialize;   /* str: the name of the method that serialises a message */
+  PyTypeObject *context_type;
+  struct context *spare; /* kept for the next call where no handler kept it */
+  struct connection *connections[LOOP_CONNECTIONS_MAX];
+  size_t connection_count;
+  int listen_fd; /* -1: there is one connection, which is inherited */
+  bool inherited;
+  bool ran;
+  bool abandoned; /* this is a forked child: nothing may be touched */
+  bool stopping;  /* what was not started is answered UNAVAILABLE */
+  bool ready[LOOP_CONNECTIONS_MAX];
+  long worker_index;
+  uint64_t spin_ns; /* how long to look for more before blocking */
+  int spin_score;   /* grows with each success, falls with each failure; above 0 spinning pays */
+  unsigned waits;
+  size_t unflushed; /* replies of the connection whose turn it is */
+  uint64_t unflushed_since_ns;
+};
+
+extern PyType_Spec loop_spec;
+
+/* Sends what is queued on the connection and then `rest`, waiting as long as the peer reads. Releases the GIL. A peer that is
+ * gone is no error: the connection has then ended. Returns 0, or -1 with a Python exception of a signal handler. */
+int loop_push(struct loop *self, struct connection *connection, const void *rest, size_t size);
+
+/* Sends what is queued; without waiting where the socket takes it all. Returns as loop_push(). */
+int loop_flush(struct loop *self, struct connection *connection);
+
+#endif

@@ -1,0 +1,56 @@
+#include "module.h"
+
+#include "context.h"
+#include "loop.h"
+
+static int add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **ret_type) {
+  *ret_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, spec, NULL);
+  return *ret_type == NULL ? -1 : PyModule_AddType(module, *ret_type);
+}
+
+static int execute(PyObject *module) {
+  module_state *const state = PyModule_GetState(module);
+  if (add_type(module, &context_spec, &state->context_type) < 0) return -1;
+  return add_type(module, &loop_spec, &state->loop_type);
+}
+
+static int traverse(PyObject *module, visitproc visit, void *arg) {
+  module_state *const state = PyModule_GetState(module);
+  Py_VISIT(state->context_type);
+  Py_VISIT(state->loop_type);
+  return 0;
+}
+
+static int clear(PyObject *module) {
+  module_state *const state = PyModule_GetState(module);
+  Py_CLEAR(state->context_type);
+  Py_CLEAR(state->loop_type);
+  return 0;
+}
+
+__extension__ static PyModuleDef_Slot slots[] = {
+    {Py_mod_exec, execute},
+#ifdef Py_mod_multiple_interpreters
+    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
+#endif
+#ifdef Py_mod_gil
+    {Py_mod_gil, Py_MOD_GIL_NOT_USED},
+#endif
+    {0, NULL},
+};
+
+static PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "pyproc_worker._ext",
+    .m_doc = "The wire of a pyproc worker: read, framing, dispatch, write.",
+    .m_size = sizeof(module_state),
+    .m_slots = slots,
+    .m_traverse = traverse,
+    .m_clear = clear,
+};
+
+PyMODINIT_FUNC PyInit__ext(void);
+
+PyMODINIT_FUNC PyInit__ext(void) {
+  return PyModuleDef_Init(&definition);
+}
