@@ -1,0 +1,27 @@
+/* cases.h - what is measured. A case runs for `seconds` and may be run again and again, in turn with others. */
+#ifndef BENCH_CASES_H
+#define BENCH_CASES_H
+
+#include "samples.h"
+
+/* What one case has measured so far, over all its rounds. */
+typedef struct measure {
+  samples samples; /* one time per call */
+  double calls;    /* and how many there were */
+  double seconds;  /* in so much time */
+  double fairness; /* calls of the slowest thread ÷ those of the fastest, mean over rounds */
+  int rounds;
+} measure;
+
+/* The limit: bytes to another process and back over a Unix socket, no Python. */
+typedef enum pingpong_mode { PINGPONG_BLOCKING, PINGPONG_SPINNING } pingpong_mode;
+void run_pingpong(pingpong_mode mode, double seconds, measure *measure);
+
+/* Unary calls into Python. */
+typedef struct unary_pool unary_pool;
+unary_pool *unary_open(const char *protocol, int64_t spin_us);
+typedef enum unary_kind { UNARY_TYPED, UNARY_DYNAMIC } unary_kind;
+void run_unary(unary_pool *pool, unary_kind kind, int threads, double seconds, measure *measure);
+void unary_close(unary_pool *pool);
+
+#endif

@@ -1,0 +1,27 @@
+/* samples.h - times of single calls, and what is made of them. */
+#ifndef BENCH_SAMPLES_H
+#define BENCH_SAMPLES_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct samples {
+  int64_t *ns;
+  size_t count, capacity;
+} samples;
+
+/* CLOCK_MONOTONIC. */
+int64_t now_ns(void);
+
+/* Room for `capacity` times; ends the program when there is none. */
+void samples_init(samples *self, size_t capacity);
+
+/* Remembers one; what does not fit is left out. */
+void samples_add(samples *self, int64_t ns);
+
+/* The time in microseconds that `share` (0 … 1) of them do not exceed. Sorts them. */
+double samples_quantile_us(samples *self, double share);
+
+void samples_free(samples *self);
+
+#endif
