@@ -1,0 +1,16 @@
+# Runs before anything is installed: notes which folders of the prefix are ours to take away again, because they are not there
+# yet. Needs `prefix`, `folders` (relative to it) and `record` (the file).
+set(created)
+if(EXISTS ${record})
+  file(STRINGS ${record} created)
+endif()
+foreach(folder IN LISTS folders)
+  cmake_path(ABSOLUTE_PATH folder BASE_DIRECTORY ${prefix} NORMALIZE)
+  while(NOT EXISTS "$ENV{DESTDIR}${folder}" AND NOT folder STREQUAL "/")
+    list(APPEND created ${folder})
+    cmake_path(GET folder PARENT_PATH folder)
+  endwhile()
+endforeach()
+list(REMOVE_DUPLICATES created)
+list(JOIN created "\n" text)
+file(WRITE ${record} "${text}\n")

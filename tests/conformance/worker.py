@@ -1,0 +1,300 @@
+"""A complete worker in pure Python, written from schema/wire.md alone.
+
+It proves that the page suffices, and runs in the conformance tests beside the real pyproc_worker. It has the feature
+`started` instead of shared memory; one handler runs at once, on a thread of its own.
+"""
+import hashlib
+import json
+import os
+import queue
+import re
+import select
+import socket
+import struct
+import sys
+import threading
+import traceback
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+HEADER = struct.Struct(">BBHIQII")
+HELLO, WELCOME, REQUEST, REPLY, CANCEL, PING, PONG, STARTED, FAILED = range(1, 10)
+JSON = 1
+CANCELLED, UNKNOWN, INVALID_ARGUMENT, DEADLINE_EXCEEDED = 1, 2, 3, 4
+RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL = 8, 12, 13
+TEXT_LIMIT, NESTING_LIMIT, PING_LIMIT = 64 << 10, 100, 64
+
+
+class Failure(Exception):
+    """How a call ends that does not end well."""
+
+    def __init__(self, code: int, message: str, type_name: str = "", trace: str = "") -> None:
+        self.code, self.error = code, clean(message)
+        self.members: Dict[str, Any] = {"error": self.error, "code": code}
+        if type_name:
+            self.members.update(type=clean(type_name), traceback=clean(trace))
+
+
+def clean(text: str) -> str:
+    """A string of an error object: no NUL, no lone surrogate, not too long."""
+    data = text.replace("\0", "\ufffd").encode("utf-8", "replace")
+    if len(data) > TEXT_LIMIT:
+        data = data[:TEXT_LIMIT // 2 - 8] + b" [...] " + data[8 - TEXT_LIMIT // 2:]
+    return data.decode("utf-8", "ignore")
+
+
+def checked_object(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
+    """An object whose names hold no NUL; of equal names the last counts."""
+    if any("\0" in name for name, _ in pairs):
+        raise ValueError("NUL in a name")
+    return dict(pairs)
+
+
+def parse_json(data: bytes) -> Any:
+    """Strict JSON in proper UTF-8, nested no deeper than allowed."""
+    text = data.decode()
+    depth = 0
+    for token in re.findall(r'"(?:[^"\\]|\\.)*"|[][{}]', text, re.S):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(token, 0)
+        if depth > NESTING_LIMIT:
+            raise ValueError("nested deeper than %d" % NESTING_LIMIT)
+    value = json.loads(text, parse_constant=int, object_pairs_hook=checked_object)  # int refuses NaN
+    json.dumps(value, ensure_ascii=False).encode()  # encode refuses a lone surrogate
+    return value
+
+
+def parse_envelope(data: bytes) -> Tuple[str, int, str, Any]:
+    """Kind, id, method and body of an unwrapped envelope; a kind but request and cancellation is to be ignored."""
+    given = parse_json(data)
+    kind = given["type"] if isinstance(given.get("type"), str) else "request"
+    inner = given["payload"] if kind == given.get("type") and kind in ("request", "cancellation") else given
+    call_id, method = inner.get("id", 0), inner.get("method", "")
+    if type(call_id) is not int or not 0 <= call_id <= 2 ** 53 or not isinstance(method, str) or "\0" in method:
+        raise ValueError("`id` is no integer in 0 ... 2^53, or `method` no text")
+    return kind, call_id, method, inner.get("body", {})
+
+
+SHAPES = {"conformance.Blob": [(1, "one", "bytes", "data")],
+          "quickstart.PredictReply": [(1, "one", "double", "result")],
+          "quickstart.PredictRequest": [(1, "one", "double", "value")]}
+
+
+def predict(request: Any) -> Any:
+    """quickstart.Predictor/Predict: PredictRequest.value twice, as PredictReply.result, in either codec."""
+    if isinstance(request, bytes):
+        if request and (len(request) != 9 or request[0] != 9):
+            raise ValueError("not a PredictRequest")
+        value = struct.unpack("<d", request[1:])[0] if request else 0.0
+        return b"\x09" + struct.pack("<d", value * 2) if value else b""
+    result = 2 * float(request.get("value") or 0)
+    return {"result": {"inf": "Infinity", "-inf": "-Infinity", "nan": "NaN"}.get(str(result), result)}
+
+
+TYPED: Dict[str, Tuple[str, str, Callable[[Any], Any]]] = {
+    "quickstart.Predictor/Predict": ("quickstart.PredictRequest", "quickstart.PredictReply", predict),
+    "conformance.Echo/Echo": ("conformance.Blob", "conformance.Blob", lambda request: request),
+}
+DYNAMIC: Dict[str, Callable[[Any, threading.Event], Any]] = {
+    "health": lambda body, _: {"status": "healthy", "pid": os.getpid()},
+    "predict": lambda body, _: {"result": body["value"] * 2},
+    "echo": lambda body, _: body,
+    "sleep": lambda body, cancelled: cancelled.wait(body["ms"] / 1000),
+    "fail": lambda body, _: int(body["text"]),
+    "nan": lambda body, _: float("nan"),
+    "big": lambda body, _: "x" * body["size"],
+    "die": lambda body, _: os._exit(body["status"]),
+}
+METHODS = list(TYPED) + list(DYNAMIC)
+
+
+def run_handler(method: str, body: Any, cancelled: threading.Event) -> bytes:
+    """Runs a handler. `body` is bytes in the codec `protobuf`, else what JSON said; so is what it returns, as bytes."""
+    try:
+        result = TYPED[method][2](body) if method in TYPED else DYNAMIC[method](body, cancelled)
+    except Exception as error:
+        code = INVALID_ARGUMENT if method in TYPED or isinstance(body, bytes) else UNKNOWN
+        raise Failure(code, str(error), type(error).__name__, traceback.format_exc()) from error
+    try:
+        return result if isinstance(result, bytes) else json.dumps(result, allow_nan=False).encode()
+    except (ValueError, TypeError) as error:
+        raise Failure(INTERNAL, "%s returned what cannot be sent: %s" % (method, error)) from error
+
+
+def hello() -> bytes:
+    """What this worker is and can do."""
+    typed = []
+    for name, (request, reply, _) in TYPED.items():
+        lines = ["unary %s %s" % (request, reply)]
+        for message in sorted({request, reply}):
+            lines += [message] + ["%d %s %s %s" % field for field in SHAPES[message]]
+        digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+        typed.append({"name": name, "kind": "unary", "request": request, "reply": reply, "fingerprint": digest})
+    return json.dumps({
+        "version": 1, "oldest": 1, "pid": os.getpid(), "features": ["started"], "threads": 1, "messages": SHAPES,
+        "methods": typed + [{"name": name, "kind": "unary"} for name in DYNAMIC]}).encode()
+
+
+class Call:
+    """A request on its way through the worker. `flags` None: it came, and goes, as an envelope."""
+
+    def __init__(self, connection: "Connection", call_id: int, method: str, flags: Optional[int], body: Any) -> None:
+        self.connection, self.id, self.method, self.flags, self.body = connection, call_id, method, flags, body
+        self.cancelled = threading.Event()
+        self.cancel_code = CANCELLED
+
+    def run(self) -> None:
+        """Runs the handler and sends the one reply."""
+        try:
+            body = self.outcome()
+            payload = (b'{"id": %d, "ok": true, "body": %s}' % (self.id, body) if self.flags is None else
+                       HEADER.pack(REPLY, self.flags, 0, 0, self.id, 0, 0) + body)
+            if len(payload) > self.connection.frame_limit:
+                raise Failure(RESOURCE_EXHAUSTED, "the reply of %s is larger than the frame limit" % self.method)
+        except Failure as failure:
+            payload = self.failure(failure)
+        self.connection.calls.pop(self.id, None)
+        self.connection.send_payload(payload)
+
+    def outcome(self) -> bytes:
+        """The body of the reply."""
+        if self.method not in METHODS:
+            raise Failure(UNIMPLEMENTED, "there is no method %s" % (self.method or "of that index"))
+        try:
+            body = parse_json(self.body) if self.flags == JSON else self.body
+        except ValueError as error:
+            raise Failure(INVALID_ARGUMENT, "%s: bad request: %s" % (self.method, error)) from error
+        if not self.cancelled.is_set():
+            if self.connection.welcomed:
+                self.connection.send(STARTED, call_id=self.id)
+            body = run_handler(self.method, body, self.cancelled)
+        if self.cancelled.is_set():
+            raise Failure(self.cancel_code, "%s was cancelled" % self.method)
+        return bytes(body)
+
+    def failure(self, failure: Failure) -> bytes:
+        """An error, in the form of the request."""
+        if self.flags is not None:
+            return HEADER.pack(REPLY, JSON, failure.code, 0, self.id, 0, 0) + json.dumps(failure.members).encode()
+        members = failure.members if self.connection.welcomed else {"error": failure.error}
+        return json.dumps({"id": self.id, "ok": False, **members}).encode()
+
+
+class Connection:
+    """One socket: the frames that come in on it, and those that go out."""
+
+    def __init__(self, wire: socket.socket, jobs: "queue.Queue[Call]", host_fd: int) -> None:
+        self.wire, self.jobs, self.host_fd = wire, jobs, host_fd
+        self.frame_limit = 64 << 20
+        self.welcomed = False
+        self.calls: Dict[int, Call] = {}
+        self.lock = threading.Lock()
+
+    def send_payload(self, payload: bytes) -> None:
+        """One whole frame. A peer that has gone misses nothing."""
+        try:
+            with self.lock:
+                self.wire.sendall(struct.pack(">I", len(payload)) + payload)
+        except OSError:
+            pass
+
+    def send(self, kind: int, flags: int = 0, call_id: int = 0, body: bytes = b"") -> None:
+        """A frame with a header."""
+        self.send_payload(HEADER.pack(kind, flags, 0, 0, call_id, 0, 0) + body)
+
+    def read(self, size: int) -> bytes:
+        """So many bytes; EOFError once the peer or the host is gone."""
+        data = bytearray()
+        while len(data) < size:
+            ready = select.select([self.wire.fileno()] + [self.host_fd] * (self.host_fd >= 0), [], [])[0]
+            chunk = self.wire.recv(min(size - len(data), 1 << 20)) if self.wire.fileno() in ready else b""
+            if not chunk:
+                raise EOFError
+            data += chunk
+        return bytes(data)
+
+    def serve(self) -> None:
+        """Reads until the connection ends, and then cancels what runs on it."""
+        try:
+            while True:
+                size = struct.unpack(">I", self.read(4))[0]
+                if not 1 <= size <= self.frame_limit:
+                    raise ValueError("a frame of %d bytes" % size)
+                self.take(self.read(size))
+        except (EOFError, OSError, ValueError) as error:
+            sys.stderr.write("closing a connection: %s\n" % error if isinstance(error, ValueError) else "")
+        for call in list(self.calls.values()):
+            call.cancelled.set()
+        self.wire.close()
+
+    def take(self, payload: bytes) -> None:
+        """One payload, whatever it is."""
+        if payload[:1] == b"{":
+            return self.take_envelope(payload)
+        if len(payload) < HEADER.size or not 0 < payload[0] < 0x20:
+            raise ValueError("neither a header nor an envelope")
+        kind, flags, code, method, call_id, _, metadata_size = HEADER.unpack_from(payload)
+        body = payload[HEADER.size + metadata_size:]
+        if flags & ~JSON or HEADER.size + metadata_size > len(payload) or kind == PING and len(body) > PING_LIMIT:
+            raise ValueError("a bad header")
+        if kind == HELLO:
+            self.send(HELLO, JSON, 0, hello())
+        elif kind == WELCOME:
+            self.frame_limit = json.loads(body).get("frame_limit", self.frame_limit)
+            self.welcomed = True
+        elif kind == REQUEST:
+            self.start(call_id, METHODS[method] if method < len(METHODS) else "", flags, body)
+        elif kind == PING:
+            self.send(PONG, 0, call_id, body)
+        elif kind == CANCEL:
+            self.cancel(call_id, code if code == DEADLINE_EXCEEDED else CANCELLED)
+
+    def take_envelope(self, payload: bytes) -> None:
+        """A request, a cancellation, or one to ignore."""
+        try:
+            kind, call_id, method, body = parse_envelope(payload)
+        except (ValueError, KeyError, AttributeError) as error:
+            self.send_payload(json.dumps({"id": 0, "ok": False, "error": "no valid envelope: %s" % error}).encode())
+            raise ValueError("no valid envelope") from error
+        if kind == "request":
+            self.start(call_id, method, None, body)
+        elif kind == "cancellation":
+            self.cancel(call_id, CANCELLED)
+
+    def cancel(self, call_id: int, code: int) -> None:
+        """The code is what the call then answers, if it has not been answered."""
+        call = self.calls.get(call_id)
+        if call is not None:
+            call.cancel_code = code
+            call.cancelled.set()
+
+    def start(self, call_id: int, method: str, flags: Optional[int], body: Any) -> None:
+        """Has the call run in its turn."""
+        self.calls[call_id] = Call(self, call_id, method, flags, body)
+        self.jobs.put(self.calls[call_id])
+
+
+def run_calls(jobs: "queue.Queue[Call]") -> None:
+    """Runs handlers, one at a time, in the order in which their requests came."""
+    while True:
+        jobs.get().run()
+
+
+def main() -> None:
+    """Serves the host's socket until the host is gone, or any number of clients of a path."""
+    jobs: "queue.Queue[Call]" = queue.Queue()
+    threading.Thread(target=run_calls, args=(jobs,), daemon=True).start()
+    if "PYPROC_WORKER_FD" in os.environ:
+        fd, host_fd = int(os.environ["PYPROC_WORKER_FD"]), int(os.environ["PYPROC_HOST_FD"])
+        os.set_inheritable(fd, False)
+        os.set_inheritable(host_fd, False)
+        connection = Connection(socket.socket(fileno=fd), jobs, host_fd)
+        connection.wire.setblocking(True)
+        connection.send(HELLO, JSON, 0, hello())
+        connection.serve()
+        return
+    with socket.create_server(os.environ["PYPROC_SOCKET_PATH"], family=socket.AF_UNIX) as listener:
+        while True:
+            threading.Thread(target=Connection(listener.accept()[0], jobs, -1).serve, daemon=True).start()
+
+
+if __name__ == "__main__":
+    main()

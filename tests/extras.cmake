@@ -1,0 +1,24 @@
+# Examples, the export list, snippets of the documentation, and installed use.
+if(PYPROC_EXAMPLES)
+  foreach(example quickstart dynamic iris csv_report)
+    pyproc_add_test(example.${example} example COMMAND $<TARGET_FILE:${example}> TIMEOUT 180
+      DIRECTORY ${PROJECT_BINARY_DIR}/examples/${example})
+  endforeach()
+endif()
+
+pyproc_add_test(exports unit
+  COMMAND ${PYPROC_PYTHON} ${CMAKE_CURRENT_SOURCE_DIR}/exports.py --compiler ${CMAKE_C_COMPILER} --library $<TARGET_FILE:pyproc>
+    --map ${PROJECT_SOURCE_DIR}/runtime/pyproc.map --header ${PROJECT_SOURCE_DIR}/runtime/include/pyproc.h)
+
+pyproc_add_test(headers unit
+  COMMAND ${PYPROC_PYTHON} ${CMAKE_CURRENT_SOURCE_DIR}/headers.py --compiler ${CMAKE_C_COMPILER} --source ${PROJECT_SOURCE_DIR}
+    --include ${PROJECT_SOURCE_DIR}/runtime/include --include ${PYPROC_WELL_KNOWN_DIR}
+    --include ${CMAKE_CURRENT_BINARY_DIR}/programs/gen --headers ${PYPROC_WELL_KNOWN_DIR})
+
+if(NOT PYPROC_SANITIZE)
+  pyproc_add_test(install install TIMEOUT 600
+    COMMAND ${PYPROC_PYTHON} ${CMAKE_CURRENT_SOURCE_DIR}/install/run.py --source ${PROJECT_SOURCE_DIR}
+      --compiler ${CMAKE_C_COMPILER} --cxx-compiler ${CMAKE_CXX_COMPILER} --python ${PYPROC_PYTHON})
+  # It compiles: nothing else should wait for a processor meanwhile.
+  set_tests_properties(install PROPERTIES PROCESSORS 2)
+endif()

@@ -1,0 +1,198 @@
+"""`make test-all`: what `make test` runs, then clang, sanitizers, valgrind, the portable platform layer, CPythons.
+
+The last line is `N passed, N failed` over everything. With PYPROC_RESULTS naming a folder, rows whose counts are
+there already (from a `make test` just before) are not run again. `--sum` runs nothing and prints what is there.
+"""
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from run import Counts, count_entry, count_pytest, record, run  # noqa: E402
+
+SOURCE = Path(__file__).resolve().parents[1]
+LABELS = "unit|e2e|fuzz|program"
+VALGRIND = ["valgrind", "--quiet", "--leak-check=full", "--show-leak-kinds=definite,indirect",
+            "--errors-for-leak-kinds=definite,indirect", "--error-exitcode=99", "--child-silent-after-fork=yes",
+            "--fair-sched=try", f"--suppressions={SOURCE}/tests/valgrind.supp"]
+VALGRIND_TIMEOUT_S = 900
+PYTHONS = range(9, 14)
+
+
+def build(preset: str, *options: str) -> Optional[Path]:
+    """Configures and builds a preset; None when that fails (its output is on screen)."""
+    jobs = str(os.cpu_count() or 2)
+    for command in (["cmake", "--preset", preset, "--log-level=WARNING", *options],
+                    ["cmake", "--build", "--preset", preset, "-j", jobs]):
+        if subprocess.run(command, cwd=SOURCE, check=False).returncode != 0:
+            return None
+    return SOURCE / ("build" if preset == "release" else f"build-{preset}")
+
+
+def run_preset(preset: str, label: str, launcher: Sequence[str] = ()) -> Counts:
+    """Builds a preset and runs its tests; a build that fails is one failure."""
+    folder = build(preset, "-DPYPROC_TESTS=ON")
+    return run(folder, label, launcher=launcher) if folder else Counts(failed=1)
+
+
+def run_tsan() -> Counts:
+    """ThreadSanitizer; gcc 12's cannot cope with newer kernels' address space layout unless it is not random."""
+    fixed = ["setarch", "-R"]
+    usable = shutil.which("setarch") is not None
+    usable = usable and subprocess.run([*fixed, "true"], check=False, capture_output=True).returncode == 0
+    return run_preset("tsan", LABELS, fixed if usable else ())
+
+
+def run_release() -> Counts:
+    """What `make test` runs."""
+    return run_preset("release", "")
+
+
+def listed_tests(folder: Path, label: str) -> List[Tuple[str, List[str], Dict[str, str], Optional[str]]]:
+    """Name, command, environment and working directory of a build's tests."""
+    text = subprocess.run(["ctest", "--test-dir", str(folder), "-L", label, "--show-only=json-v1"], check=True,
+                          capture_output=True, text=True).stdout
+    tests = []
+    for test in json.loads(text)["tests"]:
+        properties = {entry["name"]: entry["value"] for entry in test["properties"]}
+        variables = dict(line.split("=", 1) for line in properties.get("ENVIRONMENT", []))
+        tests.append((test["name"], test["command"], variables, properties.get("WORKING_DIRECTORY")))
+    return tests
+
+
+def run_valgrind() -> Counts:
+    """The end-to-end tests of the release build, once, under valgrind; the workers run without it."""
+    folder = build("release", "-DPYPROC_TESTS=ON")
+    if not folder:
+        return Counts(failed=1)
+    total = Counts()
+    for name, command, variables, directory in listed_tests(folder, "e2e"):
+        started = time.monotonic()
+        try:
+            done = subprocess.run([*VALGRIND, *command], cwd=directory, check=False, timeout=VALGRIND_TIMEOUT_S,
+                                  env={**os.environ, **variables, "PYPROC_TEST_VALGRIND": "1"},
+                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            output, ok = done.stdout.decode("utf-8", "replace"), done.returncode == 0
+        except subprocess.TimeoutExpired as error:
+            output = (error.stdout or b"").decode("utf-8", "replace") + f"\nover {VALGRIND_TIMEOUT_S} s\n"
+            ok = False
+        counts = count_entry(output, ok)
+        if not ok:
+            print(output)
+        print(f"valgrind {name}: {counts} ({time.monotonic() - started:.0f} s)", flush=True)
+        total.add(counts)
+    return total
+
+
+def find_pythons() -> Dict[str, str]:
+    """CPythons 3.9 to 3.13 on PATH and among pyenv's: version -> executable."""
+    found: Dict[str, str] = {}
+    roots = sorted((Path.home() / ".pyenv" / "versions").glob("3.*/bin/python3"))
+    for minor in PYTHONS:
+        candidates = [str(path) for path in roots if path.parts[-3].startswith(f"3.{minor}.")]
+        for path in (shutil.which(f"python3.{minor}"), shutil.which("python3", path="/usr/bin")):
+            candidates += [path] if path else []
+        for candidate in candidates:
+            probe = "import sys, venv, ensurepip; print('%d.%d' % sys.version_info[:2])"
+            done = subprocess.run([candidate, "-c", probe], check=False, capture_output=True, text=True)
+            if done.stdout.strip() == f"3.{minor}":
+                found[f"3.{minor}"] = candidate
+                break
+    return found
+
+
+def run_python(version: str, executable: str) -> Counts:
+    """Installs the worker into a new virtual environment of a CPython by pip and runs its tests there."""
+    if os.environ.get("PIP_NO_INDEX"):
+        print(f"skipped: Python {version}: pip may not reach an index (PIP_NO_INDEX)")
+        return Counts(skipped=1)
+    with tempfile.TemporaryDirectory(prefix="pyproc-python.") as work:
+        # A copy: pip builds in the source folder.
+        ignore = shutil.ignore_patterns("build", "*.egg-info", "__pycache__")
+        shutil.copytree(SOURCE / "worker", Path(work) / "worker", ignore=ignore)
+        shutil.copytree(SOURCE / "runtime/src/wire", Path(work) / "runtime/src/wire")
+        shutil.copytree(SOURCE / "tests/conformance", Path(work) / "tests/conformance", ignore=ignore)
+        python = f"{work}/venv/bin/python"
+        pip = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+        steps = [[executable, "-m", "venv", f"{work}/venv"],
+                 [*pip, "pytest", "protobuf", "setuptools", "wheel"],
+                 [*pip, f"{work}/worker"]]
+        for number, step in enumerate(steps):
+            done = subprocess.run(step, cwd=work, check=False, text=True,
+                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            if done.returncode != 0 and number == 1:
+                reason = (re.findall(r"^ERROR: .*", done.stdout, re.M) or ["pip failed"])[-1]
+                print(f"skipped: Python {version}: {reason}")
+                return Counts(skipped=1)
+            if done.returncode != 0:
+                print(f"{' '.join(step)}\n{done.stdout}")
+                return Counts(failed=1)
+        environment = {name: value for name, value in os.environ.items()
+                       if not name.startswith(("PYTHON", "PYPROC_"))}
+        done = subprocess.run([python, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"{work}/worker/tests"],
+                              cwd=work, env=environment, check=False, text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        counts = count_pytest(done.stdout)
+        if done.returncode != 0:
+            print(done.stdout)
+            counts.failed = counts.failed or 1
+        return counts
+
+
+def all_rows() -> List[Tuple[str, Callable[[], Counts]]]:
+    """The rows in the order in which they run."""
+    rows: List[Tuple[str, Callable[[], Counts]]] = [("release", run_release)]
+    for preset in ("clang", "posix", "asan"):
+        rows.append((preset, lambda preset=preset: run_preset(preset, LABELS)))  # type: ignore[misc]
+    rows += [("tsan", run_tsan), ("valgrind", run_valgrind)]
+    for version, executable in find_pythons().items():
+        rows.append((f"python{version}", lambda version=version, executable=executable:  # type: ignore[misc]
+                     run_python(version, executable)))
+    return rows
+
+
+def recorded() -> Dict[str, Counts]:
+    """The rows that the results folder holds."""
+    folder = os.environ.get("PYPROC_RESULTS")
+    files = sorted(Path(folder).glob("*.json")) if folder else []
+    return {file.stem: Counts(**json.loads(file.read_text(encoding="utf-8"))) for file in files}
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sum", action="store_true", help="run nothing, add up the results folder")
+    parser.add_argument("--broken", action="store_true", help="count a failure where none was counted")
+    parser.add_argument("rows", nargs="*", help="only these rows")
+    arguments = parser.parse_args()
+    done = recorded()
+    if not arguments.sum:
+        before = set(done)
+        for name, function in all_rows():
+            if name in before or (arguments.rows and name not in arguments.rows):
+                continue
+            print(f"== {name}", flush=True)
+            started = time.monotonic()
+            done[name] = function()
+            record(name, done[name])
+            print(f"== {name}: {done[name]} ({time.monotonic() - started:.0f} s)", flush=True)
+    total = Counts()
+    for counts in done.values():
+        total.add(counts)
+    if (arguments.broken or not done) and not total.failed:
+        total.failed = 1
+    print(f"rows: {', '.join(f'{name} ({counts})' for name, counts in done.items())}")
+    print(total)
+    return 1 if total.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,52 @@
+#!/bin/sh
+# Installs the Debian packages that are missing for what is asked for; silent when none is. Usage: deps.sh build|test|lint|all
+# Elsewhere than on Debian it does nothing: CMake then names what it does not find.
+set -eu
+
+build="gcc libc6-dev make cmake pkgconf libprotobuf-c-dev protobuf-c-compiler protobuf-compiler libprotobuf-dev libjansson-dev
+  python3-dev python3-protobuf python3-jinja2"
+test="$build g++ libcmocka-dev python3-pytest python3-setuptools python3-wheel python3-pip python3-venv python3-sklearn
+  python3-pandas"
+lint="clang-format flake8 mypy shellcheck"
+all="$test $lint git clang valgrind"
+
+case "${1:-}" in
+  build) wanted=$build ;;
+  test) wanted=$test ;;
+  lint) wanted=$lint ;;
+  all) wanted=$all ;;
+  *)
+    echo "usage: $0 build|test|lint|all" >&2
+    exit 2
+    ;;
+esac
+
+command -v dpkg-query >/dev/null && command -v apt-get >/dev/null || exit 0
+# shellcheck disable=SC2016,SC2086  # dpkg's own ${…}; a list of words
+present=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' $wanted 2>/dev/null | sed -n 's/^installed //p') || true
+missing=
+for package in $wanted; do
+  echo "$present" | grep -qx "$package" || missing="$missing $package"
+done
+[ -n "$missing" ] || exit 0
+
+echo "deps: installing$missing"
+as_root=
+if [ "$(id -u)" -ne 0 ]; then
+  if ! command -v sudo >/dev/null; then
+    echo "deps: cannot install without root and without sudo; run as root: apt-get install$missing" >&2
+    exit 1
+  fi
+  as_root=sudo
+  [ -t 0 ] || as_root="sudo -n"
+fi
+export DEBIAN_FRONTEND=noninteractive
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+# shellcheck disable=SC2086  # lists of words
+if ! { $as_root apt-get update -qq && $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends \
+  $missing; } >"$log" 2>&1; then
+  cat "$log" >&2
+  echo "deps: apt-get failed, see above; missing are$missing" >&2
+  exit 1
+fi
