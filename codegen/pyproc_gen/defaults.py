@@ -13,7 +13,7 @@ from typing import Dict, List, Optional
 from pyproc_gen import paths
 from pyproc_gen.errors import GeneratorError
 from pyproc_gen.model import Enum, Field, Message, Schema
-from pyproc_gen.names import Names, lower
+from pyproc_gen.names import Names, TypeName, c_member, lower
 
 _NON_FINITE = {"inf": "INFINITY", "-inf": "-INFINITY", "nan": "NAN", "-nan": "NAN"}
 
@@ -35,12 +35,20 @@ def literal(field: Field) -> Optional[str]:
 
 def _split(values: str) -> List[str]:
     """The items of an initialiser list; braces keep theirs together."""
-    return re.findall(r"(?:\{[^{}]*\}|[^,{}])+", values)
+    return re.findall(r"(?:\{(?:[^{}]|\{[^{}]*\})*\}|[^,{}])+", values)
 
 
-def _oneof_value(schema: Schema, names: Names, message: Message, oneof: str) -> Optional[str]:
-    """The initial value of a oneof whose first member is an enum or bytes; else None."""
-    first = next(field for field in message.fields if field.oneof == oneof)
+def _first_members(header: str, name: TypeName) -> List[str]:
+    """The first member of each union in a message's struct: protobuf-c 1.5 sorts them, 1.4 does not."""
+    match = re.search(rf"(?ms)^struct  ?{name.type}\n\{{\n(.*?)^\}};\n", header)
+    unions = re.findall(r"(?ms)^  union \{\n(.*?)^  \};\n", match[1]) if match else []
+    return [re.findall(r"(\w+);", union)[0] for union in unions]
+
+
+def _oneof_value(schema: Schema, names: Names, message: Message, member: str) -> Optional[str]:
+    """The initial value of a union whose first member is an enum or bytes; else None."""
+    first = next(field for field in message.fields
+                 if c_member(names.fields[(message.full_name, field.name)]) == member)
     if first.type == "bytes":
         return "{{0, NULL}}"
     if first.type != "enum":
@@ -51,16 +59,18 @@ def _oneof_value(schema: Schema, names: Names, message: Message, oneof: str) -> 
     return f"{{{names.types[enum.full_name].upper}__{value.name}}}"
 
 
-def _initial_values(schema: Schema, names: Names, message: Message, syntax: str) -> List[Optional[str]]:
+def _initial_values(schema: Schema, names: Names, message: Message, header: str) -> List[Optional[str]]:
     """For each item of a message's `__INIT` behind the base what it should be; None where it is right."""
+    syntax = schema.files[schema.homes[message.full_name]].syntax
     items: List[Optional[str]] = []
     for field in message.fields:
         if field.oneof is not None:
             continue
         optional = syntax == "proto2" and not field.required and field.type not in ("message", "string")
         items.extend([None, literal(field)] if field.repeated or optional else [literal(field)])
-    for oneof in message.oneofs:
-        items.extend([None, _oneof_value(schema, names, message, oneof)])
+    if message.oneofs:
+        for member in _first_members(header, names.types[message.full_name]):
+            items.extend([None, _oneof_value(schema, names, message, member)])
     return items
 
 
@@ -100,7 +110,7 @@ def repair(schema: Schema, names: Names, texts: Dict[str, str]) -> None:
         file = schema.files[name]
         header, source = f"{paths.stem(name)}.pb-c.h", f"{paths.stem(name)}.pb-c.c"
         for message in file.all_messages():
-            wanted = _initial_values(schema, names, message, file.syntax)
+            wanted = _initial_values(schema, names, message, texts[header])
             if any(wanted):
                 texts[header] = _repair_macro(texts[header], message, names, wanted)
             if any(field.has_default for field in message.fields):

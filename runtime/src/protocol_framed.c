@@ -14,6 +14,7 @@ enum { READ_ATTEMPTS_ON_FAIL = 4096 };
 static void framed_destroy(struct connection *base) {
   framed *self = framed_of(base);
   pyproc_error_free(base->reason);
+  if (self->channel != NULL) self->channel->ops->close(self->channel); /* in a forked child */
   receiver_free(&self->receiver);
   send_queue_clear(&self->queue);
   method_table_free(self->methods);
@@ -168,6 +169,7 @@ static int take_call(framed *self, struct call *call, pyproc_error **reterr) {
   self->free_count--;
   self->slots[slot] = (framed_slot){.id = call->id, .call = call};
   call->attempts++;
+  call->worker_pid = self->base.peer_pid;
   add_in_flight(self, call);
   atomic_store(&call->connection, &self->base);
   if (atomic_fetch_add(&self->base.load, 1) == 0) atomic_store(&self->base.progress_ns, now);
@@ -240,6 +242,7 @@ static void framed_recall(struct connection *base, int64_t keep_ns, call_list *c
     framed_slot *slot = &self->slots[call->id % STATUS_PAGE_SLOTS];
     remove_in_flight(self, call);
     slot->call = NULL; /* the worker answers that it was revoked */
+    call->attempts--;
     self->orphan_count++;
     atomic_store(&call->connection, NULL);
     call_list_append(calls, call);
