@@ -62,8 +62,8 @@ static void complete(framed *self, struct turn *turn, const reply_view *reply, s
     return;
   }
   if (error == NULL && reply->is_envelope != (call->frame->encoding == CALL_BODY_ENVELOPE))
-    error = error_new(PYPROC_E_DATA_LOSS, "the worker's reply to %s has another form than the request",
-                      call->method.name);
+    error =
+        error_new(PYPROC_E_DATA_LOSS, "the worker's reply to %s has another form than the request", call->method.name);
   if (error == NULL && !give_body(call, reply, payload))
     error = error_new(PYPROC_E_RESOURCE_EXHAUSTED, "out of memory");
   if (error != NULL) error_set_worker(error, self->base.peer_pid);

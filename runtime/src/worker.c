@@ -275,8 +275,12 @@ static void start(struct worker *self, int64_t now_ns) {
 /* ---- end ---- */
 
 static void describe_exit(const struct worker *self, const platform_exit *exit, char *text, size_t size) {
+  bool killed_by_us = self->state == WORKER_LEAVING && self->leaving_step == STEP_KILLED && exit->signal == SIGKILL;
   if (!exit->known)
     snprintf(text, size, "worker %ld has ended; the host took its exit status", (long)self->pid);
+  else if (killed_by_us)
+    snprintf(text, size, "worker %ld %s and was killed", (long)self->pid,
+             atomic_load(&self->shop->closing) ? "did not end when the pool was closed" : "closed its connection");
   else if (exit->signal != 0)
     snprintf(text, size, "worker %ld was killed by signal %d (%s)", (long)self->pid, exit->signal,
              strsignal(exit->signal));

@@ -202,8 +202,10 @@ static void test_caps(void **state) {
     assert_error(call_failure(pool, "echo", too_large, 0), PYPROC_E_RESOURCE_EXHAUSTED, "frame_limit_bytes (4096)",
                  NOT_RUN);
     assert_answer(pool, "echo", fits, fits);
-    assert_error(call_failure(pool, "big", "{\"size\": 5000}", 0), PYPROC_E_RESOURCE_EXHAUSTED, "big", RAN);
-    assert_error(call_failure(pool, "big", "{\"size\": 100000}", 0), PYPROC_E_RESOURCE_EXHAUSTED, "big", RAN);
+    assert_error(call_failure(pool, "big", "{\"size\": 5000}", 0), PYPROC_E_RESOURCE_EXHAUSTED,
+                 "larger than the frame limit", RAN);
+    assert_error(call_failure(pool, "big", "{\"size\": 100000}", 0), PYPROC_E_RESOURCE_EXHAUSTED,
+                 "larger than the frame limit", RAN);
     assert_answer(pool, "echo", "1", "1");
     assert_true(echo_works(pool, 2000, 1));
     Conformance__Blob request = CONFORMANCE__BLOB__INIT, *reply = NULL;

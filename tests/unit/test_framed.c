@@ -723,7 +723,7 @@ static void taking_calls_back(void **state) {
   finish(&self, &calls[0], "1");
   assert_int_equal(atomic_load(&self.connection->load), 0);
   assert_int_equal(protocol_framed.start(self.connection, &calls[1]), CONNECTION_TAKEN); /* as on any other */
-  assert_int_equal(calls[1].attempts, 2);
+  assert_int_equal(calls[1].attempts, 1); /* one that was taken back is none */
   wire_header header = peer_expect(&self, WIRE_REQUEST);
   assert_true(header.id == calls[1].id);
   peer_reply(&self, header.id, "2");
@@ -1085,6 +1085,7 @@ static void nudged_after_a_cancel(void **state) {
   pthread_t threads[2];
   link_open(&self, &codec_protobuf, PAGE_HELLO);
   for (int i = 0; i < 2; i++) begin(&self, &calls[i], "1");
+  for (int i = 0; i < 2; i++) calls[i].deadline_ns = INT64_MAX; /* nothing else ends the waiting */
   for (int i = 0; i < 2; i++) assert_int_equal(pthread_create(&threads[i], NULL, progress_alone, &calls[i]), 0);
   while (!atomic_load(&framed_of(self.connection)->blocked)) platform_yield();
   for (int i = 0; i < 2; i++) {
@@ -1128,6 +1129,95 @@ static void a_death_under_waiting_threads(void **state) {
     assert_true(calls[i].may_have_run);
     finish_badly(&self, &calls[i], PYPROC_E_UNAVAILABLE, "died");
   }
+}
+
+/* A channel that holds up its first writer. */
+struct slow_channel {
+  struct channel base;
+  struct channel *real;
+  channel_ops ops;
+  atomic_bool inside, go, failed, failed_too_early;
+  atomic_uint sum;
+};
+
+static ssize_t slow_write(struct channel *base, const struct iovec *parts, int count) {
+  struct slow_channel *self = (struct slow_channel *)base;
+  unsigned sum = 0;
+  atomic_store(&self->inside, true);
+  while (!atomic_load(&self->go)) platform_yield();
+  atomic_store(&self->failed_too_early, atomic_load(&self->failed));
+  for (int i = 0; i < count; i++)
+    for (size_t j = 0; j < parts[i].iov_len; j++) sum += ((const uint8_t *)parts[i].iov_base)[j];
+  atomic_store(&self->sum, sum);
+  return CHANNEL_END;
+}
+
+static ssize_t slow_read(struct channel *base, void *to, size_t size) {
+  struct slow_channel *self = (struct slow_channel *)base;
+  return self->real->ops->read(self->real, to, size);
+}
+
+static void slow_shut(struct channel *base, bool both) {
+  struct slow_channel *self = (struct slow_channel *)base;
+  self->real->ops->shut(self->real, both);
+}
+
+struct loss {
+  struct link *link;
+  struct slow_channel *channel;
+  struct call *call;
+  atomic_bool began;
+};
+
+static void *start_slowly(void *argument) {
+  struct loss *self = argument;
+  protocol_framed.start(self->link->connection, self->call);
+  return NULL;
+}
+
+static void *lose(void *argument) {
+  struct loss *self = argument;
+  call_list unstarted = {0};
+  pyproc_error *error = error_new(PYPROC_E_UNAVAILABLE, "the worker died");
+  protocol_framed.drain(self->link->connection);
+  atomic_store(&self->began, true);
+  (protocol_framed.fail)(self->link->connection, error, &unstarted);
+  atomic_store(&self->channel->failed, true);
+  pyproc_error_free(error);
+  return NULL;
+}
+
+/* The worker is given up while a thread writes to it: the bytes in its hands stay until it is done with them. */
+static void a_loss_under_a_writer(void **state) {
+  (void)state;
+  struct link self;
+  struct call call;
+  pthread_t writer, loser;
+  link_open(&self, &codec_protobuf, PAGE_HELLO);
+  framed *inner = framed_of(self.connection);
+  struct slow_channel slow = {.real = inner->channel, .ops = *inner->channel->ops};
+  slow.ops.write = slow_write;
+  slow.ops.read = slow_read;
+  slow.ops.shut = slow_shut;
+  slow.base.ops = &slow.ops;
+  inner->channel = &slow.base;
+  prepare(&self, &call, "predict", "1");
+  struct loss loss = {.link = &self, .channel = &slow, .call = &call};
+  assert_int_equal(pthread_create(&writer, NULL, start_slowly, &loss), 0);
+  while (!atomic_load(&slow.inside)) platform_yield();
+  assert_int_equal(pthread_create(&loser, NULL, lose, &loss), 0);
+  while (!atomic_load(&loss.began)) platform_yield();
+  for (int i = 0; i < 1000; i++) platform_yield();
+  atomic_store(&slow.go, true);
+  assert_int_equal(pthread_join(writer, NULL), 0);
+  assert_int_equal(pthread_join(loser, NULL), 0);
+  assert_false(atomic_load(&slow.failed_too_early));
+  assert_true(atomic_load(&slow.sum) > 0);
+  assert_false(atomic_load(&call.done)); /* it has not started: another worker may have it */
+  assert_null(atomic_load(&call.connection));
+  inner->channel = slow.real;
+  call_clear(&call);
+  link_close(&self);
 }
 
 enum { CALLERS = 6, ROUNDS = 60, BATCH = 4 };
@@ -1233,6 +1323,7 @@ int main(void) {
       cmocka_unit_test(the_supervisor_leaves_a_reader_alone),
       cmocka_unit_test(nudged_after_a_cancel),
       cmocka_unit_test(a_death_under_waiting_threads),
+      cmocka_unit_test(a_loss_under_a_writer),
       cmocka_unit_test(many_threads_take_turns),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

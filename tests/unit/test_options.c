@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static pyproc_pool_options given(void) {
   pyproc_pool_options options = PYPROC_POOL_OPTIONS_INIT;
@@ -39,12 +40,29 @@ static struct options accept(const pyproc_pool_options *options) {
   return copy;
 }
 
+/* A relative script is the host's, whatever option cwd says. */
+static void assert_in_folder_of_host(const char *path, const char *name) {
+  char expected[4096];
+  assert_non_null(getcwd(expected, sizeof expected - 64));
+  strcat(strcat(expected, "/"), name);
+  assert_string_equal(path, expected);
+}
+
+static void an_absolute_script_stays_as_it_is(void **state) {
+  (void)state;
+  pyproc_pool_options options = given();
+  options.script = "/srv/../srv/worker.py";
+  struct options copy = accept(&options);
+  assert_string_equal(copy.script, "/srv/../srv/worker.py");
+  options_free(&copy);
+}
+
 static void defaults(void **state) {
   (void)state;
   unsetenv("PYPROC_PYTHON");
   pyproc_pool_options options = given();
   struct options copy = accept(&options);
-  assert_string_equal(copy.script, "worker.py");
+  assert_in_folder_of_host(copy.script, "worker.py");
   assert_string_equal(copy.python, "python3");
   assert_null(copy.cwd);
   assert_null(copy.args);
@@ -177,7 +195,7 @@ static void texts_are_copied(void **state) {
   struct options copy = accept(&options);
   script[0] = python[0] = cwd[0] = arg[0] = env[0] = '?';
   args[1] = envs[1] = NULL;
-  assert_string_equal(copy.script, "a.py");
+  assert_in_folder_of_host(copy.script, "a.py");
   assert_string_equal(copy.python, "py");
   assert_string_equal(copy.cwd, "/tmp");
   assert_string_equal(copy.args[0], "--x");
@@ -313,6 +331,7 @@ static void any_sized_struct(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(defaults),
+      cmocka_unit_test(an_absolute_script_stays_as_it_is),
       cmocka_unit_test(bounds),
       cmocka_unit_test(options_of_later_versions_are_refused_by_name),
       cmocka_unit_test(protocols_and_channels),

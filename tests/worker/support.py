@@ -36,6 +36,7 @@ def environment() -> dict[str, str]:
     """Ours, without what a host sets, and with the package under test on the path."""
     result = {name: value for name, value in os.environ.items() if not name.startswith("PYPROC_")}
     result["PYTHONPATH"] = str(Path(pyproc_worker.__file__).resolve().parents[1])
+    result["TSAN_OPTIONS"] = f"{result.get('TSAN_OPTIONS', '')}:atexit_sleep_ms=0"  # its default outlasts a dead host
     return result
 
 

@@ -410,6 +410,7 @@ serve()
     assert worker.output().splitlines() == ["to stdout", "raw", "last words", "to stderr"]
 
 
+@pytest.mark.skipif("tsan" in os.environ.get("LD_PRELOAD", ""), reason="ThreadSanitizer has a thread that ticks")
 def test_idle_worker_burns_no_cpu(host: Host) -> None:
     worker = host.start(SCRIPT)
     assert worker.call("echo", 1).json == 1
