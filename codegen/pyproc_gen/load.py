@@ -142,7 +142,9 @@ def _locate(line: str, sources: Sources) -> str:
         return f"{sources.path(match['name'])}:{match['rest']}"
     match = re.match(r"^(?P<name>[^: ]+\.proto): (?P<rest>.*)$", line)
     if match:
-        return f"{sources.path(match['name'])}:1:1: {match['rest']}"
+        own = match["name"].startswith("google/protobuf/") and "not found" in match["rest"]
+        hint = " It comes with protobuf (Debian: libprotobuf-dev)." if own else ""
+        return f"{sources.path(match['name'])}:1:1: {match['rest']}{hint}"
     return line
 
 
