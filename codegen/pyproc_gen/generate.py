@@ -72,7 +72,7 @@ def _folder_notes(schema: Schema) -> List[str]:
     """Files whose Python modules cannot be imported, since a standard module has the name of their folder."""
     standard: FrozenSet[str] = getattr(sys, "stdlib_module_names", frozenset())
     return [
-        f"{schema.files[name].location}: note: Python's own module {folder} hides the folder {folder}; name that with -I, so "
-        "that it does not become part of the names"
+        f"{schema.files[name].location}: note: Python's own module {folder} hides the folder {folder}; name that with "
+        "-I, so that it does not become part of the names"
         for name in schema.emitted for folder, slash, _ in [name.partition("/")] if slash and folder in standard
     ]

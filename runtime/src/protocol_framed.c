@@ -102,6 +102,7 @@ static int framed_open(struct connection *base, int socket, pyproc_error **reter
   base->reason = NULL;
   pthread_mutex_unlock(&self->lock);
   atomic_store(&self->write_blocked, false);
+  atomic_store(&self->finished, false);
   atomic_store(&base->load, 0);
   atomic_store(&base->good_calls, 0);
   atomic_store(&self->service_ns, 0);
@@ -280,6 +281,7 @@ static int framed_fd(struct connection *base, bool *ret_for_write) {
 
 static void framed_finish(struct connection *base) {
   framed *self = framed_of(base);
+  atomic_store(&self->finished, true);
   if (self->channel != NULL) self->channel->ops->shut(self->channel, false);
 }
 

@@ -69,6 +69,11 @@ static void on_freed(void *owner) {
     raise_flag(self, &self->shop->lopsided);
 }
 
+static void on_returned(void *owner, struct call *call) {
+  struct worker *self = owner;
+  admission_return(self->shop->admission, call);
+}
+
 static int on_logs(void *owner, int fds[2]) {
   struct worker *self = owner;
   int count = 0;
@@ -85,7 +90,14 @@ static void on_drain(void *owner) {
 }
 
 const connection_owner worker_connection_owner = {
-    .ready = on_ready, .freed = on_freed, .broken = on_broken, .watch = on_watch, .logs = on_logs, .drain = on_drain};
+    .ready = on_ready,
+    .freed = on_freed,
+    .returned = on_returned,
+    .broken = on_broken,
+    .watch = on_watch,
+    .logs = on_logs,
+    .drain = on_drain,
+};
 
 /* ---- descriptors ---- */
 

@@ -229,8 +229,8 @@ def test_warnings_have_a_place(tmp_path: Path) -> None:
     (tmp_path / "email" / "x.proto").write_text("message X {}")
     lines = support.generate(["email/x.proto"], tmp_path, tmp_path / "gen").stderr.splitlines()
     assert lines[0].startswith("email/x.proto:1:1: warning: No syntax specified")
-    assert lines[1:] == ["email/x.proto:1:1: note: Python's own module email hides the folder email; name that with -I, "
-                         "so that it does not become part of the names"]
+    assert lines[1:] == ["email/x.proto:1:1: note: Python's own module email hides the folder email; name that with "
+                         "-I, so that it does not become part of the names"]
 
 
 def test_version_and_help(project: Path) -> None:

@@ -439,8 +439,43 @@ static void closing(void **state) {
   shop_close();
 }
 
+/* A worker that stops gives a call back: it goes to another one, and a worker that is stopping gets nothing. */
+static void a_call_given_back_goes_elsewhere(void **state) {
+  (void)state;
+  shop_open(2, 1, 4);
+  struct call *call = &shop.calls[0];
+  assert_int_equal(admission_enter(&shop.admission, call, NULL), PYPROC_OK);
+  struct place *first = place_of(atomic_load(&call->connection));
+  struct place *second = first == &shop.places[0] ? &shop.places[1] : &shop.places[0];
+  let_go(first, 0);
+  atomic_store(&first->base.capacity, 0);
+  atomic_store(&first->base.prefetch, 8);
+  admission_return(&shop.admission, call);
+  assert_ptr_equal(atomic_load(&call->connection), &second->base);
+  assert_int_equal(first->count, 0);
+  shop_close();
+}
+
+/* Not for ever: workers that give everything back end the call. */
+static void a_call_given_back_too_often_ends(void **state) {
+  (void)state;
+  shop_open(1, 1, 4);
+  struct call *call = &shop.calls[0];
+  assert_int_equal(admission_enter(&shop.admission, call, NULL), PYPROC_OK);
+  for (int i = 0; i < 100 && !atomic_load(&call->done); i++) {
+    let_go(&shop.places[0], 0);
+    admission_return(&shop.admission, call);
+  }
+  assert_true(atomic_load(&call->done));
+  assert_int_equal(pyproc_error_code(call->error), PYPROC_E_UNAVAILABLE);
+  assert_false(call->may_have_run);
+  shop_close();
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
+      cmocka_unit_test(a_call_given_back_goes_elsewhere),
+      cmocka_unit_test(a_call_given_back_too_often_ends),
       cmocka_unit_test(the_least_loaded_is_first),
       cmocka_unit_test(equals_take_turns),
       cmocka_unit_test(room),

@@ -37,6 +37,7 @@ struct link {
   status_page *page; /* as the worker maps it */
   json_t *welcome;
   atomic_int ready, freed, broken, watched;
+  struct call *returned;
 };
 
 /* ---- the owner ---- */
@@ -47,6 +48,10 @@ static void on_ready(void *owner) {
 
 static void on_freed(void *owner) {
   atomic_fetch_add(&((struct link *)owner)->freed, 1);
+}
+
+static void on_returned(void *owner, struct call *call) {
+  ((struct link *)owner)->returned = call;
 }
 
 static void on_broken(void *owner) {
@@ -68,7 +73,14 @@ static void on_drain(void *owner) {
 }
 
 static const connection_owner owner_ops = {
-    .ready = on_ready, .freed = on_freed, .broken = on_broken, .watch = on_watch, .logs = on_logs, .drain = on_drain};
+    .ready = on_ready,
+    .freed = on_freed,
+    .returned = on_returned,
+    .broken = on_broken,
+    .watch = on_watch,
+    .logs = on_logs,
+    .drain = on_drain,
+};
 
 /* ---- the worker's side ---- */
 
@@ -281,6 +293,28 @@ static void expect_broken(struct link *self, int code) {
   if (pyproc_error_code(self->connection->reason) != code)
     fail_msg("%s", pyproc_error_message(self->connection->reason));
   assert_false(protocol_framed.owes(self->connection));
+}
+
+/* A worker that stops gives back what it has not begun; what it has begun may say UNAVAILABLE for itself. */
+static void a_call_given_back(void **state) {
+  (void)state;
+  struct link self;
+  struct call begun, waiting;
+  const char *error = "{\"error\":\"the worker stops\"}";
+  link_open(&self, &codec_protobuf, PAGE_HELLO);
+  begin(&self, &begun, "1");
+  begin(&self, &waiting, "2");
+  assert_true(status_page_start(self.page, begun.id));
+  peer_send(&self, (wire_header){.kind = WIRE_REPLY, .flags = WIRE_FLAG_JSON, .code = 14, .id = begun.id}, error);
+  peer_send(&self, (wire_header){.kind = WIRE_REPLY, .flags = WIRE_FLAG_JSON, .code = 14, .id = waiting.id}, error);
+  finish_badly(&self, &begun, PYPROC_E_UNAVAILABLE, "the worker stops");
+  protocol_framed.pump(self.connection);
+  assert_ptr_equal(self.returned, &waiting);
+  assert_false(atomic_load(&waiting.done));
+  assert_int_equal(atomic_load(&self.connection->load), 0);
+  assert_int_equal(atomic_load(&self.connection->capacity), 0);
+  call_clear(&waiting);
+  link_close(&self);
 }
 
 /* ---- handshake ---- */
@@ -1291,6 +1325,7 @@ static void many_threads_take_turns(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
+      cmocka_unit_test(a_call_given_back),
       cmocka_unit_test(a_handshake),
       cmocka_unit_test(no_page_for_a_worker_that_has_no_use_for_it),
       cmocka_unit_test(a_hello_in_pieces),

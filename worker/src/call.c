@@ -32,8 +32,8 @@ static PyObject *parse_json(struct loop *self, const struct call *call) {
   return value;
 }
 
-/* What the handler is given: a new reference, or NULL: the call has been answered, or a Python exception is set. `bytes` holds
- * the body. */
+/* What the handler is given: a new reference, or NULL: the call has been answered, or a Python exception is set.
+ * `bytes` holds the body. */
 static PyObject *parse_request(struct loop *self, const struct call *call, PyObject *bytes, bool whole,
                                int *ret_result) {
   const struct method *const method = call->method;
@@ -111,7 +111,7 @@ static PyObject *call_handler(struct loop *self, const struct method *method, Py
   return result;
 }
 
-/* The serialised message or the JSON text: a new reference to what owns `*ret_body`, or NULL with a Python exception. */
+/* The message or the JSON text, serialised: a new reference to what owns `*ret_body`, or NULL with an exception. */
 static PyObject *serialise(struct loop *self, const struct call *call, PyObject *value, const char **ret_body,
                            Py_ssize_t *ret_size) {
   PyObject *owner;
