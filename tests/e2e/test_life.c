@@ -416,5 +416,5 @@ int main(void) {
       E2E_TEST(test_log_level),
       E2E_TEST(test_log_callback_blocks),
   };
-  return cmocka_run_group_tests(tests, NULL, NULL);
+  return RUN_TESTS(tests);
 }
