@@ -15,13 +15,13 @@ typedef struct measure {
 
 /* The limit: bytes to another process and back over a Unix socket, no Python. */
 typedef enum pingpong_mode { PINGPONG_BLOCKING, PINGPONG_SPINNING } pingpong_mode;
-void run_pingpong(pingpong_mode mode, double seconds, measure *measure);
+void run_pingpong(pingpong_mode mode, double seconds, measure *to);
 
 /* Unary calls into Python. */
 typedef struct unary_pool unary_pool;
 unary_pool *unary_open(const char *protocol, int64_t spin_us);
 typedef enum unary_kind { UNARY_TYPED, UNARY_DYNAMIC } unary_kind;
-void run_unary(unary_pool *pool, unary_kind kind, int threads, double seconds, measure *measure);
+void run_unary(unary_pool *pool, unary_kind kind, int threads, double seconds, measure *to);
 void unary_close(unary_pool *pool);
 
 #endif

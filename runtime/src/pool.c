@@ -18,7 +18,7 @@ int pool_enter(pyproc_pool *pool, pyproc_error **reterr) {
 }
 
 void pool_leave(pyproc_pool *pool) {
-  if (atomic_fetch_sub(&pool->callers, 1) == 1 && atomic_load(&pool->closing)) lot_wake(&pool->lot, UINT32_MAX);
+  atomic_fetch_sub(&pool->callers, 1); /* the pool may be gone from here on */
 }
 
 void pool_count(pyproc_pool *pool, int result) {
@@ -52,10 +52,14 @@ static bool nobody_inside(void *argument) {
   return atomic_load(&((pyproc_pool *)argument)->callers) == 0;
 }
 
+/* Looks again and again: whoever leaves last must not touch the pool any more, not even to wake us. */
 static void wait_for_callers(pyproc_pool *pool, int64_t deadline_ns) {
   lot_waiter waiter = {0};
   lot_waiter_init(&pool->lot, &waiter);
-  while (!nobody_inside(pool) && lot_sleep(&pool->lot, &waiter, nobody_inside, pool, deadline_ns)) {}
+  for (int64_t now = platform_now_ns(); !nobody_inside(pool) && now < deadline_ns; now = platform_now_ns()) {
+    int64_t next = deadline_ns - now > LEAVE_POLL_NS ? now + LEAVE_POLL_NS : deadline_ns;
+    lot_sleep(&pool->lot, &waiter, nobody_inside, pool, next);
+  }
 }
 
 void pyproc_pool_close(pyproc_pool *pool) {
