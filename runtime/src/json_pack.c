@@ -1,6 +1,7 @@
 #include "json_message.h"
 
 #include "error.h"
+#include "field_layout.h"
 #include "field_path.h"
 #include "json_any.h"
 #include "json_number.h"
@@ -193,25 +194,6 @@ static int write_value(writer *to, const ProtobufCFieldDescriptor *field, const 
   return PYPROC_OK;
 }
 
-static size_t value_size(ProtobufCType type) {
-  switch (type) {
-  case PROTOBUF_C_TYPE_INT64:
-  case PROTOBUF_C_TYPE_SINT64:
-  case PROTOBUF_C_TYPE_SFIXED64:
-  case PROTOBUF_C_TYPE_UINT64:
-  case PROTOBUF_C_TYPE_FIXED64:
-  case PROTOBUF_C_TYPE_DOUBLE:
-    return 8;
-  case PROTOBUF_C_TYPE_STRING:
-  case PROTOBUF_C_TYPE_MESSAGE:
-    return sizeof(void *);
-  case PROTOBUF_C_TYPE_BYTES:
-    return sizeof(ProtobufCBinaryData);
-  default:
-    return 4;
-  }
-}
-
 /* --- Repeated fields and maps --- */
 
 /* The elements of a repeated field. */
@@ -245,7 +227,7 @@ static int write_array(writer *to, const ProtobufCFieldDescriptor *field, const 
   for (size_t i = 0; i < all.count && result == PYPROC_OK; i++) {
     if (i > 0) put_byte(to, ',');
     path->index = i;
-    result = write_value(to, field, info, all.at + i * value_size(field->type), path);
+    result = write_value(to, field, info, all.at + i * field_value_size(field->type), path);
   }
   put_byte(to, ']');
   to->depth--;
@@ -260,7 +242,7 @@ static int write_key(writer *to, const ProtobufCFieldDescriptor *field, const py
     const char *text = *(const char *const *)value;
     return write_string(to, text == NULL ? "" : text, path);
   }
-  bool bare = value_size(field->type) == 4; /* 64-bit integers are quoted anyway */
+  bool bare = field_value_size(field->type) == 4; /* 64-bit integers are quoted anyway */
   if (bare) put_byte(to, '"');
   put_scalar(to, field, info, value);
   if (bare) put_byte(to, '"');
@@ -453,7 +435,7 @@ static bool is_default(const ProtobufCFieldDescriptor *field, const void *value)
   case PROTOBUF_C_TYPE_DOUBLE:
     return *(const double *)value == 0;
   default:
-    return value_size(field->type) == 8 ? get64(value) == 0 : get32(value) == 0;
+    return field_value_size(field->type) == 8 ? get64(value) == 0 : get32(value) == 0;
   }
 }
 

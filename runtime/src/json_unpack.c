@@ -1,6 +1,7 @@
 #include "json_message.h"
 
 #include "error.h"
+#include "field_layout.h"
 #include "field_path.h"
 #include "json_any.h"
 #include "json_number.h"
@@ -333,25 +334,6 @@ static int read_value(reader *from, const ProtobufCFieldDescriptor *field, const
   return wrong == NULL ? VALUE_TAKEN : read_error(from, path, wrong);
 }
 
-static size_t value_size(ProtobufCType type) {
-  switch (type) {
-  case PROTOBUF_C_TYPE_INT64:
-  case PROTOBUF_C_TYPE_SINT64:
-  case PROTOBUF_C_TYPE_SFIXED64:
-  case PROTOBUF_C_TYPE_UINT64:
-  case PROTOBUF_C_TYPE_FIXED64:
-  case PROTOBUF_C_TYPE_DOUBLE:
-    return 8;
-  case PROTOBUF_C_TYPE_STRING:
-  case PROTOBUF_C_TYPE_MESSAGE:
-    return sizeof(void *);
-  case PROTOBUF_C_TYPE_BYTES:
-    return sizeof(ProtobufCBinaryData);
-  default:
-    return 4;
-  }
-}
-
 /* --- Repeated fields and maps --- */
 
 static void *member_of(ProtobufCMessage *message, size_t offset) {
@@ -366,7 +348,7 @@ static void set_elements(const ProtobufCFieldDescriptor *field, ProtobufCMessage
 static int read_array(reader *from, const ProtobufCFieldDescriptor *field, const pyproc_field_info *info,
                       ProtobufCMessage *message, field_path *path) {
   if (*from->at != '[') return read_error(from, path, "not an array");
-  size_t step = value_size(field->type), room = count_elements(from), count = 0;
+  size_t step = field_value_size(field->type), room = count_elements(from), count = 0;
   char *array = room == 0 ? NULL : reply_arena_take(from->arena, room * step);
   if (room > 0 && array == NULL) return no_memory(from);
   from->at++;
@@ -585,7 +567,7 @@ static int read_well_known(reader *from, const pyproc_message_info *info, Protob
 /* --- Messages --- */
 
 static size_t scalar_size(const ProtobufCFieldDescriptor *field) {
-  return field->type == PROTOBUF_C_TYPE_MESSAGE ? 0 : value_size(field->type);
+  return field->type == PROTOBUF_C_TYPE_MESSAGE ? 0 : field_value_size(field->type);
 }
 
 void json_message_init(const ProtobufCMessageDescriptor *descriptor, ProtobufCMessage *message) {

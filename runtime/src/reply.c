@@ -1,6 +1,7 @@
 #include "reply.h"
 
 #include "error.h"
+#include "field_layout.h"
 #include "field_path.h"
 #include "wire/envelope.h"
 #include "wire/frame.h"
@@ -148,25 +149,6 @@ static const ProtobufCFieldDescriptor *find_field(scan_level *level, uint32_t id
   return protobuf_c_message_descriptor_get_field(descriptor, id);
 }
 
-static size_t element_size(ProtobufCType type) {
-  switch (type) {
-  case PROTOBUF_C_TYPE_INT64:
-  case PROTOBUF_C_TYPE_SINT64:
-  case PROTOBUF_C_TYPE_SFIXED64:
-  case PROTOBUF_C_TYPE_UINT64:
-  case PROTOBUF_C_TYPE_FIXED64:
-  case PROTOBUF_C_TYPE_DOUBLE:
-    return 8;
-  case PROTOBUF_C_TYPE_STRING:
-  case PROTOBUF_C_TYPE_MESSAGE:
-    return sizeof(void *);
-  case PROTOBUF_C_TYPE_BYTES:
-    return sizeof(ProtobufCBinaryData);
-  default:
-    return 4;
-  }
-}
-
 static unsigned wire_type_of(ProtobufCType type) {
   switch (type) {
   case PROTOBUF_C_TYPE_SFIXED64:
@@ -191,7 +173,7 @@ static size_t packed_memory(ProtobufCType type, const uint8_t *data, size_t size
   if (wire_type_of(type) != PROTOBUF_C_WIRE_TYPE_VARINT) return size;
   size_t count = 0;
   for (size_t i = 0; i < size; i++) count += data[i] < 0x80;
-  return count * element_size(type);
+  return count * field_value_size(type);
 }
 
 static bool enter(scan *in, const ProtobufCMessageDescriptor *descriptor, const uint8_t *end) {
@@ -229,7 +211,7 @@ static bool scan_known(scan *in, const ProtobufCFieldDescriptor *field, bool aga
   bool repeated = field->label == PROTOBUF_C_LABEL_REPEATED;
   bool packed = wire_type == PROTOBUF_C_WIRE_TYPE_LENGTH_PREFIXED && field->type < PROTOBUF_C_TYPE_STRING && repeated;
   if (!packed && wire_type != wire_type_of(field->type)) return fail(in, "has another wire type than in this schema");
-  if (repeated && !packed) in->expected += element_size(field->type);
+  if (repeated && !packed) in->expected += field_value_size(field->type);
   if (repeated && !again) in->expected += ALIGNMENT;
   if (wire_type == PROTOBUF_C_WIRE_TYPE_LENGTH_PREFIXED) return scan_block(in, field, size);
   in->at += size;

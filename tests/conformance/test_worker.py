@@ -205,7 +205,8 @@ def test_hostile_frames(client: Client, path: Path, data: bytes) -> None:
 
 
 @pytest.mark.parametrize("payload", [b"{", b"{}x", b'{"id": -1}', b'{"id": 9007199254740993}',
-                                     b'{"id": 1, "method": 2}', b'{"id": 1, "method": "echo", "body": NaN}', b'{"a": "\xff"}', b'{"a\\u0000": 1}',
+                                     b'{"id": 1, "method": 2}', b'{"id": 1, "method": "echo", "body": NaN}',
+                                     b'{"a": "\xff"}', b'{"a\\u0000": 1}',
                                      b'{"a": "\\ud800"}', b'{"a": ' + b"[" * 100 + b"]" * 100 + b"}"])
 def test_hostile_envelopes(client: Client, payload: bytes) -> None:
     """What begins with { and is no envelope is answered with id 0, then the connection ends."""

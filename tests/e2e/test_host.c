@@ -382,6 +382,12 @@ static void test_few_descriptors(void **state) {
   assert_int_equal(in_child(with_few_descriptors, NULL), 0);
 }
 
+/* ThreadSanitizer asks for this: else it ends a forked child that starts a thread. */
+const char *__tsan_default_options(void);
+const char *__tsan_default_options(void) {
+  return "die_after_fork=0";
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       E2E_TEST(test_host_is_killed),
