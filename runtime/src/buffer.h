@@ -2,8 +2,7 @@
  * buffer.h - a growable array of bytes.
  *
  * Zero-initialised is empty and ready. Not locked: it belongs to whoever holds it. Nothing here aborts: when memory
- * runs
- * out, or a size would overflow, false is returned and the buffer is as it was.
+ * runs out, or a size would overflow, false is returned and the buffer is as it was.
  */
 #ifndef PYPROC_BUFFER_H
 #define PYPROC_BUFFER_H

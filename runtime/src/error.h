@@ -3,9 +3,8 @@
  *
  * An error belongs to whoever holds it and is not locked. Making one never fails: without memory there is one static
  * object, RESOURCE_EXHAUSTED "out of memory", on which setters do nothing and which need not be freed (but may be).
- * What
- * a setter cannot store for lack of memory it drops. Texts are copied and always valid UTF-8: bytes that are not become
- * U+FFFD.
+ * What a setter cannot store for lack of memory it drops. Texts are copied and always valid UTF-8: bytes that are not
+ * become U+FFFD.
  */
 #ifndef PYPROC_ERROR_H
 #define PYPROC_ERROR_H
@@ -20,8 +19,7 @@
 pyproc_error *error_new(int code, const char *format, ...) ERROR_PRINTF(2);
 
 /* Makes an error for the caller of a public function, unless reterr is NULL. Returns its code (of the error that was
- * asked
- * for, also when out of memory), so that functions may `return error_set(…)`. */
+ * asked for, also when out of memory), so that functions may `return error_set(…)`. */
 int error_set(pyproc_error **reterr, int code, const char *format, ...) ERROR_PRINTF(3);
 
 /* Hands an error over; frees it where reterr is NULL. Returns its code. */
@@ -47,8 +45,7 @@ pyproc_error *error_copy(const pyproc_error *error);
 int error_from_wire(uint32_t status);
 
 /* The error that an error object of schema/wire.md tells of. Untrusted: what is no such object is an error with the
- * same
- * code and a message that says so. Never NULL. */
+ * same code and a message that says so. Never NULL. */
 pyproc_error *error_from_object(int code, const char *json, size_t size);
 
 #endif

@@ -2,10 +2,8 @@
  * json_message.h - protobuf's JSON mapping (https://protobuf.dev/programming-guides/json/) of protobuf-c messages.
  *
  * Walks protobuf-c's descriptors and the side tables of pyproc_generated.h; writes straight into a buffer, reads
- * straight
- * from the text. Lenient where replies of a newer schema must stay readable: members and enumerators that are not
- * known are
- * ignored. Of members that stand twice the last counts. Keeps no state; any thread.
+ * straight from the text. Lenient where replies of a newer schema must stay readable: members and enumerators that
+ * are not known are ignored. Of members that stand twice the last counts. Keeps no state; any thread.
  */
 #ifndef PYPROC_JSON_MESSAGE_H
 #define PYPROC_JSON_MESSAGE_H

@@ -67,8 +67,7 @@ static double read_slowly(const char *text, size_t size, bool as_float) {
 }
 
 /* Numbers of up to nine digits and six places, which most are. Reading them divides the same two exact numbers again,
- * and
- * fifteen digits are never more than are needed. */
+ * and fifteen digits are never more than are needed. */
 static size_t write_plainly(char *to, double value) {
   double magnitude = fabs(value);
   if (magnitude >= 1e9 || magnitude < 1e-5) return 0;

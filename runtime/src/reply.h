@@ -24,8 +24,7 @@ typedef struct reply_arena {
 } reply_arena;
 
 /* Begins with a block for `expected` bytes of allocations: a guess, but at least the size of the first. All blocks
- * together
- * take at most `budget` bytes. False: not possible, and nothing is allocated. */
+ * together take at most `budget` bytes. False: not possible, and nothing is allocated. */
 bool reply_arena_begin(reply_arena *arena, size_t expected, size_t budget);
 
 /* `size` bytes, or NULL when the budget or the memory is used up. */
@@ -38,10 +37,8 @@ void *reply_arena_end(reply_arena *arena);
 void reply_arena_abandon(reply_arena *arena);
 
 /* Unpacks a message of the protobuf encoding into a block of at most `budget` bytes. Untrusted: DATA_LOSS where the
- * bytes
- * are no such message (nested deeper than WIRE_NESTING_MAX, groups, a string that is not UTF-8 or holds a NUL, a
- * missing required
- * field), RESOURCE_EXHAUSTED where the budget is used up. Names the field where it can. */
+ * bytes are no such message (nested deeper than WIRE_NESTING_MAX, groups, a string that is not UTF-8 or holds a NUL,
+ * a missing required field), RESOURCE_EXHAUSTED where the budget is used up. Names the field where it can. */
 int reply_unpack(const ProtobufCMessageDescriptor *descriptor, const uint8_t *data, size_t size, size_t budget,
                  ProtobufCMessage **ret_message, pyproc_error **reterr);
 

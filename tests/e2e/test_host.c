@@ -11,6 +11,14 @@
 
 #include "support.h"
 
+#if defined(__SANITIZE_THREAD__)
+#define IS_TSAN
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define IS_TSAN
+#endif
+#endif
+
 /* Waits for a child of the test's own; its exit status, or 128 and the signal. */
 static int wait_for_child(pid_t child) {
   int status = 0;
@@ -25,6 +33,22 @@ static int in_child(int (*function)(void *argument), void *argument) {
   pid_t child = fork();
   assert_true(child >= 0);
   if (child == 0) _exit(function(argument));
+  return wait_for_child(child);
+}
+
+/* Runs one of `processes` below in a process of its own: this program, anew. */
+static int in_process(const char *name) {
+  char variable[64];
+  char *argv[] = {"e2e_host", NULL};
+  snprintf(variable, sizeof variable, "E2E_PROCESS=%s", name);
+  fflush(stdout);
+  pid_t child = fork();
+  assert_true(child >= 0);
+  if (child == 0) {
+    putenv(variable);
+    execv("/proc/self/exe", argv);
+    _exit(127);
+  }
   return wait_for_child(child);
 }
 
@@ -158,6 +182,9 @@ static int open_own_pool(void *argument) {
 
 static void test_forked_child_opens_its_own(void **state) {
   (void)state;
+#ifdef IS_TSAN
+  skip(); /* ThreadSanitizer does not support threads in a child of a process with threads */
+#endif
   pyproc_pool_options options = options_for("fault_worker.py");
   pyproc_pool *pool = open_pool(&options);
   assert_int_equal(in_child(open_own_pool, pool), 0);
@@ -247,8 +274,7 @@ static void test_no_sigpipe(void **state) {
 }
 
 /* The worker has Python's usual dispositions, whatever the host's are. */
-static int ignore_child_signals(void *argument) {
-  (void)argument;
+static int ignore_child_signals(void) {
   pyproc_pool *pool = NULL;
   char *reply = NULL;
   pyproc_error *error = NULL;
@@ -270,12 +296,11 @@ static int ignore_child_signals(void *argument) {
 
 static void test_host_ignores_sigchld(void **state) {
   (void)state;
-  assert_int_equal(in_child(ignore_child_signals, NULL), 0);
+  assert_int_equal(in_process("ignore_child_signals"), 0);
 }
 
 /* A host that waits for any child takes the worker's exit status away, and nothing else. */
-static int wait_for_any(void *argument) {
-  (void)argument;
+static int wait_for_any(void) {
   pyproc_pool *pool = NULL;
   char *reply = NULL;
   pyproc_pool_options options = options_for("fault_worker.py");
@@ -292,7 +317,7 @@ static int wait_for_any(void *argument) {
 
 static void test_host_waits_for_any(void **state) {
   (void)state;
-  for (int i = 0; i < scaled(5); i++) assert_int_equal(in_child(wait_for_any, NULL), 0);
+  for (int i = 0; i < scaled(5); i++) assert_int_equal(in_process("wait_for_any"), 0);
 }
 
 /* A terminal's Ctrl-C goes to the host alone. */
@@ -308,8 +333,7 @@ static void test_own_process_group(void **state) {
 
 /* ---- descriptors and threads ---- */
 
-static int without_standard_streams(void *argument) {
-  (void)argument;
+static int without_standard_streams(void) {
   pyproc_pool *pool = NULL;
   char *reply = NULL;
   pyproc_pool_options options = options_for("fault_worker.py");
@@ -330,7 +354,7 @@ static int without_standard_streams(void *argument) {
 
 static void test_closed_standard_streams(void **state) {
   (void)state;
-  assert_int_equal(in_child(without_standard_streams, NULL), 0);
+  assert_int_equal(in_process("without_standard_streams"), 0);
 }
 
 static void *open_in_thread(void *argument) {
@@ -354,8 +378,7 @@ static void test_opened_by_short_lived_thread(void **state) {
   pyproc_pool_close(pool);
 }
 
-static int with_few_descriptors(void *argument) {
-  (void)argument;
+static int with_few_descriptors(void) {
   pyproc_pool *pool = NULL;
   pyproc_error *error = NULL;
   pyproc_pool_options options = options_for("fault_worker.py");
@@ -379,16 +402,26 @@ static int with_few_descriptors(void *argument) {
 
 static void test_few_descriptors(void **state) {
   (void)state;
-  assert_int_equal(in_child(with_few_descriptors, NULL), 0);
+  assert_int_equal(in_process("with_few_descriptors"), 0);
 }
 
-/* ThreadSanitizer asks for this: else it ends a forked child that starts a thread. */
-const char *__tsan_default_options(void);
-const char *__tsan_default_options(void) {
-  return "die_after_fork=0";
+static const struct {
+  const char *name;
+  int (*function)(void);
+} processes[] = {{"ignore_child_signals", ignore_child_signals},
+                 {"wait_for_any", wait_for_any},
+                 {"without_standard_streams", without_standard_streams},
+                 {"with_few_descriptors", with_few_descriptors}};
+
+static int run_process(const char *name) {
+  for (size_t i = 0; i < LENGTH(processes); i++)
+    if (strcmp(processes[i].name, name) == 0) return processes[i].function();
+  return 3;
 }
 
 int main(void) {
+  const char *process = getenv("E2E_PROCESS");
+  if (process != NULL) return run_process(process);
   const struct CMUnitTest tests[] = {
       E2E_TEST(test_host_is_killed),
       E2E_TEST(test_host_is_killed_and_its_child_lives),

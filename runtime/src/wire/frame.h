@@ -90,8 +90,7 @@ static inline void wire_header_put(uint8_t *at, const wire_header *header) {
 }
 
 /* Reads the header of a payload. Returns 0, or -1 when the payload is no valid one: too short, no kind, unknown
- * flags, or
- * metadata that reaches beyond it. */
+ * flags, or metadata that reaches beyond it. */
 static inline int wire_header_get(const uint8_t *payload, size_t size, wire_header *ret_header) {
   if (size < WIRE_HEADER_SIZE || payload[0] == 0 || payload[0] > WIRE_KIND_MAX) return -1;
   ret_header->kind = payload[0];
