@@ -53,7 +53,7 @@ typedef struct connection_owner {
   void (*ready)(void *owner);  /* supervisor: the handshake is done, calls may start */
   void (*freed)(void *owner);  /* there is room for more calls than before */
   void (*broken)(void *owner); /* the connection is of no more use: `reason` says why */
-  void (*watch)(void *owner);  /* the supervisor should poll fd: something is owed and nobody reads */
+  void (*watch)(void *owner, bool for_write); /* the supervisor should poll fd: something is owed and nobody reads */
   /* While the supervisor is held up in a callback, whoever blocks here also polls these (at most two; returns how many)
    * and calls `drain` when it wakes, so that a worker never waits for its log to be read. */
   int (*logs)(void *owner, int fds[2]);

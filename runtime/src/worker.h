@@ -66,6 +66,7 @@ struct worker {
   pyproc_error *verdict;    /* why the supervisor ends it; NULL: it does not */
   pyproc_error *last_error; /* of the last process in this place */
   bool may_have_ended;      /* its watch said so */
+  _Atomic uint32_t socket_events; /* POLLER_* that its socket is watched for; at least these */
   atomic_bool became_ready, became_broken, wants_watch;
 };
 
