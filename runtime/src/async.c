@@ -6,7 +6,7 @@
 #include "call_setup.h"
 #include "error.h"
 
-enum { REFERENCES_AT_START = 3 }; /* its owner's, its flight's, and that of async_call_start */
+enum { REFERENCES_AT_START = 3, RETRY_NS = 1000000 }; /* its owner's, its flight's, and that of async_call_start */
 
 int async_init(async_state *self, pyproc_error **reterr) {
   if (completions_init(&self->completions) < 0)
@@ -56,23 +56,46 @@ static void on_finished(struct call *call) {
   async_call_unref(self);
 }
 
-/* Ends the call because of `code`, unless it is over or is just being ended. While it is on its way to a worker it
- * cannot be had: then whoever starts it finds `given_up`, and ends it. A reference is held. */
-static void give_up(async_call *self, int code) {
+/* Ends the call, unless it is over or is just being ended, or on its way from one place to another, where it cannot be
+ * had: returns false then. A reference is held. */
+static bool give_up(async_call *self) {
   struct call *call = &self->call;
-  atomic_store(&self->given_up, code);
+  int code = atomic_load(&self->cancelled) ? PYPROC_E_CANCELLED : PYPROC_E_DEADLINE_EXCEEDED;
   const struct connection *last = atomic_load(&call->connection);
   int may_have_run = admission_withdraw(&self->pool->admission, call, code);
-  if (may_have_run < 0) return;
+  if (may_have_run < 0) return false;
   call->error = call_setup_given_up(self->pool, call, code, last, self->timeout_ms, may_have_run);
   call->may_have_run = may_have_run;
   on_finished(call);
+  return true;
+}
+
+/* Has the supervisor look at `at_ns`, or before. The lock is held. Returns whether it must be told. */
+static bool arm(async_state *state, int64_t at_ns) {
+  if (at_ns >= atomic_load(&state->armed_ns)) return false;
+  atomic_store(&state->armed_ns, at_ns);
+  return true;
+}
+
+/* The supervisor ends the call as soon as it can be had. */
+static void give_up_soon(async_call *self) {
+  async_state *state = &self->pool->async;
+  int64_t at_ns = platform_now_ns() + RETRY_NS;
+  bool is_next = false;
+  pthread_mutex_lock(&state->lock);
+  if (self->deadline.position != 0) { /* it is in flight */
+    deadlines_move(&state->deadlines, &self->deadline, at_ns);
+    is_next = arm(state, at_ns);
+  }
+  pthread_mutex_unlock(&state->lock);
+  if (is_next) supervisor_wake(self->pool->supervisor);
 }
 
 void async_call_cancel(async_call *self) {
   pyproc_pool *pool = self->pool;
   if (!gate_enter(&pool->gate)) return; /* closed: all its calls are over */
-  give_up(self, PYPROC_E_CANCELLED);
+  atomic_store(&self->cancelled, true);
+  if (!give_up(self)) give_up_soon(self);
   gate_leave(&pool->gate);
 }
 
@@ -81,14 +104,15 @@ static void on_cancel(void *argument) {
   async_call_cancel(argument);
 }
 
-/* The first call whose deadline has passed, with a reference. Else the next time to look is set, and NULL returned. */
+/* The first call whose deadline has passed, with a reference; it is due again soon, should it not end now. Else the
+ * next time to look is set, and NULL returned. */
 static async_call *take_late(async_state *state, int64_t now_ns) {
   async_call *late = NULL;
   pthread_mutex_lock(&state->lock);
   deadline *first = deadlines_first(&state->deadlines);
   if (first != NULL && first->at_ns <= now_ns) {
     late = (async_call *)(void *)((char *)first - offsetof(async_call, deadline));
-    deadlines_remove(&state->deadlines, first);
+    deadlines_move(&state->deadlines, first, now_ns + RETRY_NS);
     atomic_fetch_add(&late->references, 1); /* it was in the heap, so its flight has one */
   } else {
     atomic_store(&state->armed_ns, first != NULL ? first->at_ns : INT64_MAX);
@@ -102,7 +126,7 @@ int64_t async_expire(void *argument, int64_t now_ns) {
   async_state *state = &pool->async;
   async_call *late;
   while (atomic_load(&state->armed_ns) <= now_ns && (late = take_late(state, now_ns)) != NULL) {
-    give_up(late, PYPROC_E_DEADLINE_EXCEEDED);
+    give_up(late);
     async_call_unref(late);
   }
   return atomic_load(&state->armed_ns);
@@ -137,16 +161,19 @@ void *async_call_new(size_t size, pyproc_pool *pool, call_method method, frame_b
 /* *ret_is_next: the supervisor does not know of a deadline that is as near. */
 static int remember_deadline(async_call *self, bool *ret_is_next, pyproc_error **reterr) {
   async_state *state = &self->pool->async;
-  *ret_is_next = false;
-  if (self->deadline.at_ns == INT64_MAX) return PYPROC_OK;
   pthread_mutex_lock(&state->lock);
   bool is_in = deadlines_add(&state->deadlines, &self->deadline);
-  if (is_in && self->deadline.at_ns < atomic_load(&state->armed_ns)) {
-    atomic_store(&state->armed_ns, self->deadline.at_ns);
-    *ret_is_next = true;
-  }
+  *ret_is_next = is_in && arm(state, self->deadline.at_ns);
   pthread_mutex_unlock(&state->lock);
   return is_in ? PYPROC_OK : error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED, "out of memory");
+}
+
+/* A token may fire as soon as the call hangs on it: what give_up_soon needs is in place by then. */
+static int attach(async_call *self, pyproc_error **reterr) {
+  pyproc_cancel *token = self->token;
+  if (token == NULL || cancel_attach(token, &self->entry)) return PYPROC_OK;
+  self->token = NULL;
+  return error_set(reterr, PYPROC_E_CANCELLED, "%s was cancelled before it was sent", self->call.method.name);
 }
 
 static int launch(async_call *self, pyproc_error **reterr) {
@@ -154,30 +181,23 @@ static int launch(async_call *self, pyproc_error **reterr) {
   bool is_next;
   int result = remember_deadline(self, &is_next, reterr);
   if (result < 0) return result;
-  if (is_next) supervisor_wake(pool->supervisor);
-  result = admission_enter(&pool->admission, &self->call, reterr);
-  if (result < 0) {
-    forget_deadline(self);
-    return result;
+  result = attach(self, reterr);
+  if (result >= 0) {
+    if (is_next) supervisor_wake(pool->supervisor);
+    result = admission_enter(&pool->admission, &self->call, reterr);
+    if (result < 0) async_call_detach(self);
   }
-  int code = atomic_load(&self->given_up);
-  if (code != 0) give_up(self, code);
-  return PYPROC_OK;
+  if (result < 0) forget_deadline(self);
+  return result;
 }
 
 int async_call_start(async_call *self, pyproc_error **reterr) {
   pyproc_pool *pool = self->pool;
   int result = call_setup_check(pool, &self->call, self->timeout_ms, reterr);
-  if (result >= 0 && self->token != NULL && !cancel_attach(self->token, &self->entry))
-    result = error_set(reterr, PYPROC_E_CANCELLED, "%s was cancelled before it was sent", self->call.method.name);
-  if (result < 0) self->token = NULL; /* it is not on it */
   if (result >= 0) {
     gate_enter(&pool->gate); /* its flight; the calling thread is inside, so that it is not shut */
     result = launch(self, reterr);
-    if (result < 0) {
-      async_call_detach(self);
-      gate_leave(&pool->gate);
-    }
+    if (result < 0) gate_leave(&pool->gate);
   }
   if (result < 0) atomic_fetch_sub(&self->references, REFERENCES_AT_START - 1);
   async_call_unref(self);

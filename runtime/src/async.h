@@ -16,7 +16,7 @@
 /* A pool's. */
 typedef struct async_state {
   pthread_mutex_t lock;
-  deadlines deadlines;      /* of calls in flight; under the lock */
+  deadlines deadlines;      /* of all calls in flight; under the lock */
   _Atomic int64_t armed_ns; /* when the supervisor looks at them; never later than the first */
   completions completions;  /* calls that are over, with a callback to run */
 } async_state;
@@ -31,9 +31,9 @@ typedef struct async_call {
   char *name; /* a copy, of a dynamic method */
   pyproc_cancel *token;
   cancel_entry entry;
-  deadline deadline;
+  deadline deadline; /* in the heap as long as the call is in flight; under the lock */
   atomic_int references;
-  atomic_int given_up; /* the code because of which it was to be ended; 0: it was not */
+  atomic_bool cancelled;
 } async_call;
 
 int async_init(async_state *self, pyproc_error **reterr);

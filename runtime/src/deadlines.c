@@ -41,16 +41,25 @@ bool deadlines_add(deadlines *self, deadline *item) {
   return true;
 }
 
+/* Finds the place of an item that may belong nearer to the top, or to the bottom, than `position`. */
+static void sift(deadlines *self, size_t position, deadline *item) {
+  if (position > 1 && item->at_ns < at(self, position / 2)->at_ns)
+    sift_up(self, position, item);
+  else
+    sift_down(self, position, item);
+}
+
+void deadlines_move(deadlines *self, deadline *item, int64_t at_ns) {
+  item->at_ns = at_ns;
+  sift(self, item->position, item);
+}
+
 void deadlines_remove(deadlines *self, deadline *item) {
   size_t position = item->position;
   if (position == 0) return;
   deadline *last = at(self, self->count--);
   item->position = 0;
-  if (last == item) return;
-  if (position > 1 && last->at_ns < at(self, position / 2)->at_ns)
-    sift_up(self, position, last);
-  else
-    sift_down(self, position, last);
+  if (last != item) sift(self, position, last);
 }
 
 deadline *deadlines_first(const deadlines *self) {

@@ -10,7 +10,7 @@
 
 /* Part of what has the deadline. Zeroed: in no heap. */
 typedef struct deadline {
-  int64_t at_ns;   /* CLOCK_MONOTONIC; not to be changed while it is in */
+  int64_t at_ns;   /* CLOCK_MONOTONIC; changed by deadlines_move alone while it is in */
   size_t position; /* in the heap, counted from 1; 0: not in */
 } deadline;
 
@@ -22,6 +22,9 @@ typedef struct deadlines {
 
 /* False: out of memory. */
 bool deadlines_add(deadlines *self, deadline *item);
+
+/* Changes the time of one that is in. */
+void deadlines_move(deadlines *self, deadline *item, int64_t at_ns);
 
 /* Takes it out; one that is not in is fine. */
 void deadlines_remove(deadlines *self, deadline *item);

@@ -48,6 +48,8 @@ static void first_is_the_least_whatever_comes_and_goes(void **state) {
       item->at_ns = next_random(&seed) % 1000; /* equal ones among them */
       assert_true(deadlines_add(&heap, item));
       count++;
+    } else if (next_random(&seed) % 3 == 0) {
+      deadlines_move(&heap, item, next_random(&seed) % 1000);
     } else {
       deadlines_remove(&heap, item);
       assert_int_equal(item->position, 0);
