@@ -50,8 +50,8 @@ typedef enum connection_start { CONNECTION_TAKEN, CONNECTION_REFUSED, CONNECTION
 
 /* What a connection tells its owner, or asks it. Any thread but where noted. */
 typedef struct connection_owner {
-  void (*ready)(void *owner);  /* supervisor: the handshake is done, calls may start */
-  void (*freed)(void *owner);  /* there is room for more calls than before */
+  void (*ready)(void *owner); /* supervisor: the handshake is done, calls may start */
+  void (*freed)(void *owner); /* there is room for more calls than before */
   /* The worker has given the call back, not started: it stops. The call is in no table; find another place for it. */
   void (*returned)(void *owner, struct call *call);
   void (*broken)(void *owner); /* the connection is of no more use: `reason` says why */

@@ -2,61 +2,57 @@
 #include "chat.pyproc.h"
 
 static const pyproc_field_info acme__chat__v1__say_request__field_infos[] = {
-  {"text", "text", NULL, 0},
-  {"room", "room", NULL, 0},
+    {"text", "text", NULL, 0},
+    {"room", "room", NULL, 0},
 };
 const pyproc_message_info acme__chat__v1__say_request__info = {
-  "acme.chat.v1.SayRequest", &acme__chat__v1__say_request__descriptor,
-  acme__chat__v1__say_request__field_infos, PYPROC_WELL_KNOWN_NONE
-};
+    "acme.chat.v1.SayRequest", &acme__chat__v1__say_request__descriptor, acme__chat__v1__say_request__field_infos,
+    PYPROC_WELL_KNOWN_NONE};
 
 static const pyproc_field_info acme__chat__v1__say_reply__field_infos[] = {
-  {"text", "text", NULL, 0},
-  {"id", "id", NULL, 0},
+    {"text", "text", NULL, 0},
+    {"id", "id", NULL, 0},
 };
 const pyproc_message_info acme__chat__v1__say_reply__info = {
-  "acme.chat.v1.SayReply", &acme__chat__v1__say_reply__descriptor,
-  acme__chat__v1__say_reply__field_infos, PYPROC_WELL_KNOWN_NONE
-};
+    "acme.chat.v1.SayReply", &acme__chat__v1__say_reply__descriptor, acme__chat__v1__say_reply__field_infos,
+    PYPROC_WELL_KNOWN_NONE};
 
 static const pyproc_field_info acme__chat__v1__chunk__field_infos[] = {
-  {"data", "data", NULL, 0},
+    {"data", "data", NULL, 0},
 };
-const pyproc_message_info acme__chat__v1__chunk__info = {
-  "acme.chat.v1.Chunk", &acme__chat__v1__chunk__descriptor,
-  acme__chat__v1__chunk__field_infos, PYPROC_WELL_KNOWN_NONE
-};
+const pyproc_message_info acme__chat__v1__chunk__info = {"acme.chat.v1.Chunk", &acme__chat__v1__chunk__descriptor,
+                                                         acme__chat__v1__chunk__field_infos, PYPROC_WELL_KNOWN_NONE};
 
 static const pyproc_field_info acme__chat__v1__summary__field_infos[] = {
-  {"bytes", "bytes", NULL, 0},
-  {"digest", "digest", NULL, 0},
+    {"bytes", "bytes", NULL, 0},
+    {"digest", "digest", NULL, 0},
 };
-const pyproc_message_info acme__chat__v1__summary__info = {
-  "acme.chat.v1.Summary", &acme__chat__v1__summary__descriptor,
-  acme__chat__v1__summary__field_infos, PYPROC_WELL_KNOWN_NONE
-};
+const pyproc_message_info acme__chat__v1__summary__info = {"acme.chat.v1.Summary", &acme__chat__v1__summary__descriptor,
+                                                           acme__chat__v1__summary__field_infos,
+                                                           PYPROC_WELL_KNOWN_NONE};
 
 static const pyproc_field_info acme__chat__v1__httpinfo__field_infos[] = {
-  {"url", "url", NULL, 0},
+    {"url", "url", NULL, 0},
 };
 const pyproc_message_info acme__chat__v1__httpinfo__info = {
-  "acme.chat.v1.HTTPInfo", &acme__chat__v1__httpinfo__descriptor,
-  acme__chat__v1__httpinfo__field_infos, PYPROC_WELL_KNOWN_NONE
-};
+    "acme.chat.v1.HTTPInfo", &acme__chat__v1__httpinfo__descriptor, acme__chat__v1__httpinfo__field_infos,
+    PYPROC_WELL_KNOWN_NONE};
 
 static const pyproc_field_info acme__chat__v1__ipv4_addr__field_infos[] = {
-  {"a", "a", NULL, 0},
+    {"a", "a", NULL, 0},
 };
 const pyproc_message_info acme__chat__v1__ipv4_addr__info = {
-  "acme.chat.v1.IPv4Addr", &acme__chat__v1__ipv4_addr__descriptor,
-  acme__chat__v1__ipv4_addr__field_infos, PYPROC_WELL_KNOWN_NONE
-};
+    "acme.chat.v1.IPv4Addr", &acme__chat__v1__ipv4_addr__descriptor, acme__chat__v1__ipv4_addr__field_infos,
+    PYPROC_WELL_KNOWN_NONE};
 
-const pyproc_method acme_chat_v1_chat_room_say_method = {
-  sizeof(pyproc_method), "acme.chat.v1.ChatRoom/Say",
-  &acme__chat__v1__say_request__info, &acme__chat__v1__say_reply__info,
-  "a268ca477ebdfa6b", PYPROC_RPC_UNARY, 0, 0
-};
+const pyproc_method acme_chat_v1_chat_room_say_method = {sizeof(pyproc_method),
+                                                         "acme.chat.v1.ChatRoom/Say",
+                                                         &acme__chat__v1__say_request__info,
+                                                         &acme__chat__v1__say_reply__info,
+                                                         "a268ca477ebdfa6b",
+                                                         PYPROC_RPC_UNARY,
+                                                         0,
+                                                         0};
 
 int acme_chat_v1_chat_room_say(pyproc_pool *pool, const Acme__Chat__V1__SayRequest *request,
                                Acme__Chat__V1__SayReply **ret_reply, pyproc_error **reterr) {
@@ -67,35 +63,47 @@ int acme_chat_v1_chat_room_say_with(pyproc_pool *pool, const Acme__Chat__V1__Say
                                     const pyproc_call_options *options, Acme__Chat__V1__SayReply **ret_reply,
                                     pyproc_error **reterr) {
   ProtobufCMessage *reply = NULL;
-  const int result = pyproc_call(pool, &acme_chat_v1_chat_room_say_method, request == NULL ? NULL : &request->base, options,
-                                 ret_reply == NULL ? NULL : &reply, reterr);
+  const int result = pyproc_call(pool, &acme_chat_v1_chat_room_say_method, request == NULL ? NULL : &request->base,
+                                 options, ret_reply == NULL ? NULL : &reply, reterr);
   if (result >= 0 && ret_reply != NULL) *ret_reply = (Acme__Chat__V1__SayReply *)(void *)reply;
   return result;
 }
 
-const pyproc_method acme_chat_v1_chat_room_history_method = {
-  sizeof(pyproc_method), "acme.chat.v1.ChatRoom/History",
-  &acme__chat__v1__say_request__info, &acme__chat__v1__say_reply__info,
-  "0b273f938e613f8f", PYPROC_RPC_SERVER_STREAM, 0, 0
-};
+const pyproc_method acme_chat_v1_chat_room_history_method = {sizeof(pyproc_method),
+                                                             "acme.chat.v1.ChatRoom/History",
+                                                             &acme__chat__v1__say_request__info,
+                                                             &acme__chat__v1__say_reply__info,
+                                                             "0b273f938e613f8f",
+                                                             PYPROC_RPC_SERVER_STREAM,
+                                                             0,
+                                                             0};
 
-const pyproc_method acme_chat_v1_chat_room_upload_method = {
-  sizeof(pyproc_method), "acme.chat.v1.ChatRoom/Upload",
-  &acme__chat__v1__chunk__info, &acme__chat__v1__summary__info,
-  "3311f47197228b71", PYPROC_RPC_CLIENT_STREAM, 0, 0
-};
+const pyproc_method acme_chat_v1_chat_room_upload_method = {sizeof(pyproc_method),
+                                                            "acme.chat.v1.ChatRoom/Upload",
+                                                            &acme__chat__v1__chunk__info,
+                                                            &acme__chat__v1__summary__info,
+                                                            "3311f47197228b71",
+                                                            PYPROC_RPC_CLIENT_STREAM,
+                                                            0,
+                                                            0};
 
-const pyproc_method acme_chat_v1_chat_room_converse_method = {
-  sizeof(pyproc_method), "acme.chat.v1.ChatRoom/Converse",
-  &acme__chat__v1__say_request__info, &acme__chat__v1__say_reply__info,
-  "a8e0366d7dfc4ba5", PYPROC_RPC_BIDI, 0, 0
-};
+const pyproc_method acme_chat_v1_chat_room_converse_method = {sizeof(pyproc_method),
+                                                              "acme.chat.v1.ChatRoom/Converse",
+                                                              &acme__chat__v1__say_request__info,
+                                                              &acme__chat__v1__say_reply__info,
+                                                              "a8e0366d7dfc4ba5",
+                                                              PYPROC_RPC_BIDI,
+                                                              0,
+                                                              0};
 
-const pyproc_method acme_chat_v1_chat_room_get_httpinfo_method = {
-  sizeof(pyproc_method), "acme.chat.v1.ChatRoom/GetHTTPInfo",
-  &acme__chat__v1__say_request__info, &acme__chat__v1__httpinfo__info,
-  "1528fc384c28076d", PYPROC_RPC_UNARY, 0, 0
-};
+const pyproc_method acme_chat_v1_chat_room_get_httpinfo_method = {sizeof(pyproc_method),
+                                                                  "acme.chat.v1.ChatRoom/GetHTTPInfo",
+                                                                  &acme__chat__v1__say_request__info,
+                                                                  &acme__chat__v1__httpinfo__info,
+                                                                  "1528fc384c28076d",
+                                                                  PYPROC_RPC_UNARY,
+                                                                  0,
+                                                                  0};
 
 int acme_chat_v1_chat_room_get_httpinfo(pyproc_pool *pool, const Acme__Chat__V1__SayRequest *request,
                                         Acme__Chat__V1__HTTPInfo **ret_reply, pyproc_error **reterr) {
@@ -106,19 +114,17 @@ int acme_chat_v1_chat_room_get_httpinfo_with(pyproc_pool *pool, const Acme__Chat
                                              const pyproc_call_options *options, Acme__Chat__V1__HTTPInfo **ret_reply,
                                              pyproc_error **reterr) {
   ProtobufCMessage *reply = NULL;
-  const int result = pyproc_call(pool, &acme_chat_v1_chat_room_get_httpinfo_method, request == NULL ? NULL : &request->base, options,
-                                 ret_reply == NULL ? NULL : &reply, reterr);
+  const int result =
+      pyproc_call(pool, &acme_chat_v1_chat_room_get_httpinfo_method, request == NULL ? NULL : &request->base, options,
+                  ret_reply == NULL ? NULL : &reply, reterr);
   if (result >= 0 && ret_reply != NULL) *ret_reply = (Acme__Chat__V1__HTTPInfo *)(void *)reply;
   return result;
 }
 
 static const pyproc_method *const acme_chat_v1_chat_room_methods[] = {
-  &acme_chat_v1_chat_room_say_method,
-  &acme_chat_v1_chat_room_history_method,
-  &acme_chat_v1_chat_room_upload_method,
-  &acme_chat_v1_chat_room_converse_method,
-  &acme_chat_v1_chat_room_get_httpinfo_method,
+    &acme_chat_v1_chat_room_say_method,          &acme_chat_v1_chat_room_history_method,
+    &acme_chat_v1_chat_room_upload_method,       &acme_chat_v1_chat_room_converse_method,
+    &acme_chat_v1_chat_room_get_httpinfo_method,
 };
-const pyproc_service acme_chat_v1_chat_room_service = {
-  sizeof(pyproc_service), "acme.chat.v1.ChatRoom", acme_chat_v1_chat_room_methods, 5
-};
+const pyproc_service acme_chat_v1_chat_room_service = {sizeof(pyproc_service), "acme.chat.v1.ChatRoom",
+                                                       acme_chat_v1_chat_room_methods, 5};

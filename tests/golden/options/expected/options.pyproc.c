@@ -2,29 +2,27 @@
 #include "options.pyproc.h"
 
 const pyproc_message_info golden__options__request__info = {
-  "golden.options.Request", &golden__options__request__descriptor,
-  NULL, PYPROC_WELL_KNOWN_NONE
-};
+    "golden.options.Request", &golden__options__request__descriptor, NULL, PYPROC_WELL_KNOWN_NONE};
 
-const pyproc_message_info golden__options__reply__info = {
-  "golden.options.Reply", &golden__options__reply__descriptor,
-  NULL, PYPROC_WELL_KNOWN_NONE
-};
+const pyproc_message_info golden__options__reply__info = {"golden.options.Reply", &golden__options__reply__descriptor,
+                                                          NULL, PYPROC_WELL_KNOWN_NONE};
 
-const pyproc_method mine_timed_method = {
-  sizeof(pyproc_method), "golden.options.Chosen/Timed",
-  &golden__options__request__info, &golden__options__reply__info,
-  "ab86c4e9724c77dc", PYPROC_RPC_UNARY, PYPROC_METHOD_IDEMPOTENT, 500
-};
+const pyproc_method mine_timed_method = {sizeof(pyproc_method),
+                                         "golden.options.Chosen/Timed",
+                                         &golden__options__request__info,
+                                         &golden__options__reply__info,
+                                         "ab86c4e9724c77dc",
+                                         PYPROC_RPC_UNARY,
+                                         PYPROC_METHOD_IDEMPOTENT,
+                                         500};
 
-int mine_timed(pyproc_pool *pool, const Golden__Options__Request *request,
-               Golden__Options__Reply **ret_reply, pyproc_error **reterr) {
+int mine_timed(pyproc_pool *pool, const Golden__Options__Request *request, Golden__Options__Reply **ret_reply,
+               pyproc_error **reterr) {
   return mine_timed_with(pool, request, NULL, ret_reply, reterr);
 }
 
-int mine_timed_with(pyproc_pool *pool, const Golden__Options__Request *request,
-                    const pyproc_call_options *options, Golden__Options__Reply **ret_reply,
-                    pyproc_error **reterr) {
+int mine_timed_with(pyproc_pool *pool, const Golden__Options__Request *request, const pyproc_call_options *options,
+                    Golden__Options__Reply **ret_reply, pyproc_error **reterr) {
   ProtobufCMessage *reply = NULL;
   const int result = pyproc_call(pool, &mine_timed_method, request == NULL ? NULL : &request->base, options,
                                  ret_reply == NULL ? NULL : &reply, reterr);
@@ -32,20 +30,22 @@ int mine_timed_with(pyproc_pool *pool, const Golden__Options__Request *request,
   return result;
 }
 
-const pyproc_method mine_run_method = {
-  sizeof(pyproc_method), "golden.options.Chosen/Named",
-  &golden__options__request__info, &golden__options__reply__info,
-  "ab86c4e9724c77dc", PYPROC_RPC_UNARY, 0, 0
-};
+const pyproc_method mine_run_method = {sizeof(pyproc_method),
+                                       "golden.options.Chosen/Named",
+                                       &golden__options__request__info,
+                                       &golden__options__reply__info,
+                                       "ab86c4e9724c77dc",
+                                       PYPROC_RPC_UNARY,
+                                       0,
+                                       0};
 
-int mine_run(pyproc_pool *pool, const Golden__Options__Request *request,
-             Golden__Options__Reply **ret_reply, pyproc_error **reterr) {
+int mine_run(pyproc_pool *pool, const Golden__Options__Request *request, Golden__Options__Reply **ret_reply,
+             pyproc_error **reterr) {
   return mine_run_with(pool, request, NULL, ret_reply, reterr);
 }
 
-int mine_run_with(pyproc_pool *pool, const Golden__Options__Request *request,
-                  const pyproc_call_options *options, Golden__Options__Reply **ret_reply,
-                  pyproc_error **reterr) {
+int mine_run_with(pyproc_pool *pool, const Golden__Options__Request *request, const pyproc_call_options *options,
+                  Golden__Options__Reply **ret_reply, pyproc_error **reterr) {
   ProtobufCMessage *reply = NULL;
   const int result = pyproc_call(pool, &mine_run_method, request == NULL ? NULL : &request->base, options,
                                  ret_reply == NULL ? NULL : &reply, reterr);
@@ -53,20 +53,22 @@ int mine_run_with(pyproc_pool *pool, const Golden__Options__Request *request,
   return result;
 }
 
-const pyproc_method mine_run_2_method = {
-  sizeof(pyproc_method), "golden.options.Chosen/run",
-  &golden__options__request__info, &golden__options__reply__info,
-  "ab86c4e9724c77dc", PYPROC_RPC_UNARY, 0, 0
-};
+const pyproc_method mine_run_2_method = {sizeof(pyproc_method),
+                                         "golden.options.Chosen/run",
+                                         &golden__options__request__info,
+                                         &golden__options__reply__info,
+                                         "ab86c4e9724c77dc",
+                                         PYPROC_RPC_UNARY,
+                                         0,
+                                         0};
 
-int mine_run_2(pyproc_pool *pool, const Golden__Options__Request *request,
-               Golden__Options__Reply **ret_reply, pyproc_error **reterr) {
+int mine_run_2(pyproc_pool *pool, const Golden__Options__Request *request, Golden__Options__Reply **ret_reply,
+               pyproc_error **reterr) {
   return mine_run_2_with(pool, request, NULL, ret_reply, reterr);
 }
 
-int mine_run_2_with(pyproc_pool *pool, const Golden__Options__Request *request,
-                    const pyproc_call_options *options, Golden__Options__Reply **ret_reply,
-                    pyproc_error **reterr) {
+int mine_run_2_with(pyproc_pool *pool, const Golden__Options__Request *request, const pyproc_call_options *options,
+                    Golden__Options__Reply **ret_reply, pyproc_error **reterr) {
   ProtobufCMessage *reply = NULL;
   const int result = pyproc_call(pool, &mine_run_2_method, request == NULL ? NULL : &request->base, options,
                                  ret_reply == NULL ? NULL : &reply, reterr);
@@ -75,10 +77,8 @@ int mine_run_2_with(pyproc_pool *pool, const Golden__Options__Request *request,
 }
 
 static const pyproc_method *const mine_methods[] = {
-  &mine_timed_method,
-  &mine_run_method,
-  &mine_run_2_method,
+    &mine_timed_method,
+    &mine_run_method,
+    &mine_run_2_method,
 };
-const pyproc_service mine_service = {
-  sizeof(pyproc_service), "golden.options.Chosen", mine_methods, 3
-};
+const pyproc_service mine_service = {sizeof(pyproc_service), "golden.options.Chosen", mine_methods, 3};

@@ -2,52 +2,53 @@
 #include "proto2.pyproc.h"
 
 static const pyproc_field_info golden__proto2__defaults__field_infos[] = {
-  {"name", "name", NULL, 0},
-  {"number", "number", NULL, 0},
-  {"least32", "least32", NULL, 0},
-  {"least64", "least64", NULL, 0},
-  {"most64", "most64", NULL, 0},
-  {"exact", "exact", NULL, 0},
-  {"whole", "whole", NULL, 0},
-  {"infinite", "infinite", NULL, 0},
-  {"undefined", "undefined", NULL, 0},
-  {"data", "data", NULL, 0},
-  {"level", "level", NULL, 0},
-  {"flag", "flag", NULL, 0},
-  {"empty", "empty", NULL, 0},
-  {"needed", "needed", NULL, 0},
-  {"packed", "packed", NULL, 0},
-  {"unpacked", "unpacked", NULL, 0},
-  {"first", "first", NULL, 0},
-  {"chosen", "chosen", NULL, 0},
-  {"other", "other", NULL, 0},
-  {"x", "x", NULL, 0},
-  {"n_x", "nX", NULL, 0},
-  {"n_x_", "nX", NULL, 0},
-  {"has_number", "hasNumber", NULL, 0},
-  {"NUMBER", "NUMBER", NULL, 0},
-  {"least_32", "least32", NULL, 0},
-  {"least_32_", "least32", NULL, 0},
-  {"Least_32", "Least32", NULL, 0},
+    {"name", "name", NULL, 0},
+    {"number", "number", NULL, 0},
+    {"least32", "least32", NULL, 0},
+    {"least64", "least64", NULL, 0},
+    {"most64", "most64", NULL, 0},
+    {"exact", "exact", NULL, 0},
+    {"whole", "whole", NULL, 0},
+    {"infinite", "infinite", NULL, 0},
+    {"undefined", "undefined", NULL, 0},
+    {"data", "data", NULL, 0},
+    {"level", "level", NULL, 0},
+    {"flag", "flag", NULL, 0},
+    {"empty", "empty", NULL, 0},
+    {"needed", "needed", NULL, 0},
+    {"packed", "packed", NULL, 0},
+    {"unpacked", "unpacked", NULL, 0},
+    {"first", "first", NULL, 0},
+    {"chosen", "chosen", NULL, 0},
+    {"other", "other", NULL, 0},
+    {"x", "x", NULL, 0},
+    {"n_x", "nX", NULL, 0},
+    {"n_x_", "nX", NULL, 0},
+    {"has_number", "hasNumber", NULL, 0},
+    {"NUMBER", "NUMBER", NULL, 0},
+    {"least_32", "least32", NULL, 0},
+    {"least_32_", "least32", NULL, 0},
+    {"Least_32", "Least32", NULL, 0},
 };
 const pyproc_message_info golden__proto2__defaults__info = {
-  "golden.proto2.Defaults", &golden__proto2__defaults__descriptor,
-  golden__proto2__defaults__field_infos, PYPROC_WELL_KNOWN_NONE
-};
+    "golden.proto2.Defaults", &golden__proto2__defaults__descriptor, golden__proto2__defaults__field_infos,
+    PYPROC_WELL_KNOWN_NONE};
 
 static const pyproc_field_info golden__proto2__extended__field_infos[] = {
-  {"defaults", "defaults", &golden__proto2__defaults__info, 0},
+    {"defaults", "defaults", &golden__proto2__defaults__info, 0},
 };
 const pyproc_message_info golden__proto2__extended__info = {
-  "golden.proto2.Extended", &golden__proto2__extended__descriptor,
-  golden__proto2__extended__field_infos, PYPROC_WELL_KNOWN_NONE
-};
+    "golden.proto2.Extended", &golden__proto2__extended__descriptor, golden__proto2__extended__field_infos,
+    PYPROC_WELL_KNOWN_NONE};
 
-const pyproc_method golden_proto2_old_get_method = {
-  sizeof(pyproc_method), "golden.proto2.Old/Get",
-  &golden__proto2__defaults__info, &golden__proto2__extended__info,
-  "a9aa760a5d7aebd0", PYPROC_RPC_UNARY, 0, 0
-};
+const pyproc_method golden_proto2_old_get_method = {sizeof(pyproc_method),
+                                                    "golden.proto2.Old/Get",
+                                                    &golden__proto2__defaults__info,
+                                                    &golden__proto2__extended__info,
+                                                    "a9aa760a5d7aebd0",
+                                                    PYPROC_RPC_UNARY,
+                                                    0,
+                                                    0};
 
 int golden_proto2_old_get(pyproc_pool *pool, const Golden__Proto2__Defaults *request,
                           Golden__Proto2__Extended **ret_reply, pyproc_error **reterr) {
@@ -65,8 +66,7 @@ int golden_proto2_old_get_with(pyproc_pool *pool, const Golden__Proto2__Defaults
 }
 
 static const pyproc_method *const golden_proto2_old_methods[] = {
-  &golden_proto2_old_get_method,
+    &golden_proto2_old_get_method,
 };
-const pyproc_service golden_proto2_old_service = {
-  sizeof(pyproc_service), "golden.proto2.Old", golden_proto2_old_methods, 1
-};
+const pyproc_service golden_proto2_old_service = {sizeof(pyproc_service), "golden.proto2.Old",
+                                                  golden_proto2_old_methods, 1};

@@ -2,26 +2,27 @@
 #include "quickstart.pyproc.h"
 
 static const pyproc_field_info quickstart__predict_request__field_infos[] = {
-  {"value", "value", NULL, 0},
+    {"value", "value", NULL, 0},
 };
 const pyproc_message_info quickstart__predict_request__info = {
-  "quickstart.PredictRequest", &quickstart__predict_request__descriptor,
-  quickstart__predict_request__field_infos, PYPROC_WELL_KNOWN_NONE
-};
+    "quickstart.PredictRequest", &quickstart__predict_request__descriptor, quickstart__predict_request__field_infos,
+    PYPROC_WELL_KNOWN_NONE};
 
 static const pyproc_field_info quickstart__predict_reply__field_infos[] = {
-  {"result", "result", NULL, 0},
+    {"result", "result", NULL, 0},
 };
 const pyproc_message_info quickstart__predict_reply__info = {
-  "quickstart.PredictReply", &quickstart__predict_reply__descriptor,
-  quickstart__predict_reply__field_infos, PYPROC_WELL_KNOWN_NONE
-};
+    "quickstart.PredictReply", &quickstart__predict_reply__descriptor, quickstart__predict_reply__field_infos,
+    PYPROC_WELL_KNOWN_NONE};
 
-const pyproc_method quickstart_predictor_predict_method = {
-  sizeof(pyproc_method), "quickstart.Predictor/Predict",
-  &quickstart__predict_request__info, &quickstart__predict_reply__info,
-  "c29cdca0389091e6", PYPROC_RPC_UNARY, 0, 0
-};
+const pyproc_method quickstart_predictor_predict_method = {sizeof(pyproc_method),
+                                                           "quickstart.Predictor/Predict",
+                                                           &quickstart__predict_request__info,
+                                                           &quickstart__predict_reply__info,
+                                                           "c29cdca0389091e6",
+                                                           PYPROC_RPC_UNARY,
+                                                           0,
+                                                           0};
 
 int quickstart_predictor_predict(pyproc_pool *pool, const Quickstart__PredictRequest *request,
                                  Quickstart__PredictReply **ret_reply, pyproc_error **reterr) {
@@ -32,15 +33,14 @@ int quickstart_predictor_predict_with(pyproc_pool *pool, const Quickstart__Predi
                                       const pyproc_call_options *options, Quickstart__PredictReply **ret_reply,
                                       pyproc_error **reterr) {
   ProtobufCMessage *reply = NULL;
-  const int result = pyproc_call(pool, &quickstart_predictor_predict_method, request == NULL ? NULL : &request->base, options,
-                                 ret_reply == NULL ? NULL : &reply, reterr);
+  const int result = pyproc_call(pool, &quickstart_predictor_predict_method, request == NULL ? NULL : &request->base,
+                                 options, ret_reply == NULL ? NULL : &reply, reterr);
   if (result >= 0 && ret_reply != NULL) *ret_reply = (Quickstart__PredictReply *)(void *)reply;
   return result;
 }
 
 static const pyproc_method *const quickstart_predictor_methods[] = {
-  &quickstart_predictor_predict_method,
+    &quickstart_predictor_predict_method,
 };
-const pyproc_service quickstart_predictor_service = {
-  sizeof(pyproc_service), "quickstart.Predictor", quickstart_predictor_methods, 1
-};
+const pyproc_service quickstart_predictor_service = {sizeof(pyproc_service), "quickstart.Predictor",
+                                                     quickstart_predictor_methods, 1};

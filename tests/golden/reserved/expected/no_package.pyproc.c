@@ -2,46 +2,26 @@
 #include "no_package.pyproc.h"
 
 static const pyproc_field_info file_2__field_infos[] = {
-  {"linux", "linux", NULL, PYPROC_FIELD_OPTIONAL},
+    {"linux", "linux", NULL, PYPROC_FIELD_OPTIONAL},
 };
-const pyproc_message_info file_2__info = {
-  "FILE", &file_2__descriptor,
-  file_2__field_infos, PYPROC_WELL_KNOWN_NONE
-};
+const pyproc_message_info file_2__info = {"FILE", &file_2__descriptor, file_2__field_infos, PYPROC_WELL_KNOWN_NONE};
 
-const pyproc_message_info eof_2__info = {
-  "EOF", &eof_2__descriptor,
-  NULL, PYPROC_WELL_KNOWN_NONE
-};
+const pyproc_message_info eof_2__info = {"EOF", &eof_2__descriptor, NULL, PYPROC_WELL_KNOWN_NONE};
 
-const pyproc_message_info int__info = {
-  "int", &int__descriptor,
-  NULL, PYPROC_WELL_KNOWN_NONE
-};
+const pyproc_message_info int__info = {"int", &int__descriptor, NULL, PYPROC_WELL_KNOWN_NONE};
 
-const pyproc_message_info x__y__info = {
-  "x__y", &x__y__descriptor,
-  NULL, PYPROC_WELL_KNOWN_NONE
-};
+const pyproc_message_info x__y__info = {"x__y", &x__y__descriptor, NULL, PYPROC_WELL_KNOWN_NONE};
 
-const pyproc_message_info x_y_2__info = {
-  "x_y", &x_y_2__descriptor,
-  NULL, PYPROC_WELL_KNOWN_NONE
-};
+const pyproc_message_info x_y_2__info = {"x_y", &x_y_2__descriptor, NULL, PYPROC_WELL_KNOWN_NONE};
 
 const pyproc_method static_cast_2_method = {
-  sizeof(pyproc_method), "static/cast",
-  &file_2__info, &eof_2__info,
-  "7c5979fe0e63deaf", PYPROC_RPC_UNARY, 0, 0
-};
+    sizeof(pyproc_method), "static/cast", &file_2__info, &eof_2__info, "7c5979fe0e63deaf", PYPROC_RPC_UNARY, 0, 0};
 
-int static_cast_2(pyproc_pool *pool, const FILE2 *request,
-                  EOF2 **ret_reply, pyproc_error **reterr) {
+int static_cast_2(pyproc_pool *pool, const FILE2 *request, EOF2 **ret_reply, pyproc_error **reterr) {
   return static_cast_2_with(pool, request, NULL, ret_reply, reterr);
 }
 
-int static_cast_2_with(pyproc_pool *pool, const FILE2 *request,
-                       const pyproc_call_options *options, EOF2 **ret_reply,
+int static_cast_2_with(pyproc_pool *pool, const FILE2 *request, const pyproc_call_options *options, EOF2 **ret_reply,
                        pyproc_error **reterr) {
   ProtobufCMessage *reply = NULL;
   const int result = pyproc_call(pool, &static_cast_2_method, request == NULL ? NULL : &request->base, options,
@@ -51,25 +31,18 @@ int static_cast_2_with(pyproc_pool *pool, const FILE2 *request,
 }
 
 static const pyproc_method *const static_methods[] = {
-  &static_cast_2_method,
+    &static_cast_2_method,
 };
-const pyproc_service static_service = {
-  sizeof(pyproc_service), "static", static_methods, 1
-};
+const pyproc_service static_service = {sizeof(pyproc_service), "static", static_methods, 1};
 
-const pyproc_method x_pthread_create_method = {
-  sizeof(pyproc_method), "Pthread/Create",
-  &int__info, &x_y_2__info,
-  "c46d23d2d6da20f7", PYPROC_RPC_UNARY, 0, 0
-};
+const pyproc_method x_pthread_create_method = {sizeof(pyproc_method), "Pthread/Create", &int__info, &x_y_2__info,
+                                               "c46d23d2d6da20f7",    PYPROC_RPC_UNARY, 0,          0};
 
-int x_pthread_create(pyproc_pool *pool, const Int *request,
-                     XY2 **ret_reply, pyproc_error **reterr) {
+int x_pthread_create(pyproc_pool *pool, const Int *request, XY2 **ret_reply, pyproc_error **reterr) {
   return x_pthread_create_with(pool, request, NULL, ret_reply, reterr);
 }
 
-int x_pthread_create_with(pyproc_pool *pool, const Int *request,
-                          const pyproc_call_options *options, XY2 **ret_reply,
+int x_pthread_create_with(pyproc_pool *pool, const Int *request, const pyproc_call_options *options, XY2 **ret_reply,
                           pyproc_error **reterr) {
   ProtobufCMessage *reply = NULL;
   const int result = pyproc_call(pool, &x_pthread_create_method, request == NULL ? NULL : &request->base, options,
@@ -79,25 +52,18 @@ int x_pthread_create_with(pyproc_pool *pool, const Int *request,
 }
 
 static const pyproc_method *const x_pthread_methods[] = {
-  &x_pthread_create_method,
+    &x_pthread_create_method,
 };
-const pyproc_service x_pthread_service = {
-  sizeof(pyproc_service), "Pthread", x_pthread_methods, 1
-};
+const pyproc_service x_pthread_service = {sizeof(pyproc_service), "Pthread", x_pthread_methods, 1};
 
 const pyproc_method size_t_2_method = {
-  sizeof(pyproc_method), "Size/t",
-  &file_2__info, &file_2__info,
-  "ea97914d7efdb8e5", PYPROC_RPC_UNARY, 0, 0
-};
+    sizeof(pyproc_method), "Size/t", &file_2__info, &file_2__info, "ea97914d7efdb8e5", PYPROC_RPC_UNARY, 0, 0};
 
-int size_t_2(pyproc_pool *pool, const FILE2 *request,
-             FILE2 **ret_reply, pyproc_error **reterr) {
+int size_t_2(pyproc_pool *pool, const FILE2 *request, FILE2 **ret_reply, pyproc_error **reterr) {
   return size_t_2_with(pool, request, NULL, ret_reply, reterr);
 }
 
-int size_t_2_with(pyproc_pool *pool, const FILE2 *request,
-                  const pyproc_call_options *options, FILE2 **ret_reply,
+int size_t_2_with(pyproc_pool *pool, const FILE2 *request, const pyproc_call_options *options, FILE2 **ret_reply,
                   pyproc_error **reterr) {
   ProtobufCMessage *reply = NULL;
   const int result = pyproc_call(pool, &size_t_2_method, request == NULL ? NULL : &request->base, options,
@@ -107,8 +73,6 @@ int size_t_2_with(pyproc_pool *pool, const FILE2 *request,
 }
 
 static const pyproc_method *const size_methods[] = {
-  &size_t_2_method,
+    &size_t_2_method,
 };
-const pyproc_service size_service = {
-  sizeof(pyproc_service), "Size", size_methods, 1
-};
+const pyproc_service size_service = {sizeof(pyproc_service), "Size", size_methods, 1};

@@ -3,143 +3,111 @@
 #include "google/protobuf/empty.pyproc.h"
 
 static const pyproc_field_info class__none__none__field_infos[] = {
-  {"true", "true", &class__none__none__true__info, 0},
+    {"true", "true", &class__none__none__true__info, 0},
 };
-const pyproc_message_info class__none__none__info = {
-  "class.None.None", &class__none__none__descriptor,
-  class__none__none__field_infos, PYPROC_WELL_KNOWN_NONE
-};
+const pyproc_message_info class__none__none__info = {"class.None.None", &class__none__none__descriptor,
+                                                     class__none__none__field_infos, PYPROC_WELL_KNOWN_NONE};
 
 static const pyproc_field_info class__none__none__true__field_infos[] = {
-  {"def", "def", NULL, PYPROC_FIELD_OPTIONAL},
-  {"struct", "struct", NULL, 0},
+    {"def", "def", NULL, PYPROC_FIELD_OPTIONAL},
+    {"struct", "struct", NULL, 0},
 };
-const pyproc_message_info class__none__none__true__info = {
-  "class.None.None.True", &class__none__none__true__descriptor,
-  class__none__none__true__field_infos, PYPROC_WELL_KNOWN_NONE
-};
+const pyproc_message_info class__none__none__true__info = {"class.None.None.True", &class__none__none__true__descriptor,
+                                                           class__none__none__true__field_infos,
+                                                           PYPROC_WELL_KNOWN_NONE};
 
 static const pyproc_field_info class__none__members__field_infos[] = {
-  {"base", "base", NULL, 0},
-  {"x", "x", NULL, 0},
-  {"n_x", "nX", NULL, 0},
-  {"class", "class", NULL, 0},
-  {"restrict", "restrict", NULL, 0},
-  {"errno", "errno", NULL, 0},
-  {"kind_case", "kindCase", NULL, 0},
-  {"static", "static", &class__none__members__static_entry__info, PYPROC_FIELD_MAP},
-  {"template", "template", NULL, 0},
-  {"linux", "linux", NULL, PYPROC_FIELD_OPTIONAL},
-  {"constexpr", "constexpr", NULL, 0},
-  {"stdin", "stdin", NULL, 0},
-  {"descriptor", "descriptor", NULL, 0},
-  {"self", "self", NULL, 0},
-  {"lambda", "lambda", NULL, 0},
-  {"int32_t", "int32T", NULL, 0},
-  {"size_t", "sizeT", NULL, 0},
-  {"protobuf_c_boolean", "protobufCBoolean", NULL, 0},
+    {"base", "base", NULL, 0},
+    {"x", "x", NULL, 0},
+    {"n_x", "nX", NULL, 0},
+    {"class", "class", NULL, 0},
+    {"restrict", "restrict", NULL, 0},
+    {"errno", "errno", NULL, 0},
+    {"kind_case", "kindCase", NULL, 0},
+    {"static", "static", &class__none__members__static_entry__info, PYPROC_FIELD_MAP},
+    {"template", "template", NULL, 0},
+    {"linux", "linux", NULL, PYPROC_FIELD_OPTIONAL},
+    {"constexpr", "constexpr", NULL, 0},
+    {"stdin", "stdin", NULL, 0},
+    {"descriptor", "descriptor", NULL, 0},
+    {"self", "self", NULL, 0},
+    {"lambda", "lambda", NULL, 0},
+    {"int32_t", "int32T", NULL, 0},
+    {"size_t", "sizeT", NULL, 0},
+    {"protobuf_c_boolean", "protobufCBoolean", NULL, 0},
 };
-const pyproc_message_info class__none__members__info = {
-  "class.None.Members", &class__none__members__descriptor,
-  class__none__members__field_infos, PYPROC_WELL_KNOWN_NONE
-};
+const pyproc_message_info class__none__members__info = {"class.None.Members", &class__none__members__descriptor,
+                                                        class__none__members__field_infos, PYPROC_WELL_KNOWN_NONE};
 
 static const pyproc_field_info class__none__members__static_entry__field_infos[] = {
-  {"key", "key", NULL, 0},
-  {"value", "value", NULL, 0},
+    {"key", "key", NULL, 0},
+    {"value", "value", NULL, 0},
 };
 const pyproc_message_info class__none__members__static_entry__info = {
-  "class.None.Members.StaticEntry", &class__none__members__static_entry__descriptor,
-  class__none__members__static_entry__field_infos, PYPROC_WELL_KNOWN_NONE
-};
+    "class.None.Members.StaticEntry", &class__none__members__static_entry__descriptor,
+    class__none__members__static_entry__field_infos, PYPROC_WELL_KNOWN_NONE};
 
 static const pyproc_field_info class__none__kinds__field_infos[] = {
-  {"set", "set", NULL, 0},
+    {"set", "set", NULL, 0},
 };
-const pyproc_message_info class__none__kinds__info = {
-  "class.None.Kinds", &class__none__kinds__descriptor,
-  class__none__kinds__field_infos, PYPROC_WELL_KNOWN_NONE
-};
+const pyproc_message_info class__none__kinds__info = {"class.None.Kinds", &class__none__kinds__descriptor,
+                                                      class__none__kinds__field_infos, PYPROC_WELL_KNOWN_NONE};
 
-const pyproc_message_info class__none__foo_bar__info = {
-  "class.None.FooBar", &class__none__foo_bar__descriptor,
-  NULL, PYPROC_WELL_KNOWN_NONE
-};
+const pyproc_message_info class__none__foo_bar__info = {"class.None.FooBar", &class__none__foo_bar__descriptor, NULL,
+                                                        PYPROC_WELL_KNOWN_NONE};
 
-const pyproc_message_info class__none__foo__bar_2__info = {
-  "class.None.Foo_Bar", &class__none__foo__bar_2__descriptor,
-  NULL, PYPROC_WELL_KNOWN_NONE
-};
+const pyproc_message_info class__none__foo__bar_2__info = {"class.None.Foo_Bar", &class__none__foo__bar_2__descriptor,
+                                                           NULL, PYPROC_WELL_KNOWN_NONE};
 
-const pyproc_message_info class__none__init__info = {
-  "class.None.Init", &class__none__init__descriptor,
-  NULL, PYPROC_WELL_KNOWN_NONE
-};
+const pyproc_message_info class__none__init__info = {"class.None.Init", &class__none__init__descriptor, NULL,
+                                                     PYPROC_WELL_KNOWN_NONE};
 
-const pyproc_message_info class__none__init__init__info = {
-  "class.None.Init.init", &class__none__init__init__descriptor,
-  NULL, PYPROC_WELL_KNOWN_NONE
-};
+const pyproc_message_info class__none__init__init__info = {"class.None.Init.init", &class__none__init__init__descriptor,
+                                                           NULL, PYPROC_WELL_KNOWN_NONE};
 
 const pyproc_message_info class__none__init__descriptor__info = {
-  "class.None.Init.Descriptor", &class__none__init__descriptor__descriptor,
-  NULL, PYPROC_WELL_KNOWN_NONE
-};
+    "class.None.Init.Descriptor", &class__none__init__descriptor__descriptor, NULL, PYPROC_WELL_KNOWN_NONE};
 
-const pyproc_message_info class__none__init_2__info = {
-  "class.None.INIT", &class__none__init_2__descriptor,
-  NULL, PYPROC_WELL_KNOWN_NONE
-};
+const pyproc_message_info class__none__init_2__info = {"class.None.INIT", &class__none__init_2__descriptor, NULL,
+                                                       PYPROC_WELL_KNOWN_NONE};
 
-const pyproc_message_info class__none__serve__info = {
-  "class.None.serve", &class__none__serve__descriptor,
-  NULL, PYPROC_WELL_KNOWN_NONE
-};
+const pyproc_message_info class__none__serve__info = {"class.None.serve", &class__none__serve__descriptor, NULL,
+                                                      PYPROC_WELL_KNOWN_NONE};
 
-const pyproc_message_info class__none__context__info = {
-  "class.None.Context", &class__none__context__descriptor,
-  NULL, PYPROC_WELL_KNOWN_NONE
-};
+const pyproc_message_info class__none__context__info = {"class.None.Context", &class__none__context__descriptor, NULL,
+                                                        PYPROC_WELL_KNOWN_NONE};
 
-const pyproc_message_info class__none__error__info = {
-  "class.None.Error", &class__none__error__descriptor,
-  NULL, PYPROC_WELL_KNOWN_NONE
-};
+const pyproc_message_info class__none__error__info = {"class.None.Error", &class__none__error__descriptor, NULL,
+                                                      PYPROC_WELL_KNOWN_NONE};
 
-const pyproc_message_info class__none__sys__info = {
-  "class.None.sys", &class__none__sys__descriptor,
-  NULL, PYPROC_WELL_KNOWN_NONE
-};
+const pyproc_message_info class__none__sys__info = {"class.None.sys", &class__none__sys__descriptor, NULL,
+                                                    PYPROC_WELL_KNOWN_NONE};
 
-const pyproc_message_info class__none__type__info = {
-  "class.None.type", &class__none__type__descriptor,
-  NULL, PYPROC_WELL_KNOWN_NONE
-};
+const pyproc_message_info class__none__type__info = {"class.None.type", &class__none__type__descriptor, NULL,
+                                                     PYPROC_WELL_KNOWN_NONE};
 
-const pyproc_message_info class__none_____dunder__info = {
-  "class.None.__Dunder", &class__none_____dunder__descriptor,
-  NULL, PYPROC_WELL_KNOWN_NONE
-};
+const pyproc_message_info class__none_____dunder__info = {"class.None.__Dunder", &class__none_____dunder__descriptor,
+                                                          NULL, PYPROC_WELL_KNOWN_NONE};
 
 const pyproc_message_info class__none__calls_handler__info = {
-  "class.None.CallsHandler", &class__none__calls_handler__descriptor,
-  NULL, PYPROC_WELL_KNOWN_NONE
-};
+    "class.None.CallsHandler", &class__none__calls_handler__descriptor, NULL, PYPROC_WELL_KNOWN_NONE};
 
-const pyproc_method class_none_calls_foo_method = {
-  sizeof(pyproc_method), "class.None.Calls/Foo",
-  &class__none__serve__info, &class__none__context__info,
-  "1ba76ac8febbf017", PYPROC_RPC_UNARY, 0, 0
-};
+const pyproc_method class_none_calls_foo_method = {sizeof(pyproc_method),
+                                                   "class.None.Calls/Foo",
+                                                   &class__none__serve__info,
+                                                   &class__none__context__info,
+                                                   "1ba76ac8febbf017",
+                                                   PYPROC_RPC_UNARY,
+                                                   0,
+                                                   0};
 
-int class_none_calls_foo(pyproc_pool *pool, const Class__None__Serve *request,
-                         Class__None__Context **ret_reply, pyproc_error **reterr) {
+int class_none_calls_foo(pyproc_pool *pool, const Class__None__Serve *request, Class__None__Context **ret_reply,
+                         pyproc_error **reterr) {
   return class_none_calls_foo_with(pool, request, NULL, ret_reply, reterr);
 }
 
-int class_none_calls_foo_with(pyproc_pool *pool, const Class__None__Serve *request,
-                              const pyproc_call_options *options, Class__None__Context **ret_reply,
-                              pyproc_error **reterr) {
+int class_none_calls_foo_with(pyproc_pool *pool, const Class__None__Serve *request, const pyproc_call_options *options,
+                              Class__None__Context **ret_reply, pyproc_error **reterr) {
   ProtobufCMessage *reply = NULL;
   const int result = pyproc_call(pool, &class_none_calls_foo_method, request == NULL ? NULL : &request->base, options,
                                  ret_reply == NULL ? NULL : &reply, reterr);
@@ -147,14 +115,17 @@ int class_none_calls_foo_with(pyproc_pool *pool, const Class__None__Serve *reque
   return result;
 }
 
-const pyproc_method class_none_calls_foo_2_method = {
-  sizeof(pyproc_method), "class.None.Calls/foo",
-  &class__none__error__info, &class__none__sys__info,
-  "3e66305c4d17ba3c", PYPROC_RPC_UNARY, 0, 0
-};
+const pyproc_method class_none_calls_foo_2_method = {sizeof(pyproc_method),
+                                                     "class.None.Calls/foo",
+                                                     &class__none__error__info,
+                                                     &class__none__sys__info,
+                                                     "3e66305c4d17ba3c",
+                                                     PYPROC_RPC_UNARY,
+                                                     0,
+                                                     0};
 
-int class_none_calls_foo_2(pyproc_pool *pool, const Class__None__Error *request,
-                           Class__None__Sys **ret_reply, pyproc_error **reterr) {
+int class_none_calls_foo_2(pyproc_pool *pool, const Class__None__Error *request, Class__None__Sys **ret_reply,
+                           pyproc_error **reterr) {
   return class_none_calls_foo_2_with(pool, request, NULL, ret_reply, reterr);
 }
 
@@ -168,14 +139,17 @@ int class_none_calls_foo_2_with(pyproc_pool *pool, const Class__None__Error *req
   return result;
 }
 
-const pyproc_method class_none_calls_foo_with_2_method = {
-  sizeof(pyproc_method), "class.None.Calls/FooWith",
-  &class__none__foo__bar_2__info, &class__none__foo_bar__info,
-  "1092403cf7dfabb8", PYPROC_RPC_UNARY, 0, 0
-};
+const pyproc_method class_none_calls_foo_with_2_method = {sizeof(pyproc_method),
+                                                          "class.None.Calls/FooWith",
+                                                          &class__none__foo__bar_2__info,
+                                                          &class__none__foo_bar__info,
+                                                          "1092403cf7dfabb8",
+                                                          PYPROC_RPC_UNARY,
+                                                          0,
+                                                          0};
 
-int class_none_calls_foo_with_2(pyproc_pool *pool, const Class__None__FooBar2 *request,
-                                Class__None__FooBar **ret_reply, pyproc_error **reterr) {
+int class_none_calls_foo_with_2(pyproc_pool *pool, const Class__None__FooBar2 *request, Class__None__FooBar **ret_reply,
+                                pyproc_error **reterr) {
   return class_none_calls_foo_with_2_with(pool, request, NULL, ret_reply, reterr);
 }
 
@@ -183,20 +157,23 @@ int class_none_calls_foo_with_2_with(pyproc_pool *pool, const Class__None__FooBa
                                      const pyproc_call_options *options, Class__None__FooBar **ret_reply,
                                      pyproc_error **reterr) {
   ProtobufCMessage *reply = NULL;
-  const int result = pyproc_call(pool, &class_none_calls_foo_with_2_method, request == NULL ? NULL : &request->base, options,
-                                 ret_reply == NULL ? NULL : &reply, reterr);
+  const int result = pyproc_call(pool, &class_none_calls_foo_with_2_method, request == NULL ? NULL : &request->base,
+                                 options, ret_reply == NULL ? NULL : &reply, reterr);
   if (result >= 0 && ret_reply != NULL) *ret_reply = (Class__None__FooBar *)(void *)reply;
   return result;
 }
 
-const pyproc_method class_none_calls_foo__with_method = {
-  sizeof(pyproc_method), "class.None.Calls/Foo_With",
-  &class__none__type__info, &class__none_____dunder__info,
-  "ef7d1674d283e530", PYPROC_RPC_UNARY, 0, 0
-};
+const pyproc_method class_none_calls_foo__with_method = {sizeof(pyproc_method),
+                                                         "class.None.Calls/Foo_With",
+                                                         &class__none__type__info,
+                                                         &class__none_____dunder__info,
+                                                         "ef7d1674d283e530",
+                                                         PYPROC_RPC_UNARY,
+                                                         0,
+                                                         0};
 
-int class_none_calls_foo__with(pyproc_pool *pool, const Class__None__Type *request,
-                               Class__None__Dunder **ret_reply, pyproc_error **reterr) {
+int class_none_calls_foo__with(pyproc_pool *pool, const Class__None__Type *request, Class__None__Dunder **ret_reply,
+                               pyproc_error **reterr) {
   return class_none_calls_foo__with_with(pool, request, NULL, ret_reply, reterr);
 }
 
@@ -204,20 +181,23 @@ int class_none_calls_foo__with_with(pyproc_pool *pool, const Class__None__Type *
                                     const pyproc_call_options *options, Class__None__Dunder **ret_reply,
                                     pyproc_error **reterr) {
   ProtobufCMessage *reply = NULL;
-  const int result = pyproc_call(pool, &class_none_calls_foo__with_method, request == NULL ? NULL : &request->base, options,
-                                 ret_reply == NULL ? NULL : &reply, reterr);
+  const int result = pyproc_call(pool, &class_none_calls_foo__with_method, request == NULL ? NULL : &request->base,
+                                 options, ret_reply == NULL ? NULL : &reply, reterr);
   if (result >= 0 && ret_reply != NULL) *ret_reply = (Class__None__Dunder *)(void *)reply;
   return result;
 }
 
-const pyproc_method class_none_calls_init_method = {
-  sizeof(pyproc_method), "class.None.Calls/Init",
-  &class__none__none__true__info, &class__none__none__info,
-  "939bd18a89c959a5", PYPROC_RPC_UNARY, 0, 0
-};
+const pyproc_method class_none_calls_init_method = {sizeof(pyproc_method),
+                                                    "class.None.Calls/Init",
+                                                    &class__none__none__true__info,
+                                                    &class__none__none__info,
+                                                    "939bd18a89c959a5",
+                                                    PYPROC_RPC_UNARY,
+                                                    0,
+                                                    0};
 
-int class_none_calls_init(pyproc_pool *pool, const Class__None__None__True *request,
-                          Class__None__None **ret_reply, pyproc_error **reterr) {
+int class_none_calls_init(pyproc_pool *pool, const Class__None__None__True *request, Class__None__None **ret_reply,
+                          pyproc_error **reterr) {
   return class_none_calls_init_with(pool, request, NULL, ret_reply, reterr);
 }
 
@@ -231,11 +211,14 @@ int class_none_calls_init_with(pyproc_pool *pool, const Class__None__None__True 
   return result;
 }
 
-const pyproc_method class_none_calls_service_2_method = {
-  sizeof(pyproc_method), "class.None.Calls/Service",
-  &class__none__calls_handler__info, &google__protobuf__empty__info,
-  "c62988565fe35c7d", PYPROC_RPC_UNARY, 0, 0
-};
+const pyproc_method class_none_calls_service_2_method = {sizeof(pyproc_method),
+                                                         "class.None.Calls/Service",
+                                                         &class__none__calls_handler__info,
+                                                         &google__protobuf__empty__info,
+                                                         "c62988565fe35c7d",
+                                                         PYPROC_RPC_UNARY,
+                                                         0,
+                                                         0};
 
 int class_none_calls_service_2(pyproc_pool *pool, const Class__None__CallsHandler *request,
                                Google__Protobuf__Empty **ret_reply, pyproc_error **reterr) {
@@ -246,20 +229,23 @@ int class_none_calls_service_2_with(pyproc_pool *pool, const Class__None__CallsH
                                     const pyproc_call_options *options, Google__Protobuf__Empty **ret_reply,
                                     pyproc_error **reterr) {
   ProtobufCMessage *reply = NULL;
-  const int result = pyproc_call(pool, &class_none_calls_service_2_method, request == NULL ? NULL : &request->base, options,
-                                 ret_reply == NULL ? NULL : &reply, reterr);
+  const int result = pyproc_call(pool, &class_none_calls_service_2_method, request == NULL ? NULL : &request->base,
+                                 options, ret_reply == NULL ? NULL : &reply, reterr);
   if (result >= 0 && ret_reply != NULL) *ret_reply = (Google__Protobuf__Empty *)(void *)reply;
   return result;
 }
 
-const pyproc_method class_none_calls_def_method = {
-  sizeof(pyproc_method), "class.None.Calls/def",
-  &class__none__members__info, &class__none__kinds__info,
-  "c2ad71ce05d3cc37", PYPROC_RPC_UNARY, 0, 0
-};
+const pyproc_method class_none_calls_def_method = {sizeof(pyproc_method),
+                                                   "class.None.Calls/def",
+                                                   &class__none__members__info,
+                                                   &class__none__kinds__info,
+                                                   "c2ad71ce05d3cc37",
+                                                   PYPROC_RPC_UNARY,
+                                                   0,
+                                                   0};
 
-int class_none_calls_def(pyproc_pool *pool, const Class__None__Members *request,
-                         Class__None__Kinds **ret_reply, pyproc_error **reterr) {
+int class_none_calls_def(pyproc_pool *pool, const Class__None__Members *request, Class__None__Kinds **ret_reply,
+                         pyproc_error **reterr) {
   return class_none_calls_def_with(pool, request, NULL, ret_reply, reterr);
 }
 
@@ -273,14 +259,17 @@ int class_none_calls_def_with(pyproc_pool *pool, const Class__None__Members *req
   return result;
 }
 
-const pyproc_method class_none_calls_on_start_method = {
-  sizeof(pyproc_method), "class.None.Calls/OnStart",
-  &class__none__init__info, &class__none__init_2__info,
-  "3141db95dee038ac", PYPROC_RPC_UNARY, 0, 0
-};
+const pyproc_method class_none_calls_on_start_method = {sizeof(pyproc_method),
+                                                        "class.None.Calls/OnStart",
+                                                        &class__none__init__info,
+                                                        &class__none__init_2__info,
+                                                        "3141db95dee038ac",
+                                                        PYPROC_RPC_UNARY,
+                                                        0,
+                                                        0};
 
-int class_none_calls_on_start(pyproc_pool *pool, const Class__None__Init *request,
-                              Class__None__INIT2 **ret_reply, pyproc_error **reterr) {
+int class_none_calls_on_start(pyproc_pool *pool, const Class__None__Init *request, Class__None__INIT2 **ret_reply,
+                              pyproc_error **reterr) {
   return class_none_calls_on_start_with(pool, request, NULL, ret_reply, reterr);
 }
 
@@ -288,17 +277,20 @@ int class_none_calls_on_start_with(pyproc_pool *pool, const Class__None__Init *r
                                    const pyproc_call_options *options, Class__None__INIT2 **ret_reply,
                                    pyproc_error **reterr) {
   ProtobufCMessage *reply = NULL;
-  const int result = pyproc_call(pool, &class_none_calls_on_start_method, request == NULL ? NULL : &request->base, options,
-                                 ret_reply == NULL ? NULL : &reply, reterr);
+  const int result = pyproc_call(pool, &class_none_calls_on_start_method, request == NULL ? NULL : &request->base,
+                                 options, ret_reply == NULL ? NULL : &reply, reterr);
   if (result >= 0 && ret_reply != NULL) *ret_reply = (Class__None__INIT2 *)(void *)reply;
   return result;
 }
 
-const pyproc_method class_none_calls___init___method = {
-  sizeof(pyproc_method), "class.None.Calls/__init__",
-  &class__none__init__init__info, &class__none__init__descriptor__info,
-  "46105cd1c213677d", PYPROC_RPC_UNARY, 0, 0
-};
+const pyproc_method class_none_calls___init___method = {sizeof(pyproc_method),
+                                                        "class.None.Calls/__init__",
+                                                        &class__none__init__init__info,
+                                                        &class__none__init__descriptor__info,
+                                                        "46105cd1c213677d",
+                                                        PYPROC_RPC_UNARY,
+                                                        0,
+                                                        0};
 
 int class_none_calls___init__(pyproc_pool *pool, const Class__None__Init__Init *request,
                               Class__None__Init__Descriptor **ret_reply, pyproc_error **reterr) {
@@ -309,35 +301,31 @@ int class_none_calls___init___with(pyproc_pool *pool, const Class__None__Init__I
                                    const pyproc_call_options *options, Class__None__Init__Descriptor **ret_reply,
                                    pyproc_error **reterr) {
   ProtobufCMessage *reply = NULL;
-  const int result = pyproc_call(pool, &class_none_calls___init___method, request == NULL ? NULL : &request->base, options,
-                                 ret_reply == NULL ? NULL : &reply, reterr);
+  const int result = pyproc_call(pool, &class_none_calls___init___method, request == NULL ? NULL : &request->base,
+                                 options, ret_reply == NULL ? NULL : &reply, reterr);
   if (result >= 0 && ret_reply != NULL) *ret_reply = (Class__None__Init__Descriptor *)(void *)reply;
   return result;
 }
 
 static const pyproc_method *const class_none_calls_methods[] = {
-  &class_none_calls_foo_method,
-  &class_none_calls_foo_2_method,
-  &class_none_calls_foo_with_2_method,
-  &class_none_calls_foo__with_method,
-  &class_none_calls_init_method,
-  &class_none_calls_service_2_method,
-  &class_none_calls_def_method,
-  &class_none_calls_on_start_method,
-  &class_none_calls___init___method,
+    &class_none_calls_foo_method,       &class_none_calls_foo_2_method,    &class_none_calls_foo_with_2_method,
+    &class_none_calls_foo__with_method, &class_none_calls_init_method,     &class_none_calls_service_2_method,
+    &class_none_calls_def_method,       &class_none_calls_on_start_method, &class_none_calls___init___method,
 };
-const pyproc_service class_none_calls_service = {
-  sizeof(pyproc_service), "class.None.Calls", class_none_calls_methods, 9
-};
+const pyproc_service class_none_calls_service = {sizeof(pyproc_service), "class.None.Calls", class_none_calls_methods,
+                                                 9};
 
-const pyproc_method class_none_calls_foo_with_3_method = {
-  sizeof(pyproc_method), "class.None.CallsFoo/With",
-  &class__none__none__info, &class__none__none__info,
-  "5eecccacb33d1351", PYPROC_RPC_UNARY, 0, 0
-};
+const pyproc_method class_none_calls_foo_with_3_method = {sizeof(pyproc_method),
+                                                          "class.None.CallsFoo/With",
+                                                          &class__none__none__info,
+                                                          &class__none__none__info,
+                                                          "5eecccacb33d1351",
+                                                          PYPROC_RPC_UNARY,
+                                                          0,
+                                                          0};
 
-int class_none_calls_foo_with_3(pyproc_pool *pool, const Class__None__None *request,
-                                Class__None__None **ret_reply, pyproc_error **reterr) {
+int class_none_calls_foo_with_3(pyproc_pool *pool, const Class__None__None *request, Class__None__None **ret_reply,
+                                pyproc_error **reterr) {
   return class_none_calls_foo_with_3_with(pool, request, NULL, ret_reply, reterr);
 }
 
@@ -345,22 +333,24 @@ int class_none_calls_foo_with_3_with(pyproc_pool *pool, const Class__None__None 
                                      const pyproc_call_options *options, Class__None__None **ret_reply,
                                      pyproc_error **reterr) {
   ProtobufCMessage *reply = NULL;
-  const int result = pyproc_call(pool, &class_none_calls_foo_with_3_method, request == NULL ? NULL : &request->base, options,
-                                 ret_reply == NULL ? NULL : &reply, reterr);
+  const int result = pyproc_call(pool, &class_none_calls_foo_with_3_method, request == NULL ? NULL : &request->base,
+                                 options, ret_reply == NULL ? NULL : &reply, reterr);
   if (result >= 0 && ret_reply != NULL) *ret_reply = (Class__None__None *)(void *)reply;
   return result;
 }
 
-const pyproc_method class_none_calls_foo_submit_method = {
-  sizeof(pyproc_method), "class.None.CallsFoo/Submit",
-  &class__none__none__info, &class__none__none__info,
-  "ec29a2c9bd9c7536", PYPROC_RPC_CLIENT_STREAM, 0, 0
-};
+const pyproc_method class_none_calls_foo_submit_method = {sizeof(pyproc_method),
+                                                          "class.None.CallsFoo/Submit",
+                                                          &class__none__none__info,
+                                                          &class__none__none__info,
+                                                          "ec29a2c9bd9c7536",
+                                                          PYPROC_RPC_CLIENT_STREAM,
+                                                          0,
+                                                          0};
 
 static const pyproc_method *const class_none_calls_foo_methods[] = {
-  &class_none_calls_foo_with_3_method,
-  &class_none_calls_foo_submit_method,
+    &class_none_calls_foo_with_3_method,
+    &class_none_calls_foo_submit_method,
 };
-const pyproc_service class_none_calls_foo_service = {
-  sizeof(pyproc_service), "class.None.CallsFoo", class_none_calls_foo_methods, 2
-};
+const pyproc_service class_none_calls_foo_service = {sizeof(pyproc_service), "class.None.CallsFoo",
+                                                     class_none_calls_foo_methods, 2};

@@ -9,190 +9,162 @@
 #include "google/protobuf/wrappers.pyproc.h"
 
 static const pyproc_field_info golden__types__scalars__field_infos[] = {
-  {"a_double", "aDouble", NULL, 0},
-  {"a_float", "aFloat", NULL, 0},
-  {"an_int32", "anInt32", NULL, 0},
-  {"an_int64", "anInt64", NULL, 0},
-  {"a_uint32", "aUint32", NULL, 0},
-  {"a_uint64", "aUint64", NULL, 0},
-  {"a_sint32", "aSint32", NULL, 0},
-  {"a_sint64", "aSint64", NULL, 0},
-  {"a_fixed32", "aFixed32", NULL, 0},
-  {"a_fixed64", "aFixed64", NULL, 0},
-  {"a_sfixed32", "aSfixed32", NULL, 0},
-  {"a_sfixed64", "aSfixed64", NULL, 0},
-  {"a_bool", "aBool", NULL, 0},
-  {"a_string", "aString", NULL, 0},
-  {"some_bytes", "someBytes", NULL, 0},
-  {"colour", "colour", NULL, 0},
+    {"a_double", "aDouble", NULL, 0},   {"a_float", "aFloat", NULL, 0},       {"an_int32", "anInt32", NULL, 0},
+    {"an_int64", "anInt64", NULL, 0},   {"a_uint32", "aUint32", NULL, 0},     {"a_uint64", "aUint64", NULL, 0},
+    {"a_sint32", "aSint32", NULL, 0},   {"a_sint64", "aSint64", NULL, 0},     {"a_fixed32", "aFixed32", NULL, 0},
+    {"a_fixed64", "aFixed64", NULL, 0}, {"a_sfixed32", "aSfixed32", NULL, 0}, {"a_sfixed64", "aSfixed64", NULL, 0},
+    {"a_bool", "aBool", NULL, 0},       {"a_string", "aString", NULL, 0},     {"some_bytes", "someBytes", NULL, 0},
+    {"colour", "colour", NULL, 0},
 };
-const pyproc_message_info golden__types__scalars__info = {
-  "golden.types.Scalars", &golden__types__scalars__descriptor,
-  golden__types__scalars__field_infos, PYPROC_WELL_KNOWN_NONE
-};
+const pyproc_message_info golden__types__scalars__info = {"golden.types.Scalars", &golden__types__scalars__descriptor,
+                                                          golden__types__scalars__field_infos, PYPROC_WELL_KNOWN_NONE};
 
 static const pyproc_field_info golden__types__optionals__field_infos[] = {
-  {"number", "number", NULL, PYPROC_FIELD_OPTIONAL},
-  {"data", "data", NULL, PYPROC_FIELD_OPTIONAL},
-  {"colour", "colour", NULL, PYPROC_FIELD_OPTIONAL},
-  {"flag", "flag", NULL, PYPROC_FIELD_OPTIONAL},
-  {"scalars", "scalars", &golden__types__scalars__info, PYPROC_FIELD_OPTIONAL},
-  {"camelCase", "custom \042name\042", NULL, PYPROC_FIELD_OPTIONAL},
-  {"text", "text", NULL, PYPROC_FIELD_OPTIONAL},
+    {"number", "number", NULL, PYPROC_FIELD_OPTIONAL},
+    {"data", "data", NULL, PYPROC_FIELD_OPTIONAL},
+    {"colour", "colour", NULL, PYPROC_FIELD_OPTIONAL},
+    {"flag", "flag", NULL, PYPROC_FIELD_OPTIONAL},
+    {"scalars", "scalars", &golden__types__scalars__info, PYPROC_FIELD_OPTIONAL},
+    {"camelCase", "custom \042name\042", NULL, PYPROC_FIELD_OPTIONAL},
+    {"text", "text", NULL, PYPROC_FIELD_OPTIONAL},
 };
 const pyproc_message_info golden__types__optionals__info = {
-  "golden.types.Optionals", &golden__types__optionals__descriptor,
-  golden__types__optionals__field_infos, PYPROC_WELL_KNOWN_NONE
-};
+    "golden.types.Optionals", &golden__types__optionals__descriptor, golden__types__optionals__field_infos,
+    PYPROC_WELL_KNOWN_NONE};
 
 static const pyproc_field_info golden__types__repeated__field_infos[] = {
-  {"numbers", "numbers", NULL, 0},
-  {"texts", "texts", NULL, 0},
-  {"datas", "datas", NULL, 0},
-  {"colours", "colours", NULL, 0},
-  {"scalars", "scalars", &golden__types__scalars__info, 0},
-  {"unpacked", "unpacked", NULL, 0},
+    {"numbers", "numbers", NULL, 0},
+    {"texts", "texts", NULL, 0},
+    {"datas", "datas", NULL, 0},
+    {"colours", "colours", NULL, 0},
+    {"scalars", "scalars", &golden__types__scalars__info, 0},
+    {"unpacked", "unpacked", NULL, 0},
 };
 const pyproc_message_info golden__types__repeated__info = {
-  "golden.types.Repeated", &golden__types__repeated__descriptor,
-  golden__types__repeated__field_infos, PYPROC_WELL_KNOWN_NONE
-};
+    "golden.types.Repeated", &golden__types__repeated__descriptor, golden__types__repeated__field_infos,
+    PYPROC_WELL_KNOWN_NONE};
 
 static const pyproc_field_info golden__types__maps__field_infos[] = {
-  {"text", "text", &golden__types__maps__text_entry__info, PYPROC_FIELD_MAP},
-  {"number", "number", &golden__types__maps__number_entry__info, PYPROC_FIELD_MAP},
-  {"colour", "colour", &golden__types__maps__colour_entry__info, PYPROC_FIELD_MAP},
-  {"data", "data", &golden__types__maps__data_entry__info, PYPROC_FIELD_MAP},
-  {"self", "self", &golden__types__maps__self_entry__info, PYPROC_FIELD_MAP},
-  {"time", "time", &golden__types__maps__time_entry__info, PYPROC_FIELD_MAP},
+    {"text", "text", &golden__types__maps__text_entry__info, PYPROC_FIELD_MAP},
+    {"number", "number", &golden__types__maps__number_entry__info, PYPROC_FIELD_MAP},
+    {"colour", "colour", &golden__types__maps__colour_entry__info, PYPROC_FIELD_MAP},
+    {"data", "data", &golden__types__maps__data_entry__info, PYPROC_FIELD_MAP},
+    {"self", "self", &golden__types__maps__self_entry__info, PYPROC_FIELD_MAP},
+    {"time", "time", &golden__types__maps__time_entry__info, PYPROC_FIELD_MAP},
 };
-const pyproc_message_info golden__types__maps__info = {
-  "golden.types.Maps", &golden__types__maps__descriptor,
-  golden__types__maps__field_infos, PYPROC_WELL_KNOWN_NONE
-};
+const pyproc_message_info golden__types__maps__info = {"golden.types.Maps", &golden__types__maps__descriptor,
+                                                       golden__types__maps__field_infos, PYPROC_WELL_KNOWN_NONE};
 
 static const pyproc_field_info golden__types__maps__text_entry__field_infos[] = {
-  {"key", "key", NULL, 0},
-  {"value", "value", NULL, 0},
+    {"key", "key", NULL, 0},
+    {"value", "value", NULL, 0},
 };
 const pyproc_message_info golden__types__maps__text_entry__info = {
-  "golden.types.Maps.TextEntry", &golden__types__maps__text_entry__descriptor,
-  golden__types__maps__text_entry__field_infos, PYPROC_WELL_KNOWN_NONE
-};
+    "golden.types.Maps.TextEntry", &golden__types__maps__text_entry__descriptor,
+    golden__types__maps__text_entry__field_infos, PYPROC_WELL_KNOWN_NONE};
 
 static const pyproc_field_info golden__types__maps__number_entry__field_infos[] = {
-  {"key", "key", NULL, 0},
-  {"value", "value", NULL, 0},
+    {"key", "key", NULL, 0},
+    {"value", "value", NULL, 0},
 };
 const pyproc_message_info golden__types__maps__number_entry__info = {
-  "golden.types.Maps.NumberEntry", &golden__types__maps__number_entry__descriptor,
-  golden__types__maps__number_entry__field_infos, PYPROC_WELL_KNOWN_NONE
-};
+    "golden.types.Maps.NumberEntry", &golden__types__maps__number_entry__descriptor,
+    golden__types__maps__number_entry__field_infos, PYPROC_WELL_KNOWN_NONE};
 
 static const pyproc_field_info golden__types__maps__colour_entry__field_infos[] = {
-  {"key", "key", NULL, 0},
-  {"value", "value", NULL, 0},
+    {"key", "key", NULL, 0},
+    {"value", "value", NULL, 0},
 };
 const pyproc_message_info golden__types__maps__colour_entry__info = {
-  "golden.types.Maps.ColourEntry", &golden__types__maps__colour_entry__descriptor,
-  golden__types__maps__colour_entry__field_infos, PYPROC_WELL_KNOWN_NONE
-};
+    "golden.types.Maps.ColourEntry", &golden__types__maps__colour_entry__descriptor,
+    golden__types__maps__colour_entry__field_infos, PYPROC_WELL_KNOWN_NONE};
 
 static const pyproc_field_info golden__types__maps__data_entry__field_infos[] = {
-  {"key", "key", NULL, 0},
-  {"value", "value", NULL, 0},
+    {"key", "key", NULL, 0},
+    {"value", "value", NULL, 0},
 };
 const pyproc_message_info golden__types__maps__data_entry__info = {
-  "golden.types.Maps.DataEntry", &golden__types__maps__data_entry__descriptor,
-  golden__types__maps__data_entry__field_infos, PYPROC_WELL_KNOWN_NONE
-};
+    "golden.types.Maps.DataEntry", &golden__types__maps__data_entry__descriptor,
+    golden__types__maps__data_entry__field_infos, PYPROC_WELL_KNOWN_NONE};
 
 static const pyproc_field_info golden__types__maps__self_entry__field_infos[] = {
-  {"key", "key", NULL, 0},
-  {"value", "value", &golden__types__maps__info, 0},
+    {"key", "key", NULL, 0},
+    {"value", "value", &golden__types__maps__info, 0},
 };
 const pyproc_message_info golden__types__maps__self_entry__info = {
-  "golden.types.Maps.SelfEntry", &golden__types__maps__self_entry__descriptor,
-  golden__types__maps__self_entry__field_infos, PYPROC_WELL_KNOWN_NONE
-};
+    "golden.types.Maps.SelfEntry", &golden__types__maps__self_entry__descriptor,
+    golden__types__maps__self_entry__field_infos, PYPROC_WELL_KNOWN_NONE};
 
 static const pyproc_field_info golden__types__maps__time_entry__field_infos[] = {
-  {"key", "key", NULL, 0},
-  {"value", "value", &google__protobuf__timestamp__info, 0},
+    {"key", "key", NULL, 0},
+    {"value", "value", &google__protobuf__timestamp__info, 0},
 };
 const pyproc_message_info golden__types__maps__time_entry__info = {
-  "golden.types.Maps.TimeEntry", &golden__types__maps__time_entry__descriptor,
-  golden__types__maps__time_entry__field_infos, PYPROC_WELL_KNOWN_NONE
-};
+    "golden.types.Maps.TimeEntry", &golden__types__maps__time_entry__descriptor,
+    golden__types__maps__time_entry__field_infos, PYPROC_WELL_KNOWN_NONE};
 
 static const pyproc_field_info golden__types__oneofs__field_infos[] = {
-  {"text", "text", NULL, 0},
-  {"number", "number", NULL, 0},
-  {"colour", "colour", NULL, 0},
-  {"flag", "flag", NULL, 0},
-  {"data", "data", NULL, 0},
-  {"scalars", "scalars", &golden__types__scalars__info, 0},
-  {"nothing", "nothing", NULL, PYPROC_FIELD_NULL_VALUE},
-  {"inner", "inner", &golden__types__outer__middle__inner__info, 0},
+    {"text", "text", NULL, 0},
+    {"number", "number", NULL, 0},
+    {"colour", "colour", NULL, 0},
+    {"flag", "flag", NULL, 0},
+    {"data", "data", NULL, 0},
+    {"scalars", "scalars", &golden__types__scalars__info, 0},
+    {"nothing", "nothing", NULL, PYPROC_FIELD_NULL_VALUE},
+    {"inner", "inner", &golden__types__outer__middle__inner__info, 0},
 };
-const pyproc_message_info golden__types__oneofs__info = {
-  "golden.types.Oneofs", &golden__types__oneofs__descriptor,
-  golden__types__oneofs__field_infos, PYPROC_WELL_KNOWN_NONE
-};
+const pyproc_message_info golden__types__oneofs__info = {"golden.types.Oneofs", &golden__types__oneofs__descriptor,
+                                                         golden__types__oneofs__field_infos, PYPROC_WELL_KNOWN_NONE};
 
 static const pyproc_field_info golden__types__outer__field_infos[] = {
-  {"middle", "middle", &golden__types__outer__middle__info, 0},
+    {"middle", "middle", &golden__types__outer__middle__info, 0},
 };
-const pyproc_message_info golden__types__outer__info = {
-  "golden.types.Outer", &golden__types__outer__descriptor,
-  golden__types__outer__field_infos, PYPROC_WELL_KNOWN_NONE
-};
+const pyproc_message_info golden__types__outer__info = {"golden.types.Outer", &golden__types__outer__descriptor,
+                                                        golden__types__outer__field_infos, PYPROC_WELL_KNOWN_NONE};
 
 static const pyproc_field_info golden__types__outer__middle__field_infos[] = {
-  {"inner", "inner", &golden__types__outer__middle__inner__info, 0},
+    {"inner", "inner", &golden__types__outer__middle__inner__info, 0},
 };
 const pyproc_message_info golden__types__outer__middle__info = {
-  "golden.types.Outer.Middle", &golden__types__outer__middle__descriptor,
-  golden__types__outer__middle__field_infos, PYPROC_WELL_KNOWN_NONE
-};
+    "golden.types.Outer.Middle", &golden__types__outer__middle__descriptor, golden__types__outer__middle__field_infos,
+    PYPROC_WELL_KNOWN_NONE};
 
 static const pyproc_field_info golden__types__outer__middle__inner__field_infos[] = {
-  {"state", "state", NULL, 0},
-  {"back", "back", &golden__types__outer__info, 0},
+    {"state", "state", NULL, 0},
+    {"back", "back", &golden__types__outer__info, 0},
 };
 const pyproc_message_info golden__types__outer__middle__inner__info = {
-  "golden.types.Outer.Middle.Inner", &golden__types__outer__middle__inner__descriptor,
-  golden__types__outer__middle__inner__field_infos, PYPROC_WELL_KNOWN_NONE
-};
+    "golden.types.Outer.Middle.Inner", &golden__types__outer__middle__inner__descriptor,
+    golden__types__outer__middle__inner__field_infos, PYPROC_WELL_KNOWN_NONE};
 
 static const pyproc_field_info golden__types__well_known__field_infos[] = {
-  {"any", "any", &google__protobuf__any__info, 0},
-  {"timestamp", "timestamp", &google__protobuf__timestamp__info, 0},
-  {"duration", "duration", &google__protobuf__duration__info, 0},
-  {"object", "object", &google__protobuf__struct__info, 0},
-  {"value", "value", &google__protobuf__value__info, 0},
-  {"list", "list", &google__protobuf__list_value__info, 0},
-  {"mask", "mask", &google__protobuf__field_mask__info, 0},
-  {"empty", "empty", &google__protobuf__empty__info, 0},
-  {"a_double", "aDouble", &google__protobuf__double_value__info, 0},
-  {"some_bytes", "someBytes", &google__protobuf__bytes_value__info, 0},
-  {"strings", "strings", &google__protobuf__string_value__info, 0},
+    {"any", "any", &google__protobuf__any__info, 0},
+    {"timestamp", "timestamp", &google__protobuf__timestamp__info, 0},
+    {"duration", "duration", &google__protobuf__duration__info, 0},
+    {"object", "object", &google__protobuf__struct__info, 0},
+    {"value", "value", &google__protobuf__value__info, 0},
+    {"list", "list", &google__protobuf__list_value__info, 0},
+    {"mask", "mask", &google__protobuf__field_mask__info, 0},
+    {"empty", "empty", &google__protobuf__empty__info, 0},
+    {"a_double", "aDouble", &google__protobuf__double_value__info, 0},
+    {"some_bytes", "someBytes", &google__protobuf__bytes_value__info, 0},
+    {"strings", "strings", &google__protobuf__string_value__info, 0},
 };
 const pyproc_message_info golden__types__well_known__info = {
-  "golden.types.WellKnown", &golden__types__well_known__descriptor,
-  golden__types__well_known__field_infos, PYPROC_WELL_KNOWN_NONE
-};
+    "golden.types.WellKnown", &golden__types__well_known__descriptor, golden__types__well_known__field_infos,
+    PYPROC_WELL_KNOWN_NONE};
 
-const pyproc_message_info golden__types__nothing__info = {
-  "golden.types.Nothing", &golden__types__nothing__descriptor,
-  NULL, PYPROC_WELL_KNOWN_NONE
-};
+const pyproc_message_info golden__types__nothing__info = {"golden.types.Nothing", &golden__types__nothing__descriptor,
+                                                          NULL, PYPROC_WELL_KNOWN_NONE};
 
-const pyproc_method golden_types_types_scalar_method = {
-  sizeof(pyproc_method), "golden.types.Types/Scalar",
-  &golden__types__scalars__info, &golden__types__optionals__info,
-  "ff6960b04d94d7a0", PYPROC_RPC_UNARY, 0, 0
-};
+const pyproc_method golden_types_types_scalar_method = {sizeof(pyproc_method),
+                                                        "golden.types.Types/Scalar",
+                                                        &golden__types__scalars__info,
+                                                        &golden__types__optionals__info,
+                                                        "ff6960b04d94d7a0",
+                                                        PYPROC_RPC_UNARY,
+                                                        0,
+                                                        0};
 
 int golden_types_types_scalar(pyproc_pool *pool, const Golden__Types__Scalars *request,
                               Golden__Types__Optionals **ret_reply, pyproc_error **reterr) {
@@ -203,17 +175,20 @@ int golden_types_types_scalar_with(pyproc_pool *pool, const Golden__Types__Scala
                                    const pyproc_call_options *options, Golden__Types__Optionals **ret_reply,
                                    pyproc_error **reterr) {
   ProtobufCMessage *reply = NULL;
-  const int result = pyproc_call(pool, &golden_types_types_scalar_method, request == NULL ? NULL : &request->base, options,
-                                 ret_reply == NULL ? NULL : &reply, reterr);
+  const int result = pyproc_call(pool, &golden_types_types_scalar_method, request == NULL ? NULL : &request->base,
+                                 options, ret_reply == NULL ? NULL : &reply, reterr);
   if (result >= 0 && ret_reply != NULL) *ret_reply = (Golden__Types__Optionals *)(void *)reply;
   return result;
 }
 
-const pyproc_method golden_types_types_repeat_method = {
-  sizeof(pyproc_method), "golden.types.Types/Repeat",
-  &golden__types__repeated__info, &golden__types__maps__info,
-  "64211b6df386d76d", PYPROC_RPC_UNARY, 0, 0
-};
+const pyproc_method golden_types_types_repeat_method = {sizeof(pyproc_method),
+                                                        "golden.types.Types/Repeat",
+                                                        &golden__types__repeated__info,
+                                                        &golden__types__maps__info,
+                                                        "64211b6df386d76d",
+                                                        PYPROC_RPC_UNARY,
+                                                        0,
+                                                        0};
 
 int golden_types_types_repeat(pyproc_pool *pool, const Golden__Types__Repeated *request,
                               Golden__Types__Maps **ret_reply, pyproc_error **reterr) {
@@ -224,17 +199,20 @@ int golden_types_types_repeat_with(pyproc_pool *pool, const Golden__Types__Repea
                                    const pyproc_call_options *options, Golden__Types__Maps **ret_reply,
                                    pyproc_error **reterr) {
   ProtobufCMessage *reply = NULL;
-  const int result = pyproc_call(pool, &golden_types_types_repeat_method, request == NULL ? NULL : &request->base, options,
-                                 ret_reply == NULL ? NULL : &reply, reterr);
+  const int result = pyproc_call(pool, &golden_types_types_repeat_method, request == NULL ? NULL : &request->base,
+                                 options, ret_reply == NULL ? NULL : &reply, reterr);
   if (result >= 0 && ret_reply != NULL) *ret_reply = (Golden__Types__Maps *)(void *)reply;
   return result;
 }
 
-const pyproc_method golden_types_types_choose_method = {
-  sizeof(pyproc_method), "golden.types.Types/Choose",
-  &golden__types__oneofs__info, &golden__types__well_known__info,
-  "235a8ec4737443a5", PYPROC_RPC_UNARY, 0, 0
-};
+const pyproc_method golden_types_types_choose_method = {sizeof(pyproc_method),
+                                                        "golden.types.Types/Choose",
+                                                        &golden__types__oneofs__info,
+                                                        &golden__types__well_known__info,
+                                                        "235a8ec4737443a5",
+                                                        PYPROC_RPC_UNARY,
+                                                        0,
+                                                        0};
 
 int golden_types_types_choose(pyproc_pool *pool, const Golden__Types__Oneofs *request,
                               Golden__Types__WellKnown **ret_reply, pyproc_error **reterr) {
@@ -245,17 +223,20 @@ int golden_types_types_choose_with(pyproc_pool *pool, const Golden__Types__Oneof
                                    const pyproc_call_options *options, Golden__Types__WellKnown **ret_reply,
                                    pyproc_error **reterr) {
   ProtobufCMessage *reply = NULL;
-  const int result = pyproc_call(pool, &golden_types_types_choose_method, request == NULL ? NULL : &request->base, options,
-                                 ret_reply == NULL ? NULL : &reply, reterr);
+  const int result = pyproc_call(pool, &golden_types_types_choose_method, request == NULL ? NULL : &request->base,
+                                 options, ret_reply == NULL ? NULL : &reply, reterr);
   if (result >= 0 && ret_reply != NULL) *ret_reply = (Golden__Types__WellKnown *)(void *)reply;
   return result;
 }
 
-const pyproc_method golden_types_types_nest_method = {
-  sizeof(pyproc_method), "golden.types.Types/Nest",
-  &golden__types__outer__middle__inner__info, &golden__types__outer__middle__info,
-  "dad70380e9034549", PYPROC_RPC_UNARY, 0, 0
-};
+const pyproc_method golden_types_types_nest_method = {sizeof(pyproc_method),
+                                                      "golden.types.Types/Nest",
+                                                      &golden__types__outer__middle__inner__info,
+                                                      &golden__types__outer__middle__info,
+                                                      "dad70380e9034549",
+                                                      PYPROC_RPC_UNARY,
+                                                      0,
+                                                      0};
 
 int golden_types_types_nest(pyproc_pool *pool, const Golden__Types__Outer__Middle__Inner *request,
                             Golden__Types__Outer__Middle **ret_reply, pyproc_error **reterr) {
@@ -266,17 +247,20 @@ int golden_types_types_nest_with(pyproc_pool *pool, const Golden__Types__Outer__
                                  const pyproc_call_options *options, Golden__Types__Outer__Middle **ret_reply,
                                  pyproc_error **reterr) {
   ProtobufCMessage *reply = NULL;
-  const int result = pyproc_call(pool, &golden_types_types_nest_method, request == NULL ? NULL : &request->base, options,
-                                 ret_reply == NULL ? NULL : &reply, reterr);
+  const int result = pyproc_call(pool, &golden_types_types_nest_method, request == NULL ? NULL : &request->base,
+                                 options, ret_reply == NULL ? NULL : &reply, reterr);
   if (result >= 0 && ret_reply != NULL) *ret_reply = (Golden__Types__Outer__Middle *)(void *)reply;
   return result;
 }
 
-const pyproc_method golden_types_types_forget_method = {
-  sizeof(pyproc_method), "golden.types.Types/Forget",
-  &google__protobuf__struct__info, &google__protobuf__empty__info,
-  "22662333b9350392", PYPROC_RPC_UNARY, 0, 0
-};
+const pyproc_method golden_types_types_forget_method = {sizeof(pyproc_method),
+                                                        "golden.types.Types/Forget",
+                                                        &google__protobuf__struct__info,
+                                                        &google__protobuf__empty__info,
+                                                        "22662333b9350392",
+                                                        PYPROC_RPC_UNARY,
+                                                        0,
+                                                        0};
 
 int golden_types_types_forget(pyproc_pool *pool, const Google__Protobuf__Struct *request,
                               Google__Protobuf__Empty **ret_reply, pyproc_error **reterr) {
@@ -287,17 +271,20 @@ int golden_types_types_forget_with(pyproc_pool *pool, const Google__Protobuf__St
                                    const pyproc_call_options *options, Google__Protobuf__Empty **ret_reply,
                                    pyproc_error **reterr) {
   ProtobufCMessage *reply = NULL;
-  const int result = pyproc_call(pool, &golden_types_types_forget_method, request == NULL ? NULL : &request->base, options,
-                                 ret_reply == NULL ? NULL : &reply, reterr);
+  const int result = pyproc_call(pool, &golden_types_types_forget_method, request == NULL ? NULL : &request->base,
+                                 options, ret_reply == NULL ? NULL : &reply, reterr);
   if (result >= 0 && ret_reply != NULL) *ret_reply = (Google__Protobuf__Empty *)(void *)reply;
   return result;
 }
 
-const pyproc_method golden_types_types_idle_method = {
-  sizeof(pyproc_method), "golden.types.Types/Idle",
-  &golden__types__nothing__info, &golden__types__nothing__info,
-  "116daf6d7f188d97", PYPROC_RPC_UNARY, 0, 0
-};
+const pyproc_method golden_types_types_idle_method = {sizeof(pyproc_method),
+                                                      "golden.types.Types/Idle",
+                                                      &golden__types__nothing__info,
+                                                      &golden__types__nothing__info,
+                                                      "116daf6d7f188d97",
+                                                      PYPROC_RPC_UNARY,
+                                                      0,
+                                                      0};
 
 int golden_types_types_idle(pyproc_pool *pool, const Golden__Types__Nothing *request,
                             Golden__Types__Nothing **ret_reply, pyproc_error **reterr) {
@@ -308,23 +295,16 @@ int golden_types_types_idle_with(pyproc_pool *pool, const Golden__Types__Nothing
                                  const pyproc_call_options *options, Golden__Types__Nothing **ret_reply,
                                  pyproc_error **reterr) {
   ProtobufCMessage *reply = NULL;
-  const int result = pyproc_call(pool, &golden_types_types_idle_method, request == NULL ? NULL : &request->base, options,
-                                 ret_reply == NULL ? NULL : &reply, reterr);
+  const int result = pyproc_call(pool, &golden_types_types_idle_method, request == NULL ? NULL : &request->base,
+                                 options, ret_reply == NULL ? NULL : &reply, reterr);
   if (result >= 0 && ret_reply != NULL) *ret_reply = (Golden__Types__Nothing *)(void *)reply;
   return result;
 }
 
 static const pyproc_method *const golden_types_types_methods[] = {
-  &golden_types_types_scalar_method,
-  &golden_types_types_repeat_method,
-  &golden_types_types_choose_method,
-  &golden_types_types_nest_method,
-  &golden_types_types_forget_method,
-  &golden_types_types_idle_method,
+    &golden_types_types_scalar_method, &golden_types_types_repeat_method, &golden_types_types_choose_method,
+    &golden_types_types_nest_method,   &golden_types_types_forget_method, &golden_types_types_idle_method,
 };
-const pyproc_service golden_types_types_service = {
-  sizeof(pyproc_service), "golden.types.Types", golden_types_types_methods, 6
-};
-const pyproc_service golden_types_empty_service = {
-  sizeof(pyproc_service), "golden.types.Empty", NULL, 0
-};
+const pyproc_service golden_types_types_service = {sizeof(pyproc_service), "golden.types.Types",
+                                                   golden_types_types_methods, 6};
+const pyproc_service golden_types_empty_service = {sizeof(pyproc_service), "golden.types.Empty", NULL, 0};

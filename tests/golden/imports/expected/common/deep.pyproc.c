@@ -2,10 +2,8 @@
 #include "common/deep.pyproc.h"
 
 static const pyproc_field_info common__deep__field_infos[] = {
-  {"depth", "depth", NULL, 0},
-  {"deeper", "deeper", &common__deep__info, 0},
+    {"depth", "depth", NULL, 0},
+    {"deeper", "deeper", &common__deep__info, 0},
 };
-const pyproc_message_info common__deep__info = {
-  "common.Deep", &common__deep__descriptor,
-  common__deep__field_infos, PYPROC_WELL_KNOWN_NONE
-};
+const pyproc_message_info common__deep__info = {"common.Deep", &common__deep__descriptor, common__deep__field_infos,
+                                                PYPROC_WELL_KNOWN_NONE};

@@ -2,9 +2,7 @@
 #include "common/shared.pyproc.h"
 
 static const pyproc_field_info common__shared__field_infos[] = {
-  {"name", "name", NULL, 0},
+    {"name", "name", NULL, 0},
 };
-const pyproc_message_info common__shared__info = {
-  "common.Shared", &common__shared__descriptor,
-  common__shared__field_infos, PYPROC_WELL_KNOWN_NONE
-};
+const pyproc_message_info common__shared__info = {"common.Shared", &common__shared__descriptor,
+                                                  common__shared__field_infos, PYPROC_WELL_KNOWN_NONE};

@@ -5,29 +5,29 @@
 #include "google/protobuf/timestamp.pyproc.h"
 
 static const pyproc_field_info acme__a__request__field_infos[] = {
-  {"shared", "shared", &common__shared__info, 0},
-  {"other", "other", &acme__b__request__info, 0},
-  {"at", "at", &google__protobuf__timestamp__info, 0},
+    {"shared", "shared", &common__shared__info, 0},
+    {"other", "other", &acme__b__request__info, 0},
+    {"at", "at", &google__protobuf__timestamp__info, 0},
 };
-const pyproc_message_info acme__a__request__info = {
-  "acme.a.Request", &acme__a__request__descriptor,
-  acme__a__request__field_infos, PYPROC_WELL_KNOWN_NONE
-};
+const pyproc_message_info acme__a__request__info = {"acme.a.Request", &acme__a__request__descriptor,
+                                                    acme__a__request__field_infos, PYPROC_WELL_KNOWN_NONE};
 
-const pyproc_method acme_a_worker_run_method = {
-  sizeof(pyproc_method), "acme.a.Worker/Run",
-  &acme__a__request__info, &acme__b__reply__info,
-  "1d9908a472ccce24", PYPROC_RPC_UNARY, 0, 0
-};
+const pyproc_method acme_a_worker_run_method = {sizeof(pyproc_method),
+                                                "acme.a.Worker/Run",
+                                                &acme__a__request__info,
+                                                &acme__b__reply__info,
+                                                "1d9908a472ccce24",
+                                                PYPROC_RPC_UNARY,
+                                                0,
+                                                0};
 
-int acme_a_worker_run(pyproc_pool *pool, const Acme__A__Request *request,
-                      Acme__B__Reply **ret_reply, pyproc_error **reterr) {
+int acme_a_worker_run(pyproc_pool *pool, const Acme__A__Request *request, Acme__B__Reply **ret_reply,
+                      pyproc_error **reterr) {
   return acme_a_worker_run_with(pool, request, NULL, ret_reply, reterr);
 }
 
-int acme_a_worker_run_with(pyproc_pool *pool, const Acme__A__Request *request,
-                           const pyproc_call_options *options, Acme__B__Reply **ret_reply,
-                           pyproc_error **reterr) {
+int acme_a_worker_run_with(pyproc_pool *pool, const Acme__A__Request *request, const pyproc_call_options *options,
+                           Acme__B__Reply **ret_reply, pyproc_error **reterr) {
   ProtobufCMessage *reply = NULL;
   const int result = pyproc_call(pool, &acme_a_worker_run_method, request == NULL ? NULL : &request->base, options,
                                  ret_reply == NULL ? NULL : &reply, reterr);
@@ -36,8 +36,6 @@ int acme_a_worker_run_with(pyproc_pool *pool, const Acme__A__Request *request,
 }
 
 static const pyproc_method *const acme_a_worker_methods[] = {
-  &acme_a_worker_run_method,
+    &acme_a_worker_run_method,
 };
-const pyproc_service acme_a_worker_service = {
-  sizeof(pyproc_service), "acme.a.Worker", acme_a_worker_methods, 1
-};
+const pyproc_service acme_a_worker_service = {sizeof(pyproc_service), "acme.a.Worker", acme_a_worker_methods, 1};

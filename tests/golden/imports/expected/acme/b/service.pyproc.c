@@ -3,35 +3,33 @@
 #include "common/deep.pyproc.h"
 
 static const pyproc_field_info acme__b__request__field_infos[] = {
-  {"deep", "deep", &common__deep__info, 0},
+    {"deep", "deep", &common__deep__info, 0},
 };
-const pyproc_message_info acme__b__request__info = {
-  "acme.b.Request", &acme__b__request__descriptor,
-  acme__b__request__field_infos, PYPROC_WELL_KNOWN_NONE
-};
+const pyproc_message_info acme__b__request__info = {"acme.b.Request", &acme__b__request__descriptor,
+                                                    acme__b__request__field_infos, PYPROC_WELL_KNOWN_NONE};
 
 static const pyproc_field_info acme__b__reply__field_infos[] = {
-  {"text", "text", NULL, 0},
+    {"text", "text", NULL, 0},
 };
-const pyproc_message_info acme__b__reply__info = {
-  "acme.b.Reply", &acme__b__reply__descriptor,
-  acme__b__reply__field_infos, PYPROC_WELL_KNOWN_NONE
-};
+const pyproc_message_info acme__b__reply__info = {"acme.b.Reply", &acme__b__reply__descriptor,
+                                                  acme__b__reply__field_infos, PYPROC_WELL_KNOWN_NONE};
 
-const pyproc_method acme_b_worker_run_method = {
-  sizeof(pyproc_method), "acme.b.Worker/Run",
-  &acme__b__request__info, &acme__b__reply__info,
-  "c6c3f11208ff4ec8", PYPROC_RPC_UNARY, 0, 0
-};
+const pyproc_method acme_b_worker_run_method = {sizeof(pyproc_method),
+                                                "acme.b.Worker/Run",
+                                                &acme__b__request__info,
+                                                &acme__b__reply__info,
+                                                "c6c3f11208ff4ec8",
+                                                PYPROC_RPC_UNARY,
+                                                0,
+                                                0};
 
-int acme_b_worker_run(pyproc_pool *pool, const Acme__B__Request *request,
-                      Acme__B__Reply **ret_reply, pyproc_error **reterr) {
+int acme_b_worker_run(pyproc_pool *pool, const Acme__B__Request *request, Acme__B__Reply **ret_reply,
+                      pyproc_error **reterr) {
   return acme_b_worker_run_with(pool, request, NULL, ret_reply, reterr);
 }
 
-int acme_b_worker_run_with(pyproc_pool *pool, const Acme__B__Request *request,
-                           const pyproc_call_options *options, Acme__B__Reply **ret_reply,
-                           pyproc_error **reterr) {
+int acme_b_worker_run_with(pyproc_pool *pool, const Acme__B__Request *request, const pyproc_call_options *options,
+                           Acme__B__Reply **ret_reply, pyproc_error **reterr) {
   ProtobufCMessage *reply = NULL;
   const int result = pyproc_call(pool, &acme_b_worker_run_method, request == NULL ? NULL : &request->base, options,
                                  ret_reply == NULL ? NULL : &reply, reterr);
@@ -40,8 +38,6 @@ int acme_b_worker_run_with(pyproc_pool *pool, const Acme__B__Request *request,
 }
 
 static const pyproc_method *const acme_b_worker_methods[] = {
-  &acme_b_worker_run_method,
+    &acme_b_worker_run_method,
 };
-const pyproc_service acme_b_worker_service = {
-  sizeof(pyproc_service), "acme.b.Worker", acme_b_worker_methods, 1
-};
+const pyproc_service acme_b_worker_service = {sizeof(pyproc_service), "acme.b.Worker", acme_b_worker_methods, 1};
