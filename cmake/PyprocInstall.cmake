@@ -48,6 +48,11 @@ install(EXPORT pyproc-static NAMESPACE pyproc:: DESTINATION ${config_dir})
 
 file(RELATIVE_PATH PYPROC_PC_PREFIX /${libdir}/pkgconfig /)
 string(REGEX REPLACE "/$" "" PYPROC_PC_PREFIX ${PYPROC_PC_PREFIX})
+# Elsewhere than in /usr the dynamic linker does not look: programs remember where the library was.
+set(PYPROC_PC_RPATH "-Wl,-rpath,\${libdir} ")
+if(CMAKE_INSTALL_PREFIX STREQUAL "/usr")
+  set(PYPROC_PC_RPATH "")
+endif()
 configure_file(runtime/pyproc.pc.in ${CMAKE_CURRENT_BINARY_DIR}/install/pyproc.pc @ONLY)
 install(FILES ${CMAKE_CURRENT_BINARY_DIR}/install/pyproc.pc DESTINATION ${libdir}/pkgconfig)
 install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})

@@ -14,5 +14,6 @@ foreach(folder IN LISTS test_folders)
   string(REPLACE "/" "." name ${name})
   pyproc_add_test(python.${name} python TIMEOUT 900 DIRECTORY ${CMAKE_CURRENT_BINARY_DIR}
     COMMAND ${PYPROC_TEST_PYTHON} -m pytest -q -p no:cacheprovider --rootdir ${folder} ${folder}
-    ENVIRONMENT PYTHONPATH=${PYPROC_WORKER_BUILD_DIR}:${PROJECT_SOURCE_DIR}/codegen PYPROC_GEN=${PYPROC_GENERATOR})
+    ENVIRONMENT PYTHONPATH=${PYPROC_WORKER_BUILD_DIR}:${PROJECT_SOURCE_DIR}/codegen PYPROC_GEN=${PYPROC_GENERATOR}
+      PYPROC_TEST_WORKER_DIR=${PYPROC_WORKER_BUILD_DIR})
 endforeach()

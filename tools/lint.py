@@ -16,7 +16,7 @@ from run import Counts, record  # noqa: E402
 GENERATED = ("tests/golden/", "build", "gen/")
 MYPY = [["codegen/pyproc_gen"], ["worker/pyproc_worker"],
         ["tests/run.py", "tests/run_all.py", "tests/exports.py", "tests/headers.py"],
-        ["tests/install/run.py"], ["tools/lint.py"]]
+        ["tests/install/run.py"], ["tests/conformance/worker.py"], ["tools/lint.py"]]
 
 
 def files(*suffixes: str) -> List[str]:

@@ -79,7 +79,11 @@ def _run(arguments: argparse.Namespace, schema_dir: str) -> int:
     files = list(arguments.files)
     sources = load.find_sources(files, arguments.includes, schema_dir)
     if arguments.well_known:
-        sources = load.find_sources(WELL_KNOWN_FILES, [load.find_protoc_include()], schema_dir)
+        include = load.find_protoc_include()
+        if not include:
+            raise GeneratorError([f"{WELL_KNOWN_FILES[0]}:1:1: File not found. It comes with protobuf "
+                                  "(Debian: libprotobuf-dev)."])
+        sources = load.find_sources(WELL_KNOWN_FILES, [include], schema_dir)
     descriptors, warnings = load.run_protoc(sources)
     _say(warnings)
     imports = not arguments.no_imports

@@ -12,8 +12,8 @@ from typing import Dict, List, Optional
 
 from pyproc_gen import paths
 from pyproc_gen.errors import GeneratorError
-from pyproc_gen.model import Enum, Field, Message, Schema
-from pyproc_gen.names import Names, lower
+from pyproc_gen.model import Enum, Field, File, Message, Schema
+from pyproc_gen.names import Names, c_member, lower
 
 _NON_FINITE = {"inf": "INFINITY", "-inf": "-INFINITY", "nan": "NAN", "-nan": "NAN"}
 
@@ -35,12 +35,22 @@ def literal(field: Field) -> Optional[str]:
 
 def _split(values: str) -> List[str]:
     """The items of an initialiser list; braces keep theirs together."""
-    return re.findall(r"(?:\{[^{}]*\}|[^,{}])+", values)
+    return re.findall(r"(?:\{(?:[^{}]|\{[^{}]*\})*\}|[^,{}])+", values)
 
 
-def _oneof_value(schema: Schema, names: Names, message: Message, oneof: str) -> Optional[str]:
-    """The initial value of a oneof whose first member is an enum or bytes; else None."""
-    first = next(field for field in message.fields if field.oneof == oneof)
+def _first_members(header: str) -> Dict[str, List[str]]:
+    """Struct -> the first member of each of its unions: protobuf-c 1.5 sorts them, 1.4 does not."""
+    found: Dict[str, List[str]] = {}
+    for struct in re.finditer(r"(?ms)^struct  ?(\w+)\n\{\n(.*?)^\};\n", header):
+        unions = re.findall(r"(?ms)^  union \{\n(.*?)^  \};\n", struct[2])
+        found[struct[1]] = [re.findall(r"(\w+);", union)[0] for union in unions]
+    return found
+
+
+def _oneof_value(schema: Schema, names: Names, message: Message, member: str) -> Optional[str]:
+    """The initial value of a union whose first member is an enum or bytes; else None."""
+    first = next(field for field in message.fields
+                 if c_member(names.fields[(message.full_name, field.name)]) == member)
     if first.type == "bytes":
         return "{{0, NULL}}"
     if first.type != "enum":
@@ -51,42 +61,50 @@ def _oneof_value(schema: Schema, names: Names, message: Message, oneof: str) -> 
     return f"{{{names.types[enum.full_name].upper}__{value.name}}}"
 
 
-def _initial_values(schema: Schema, names: Names, message: Message, syntax: str) -> List[Optional[str]]:
+def _initial_values(schema: Schema, names: Names, message: Message, unions: List[str]) -> List[Optional[str]]:
     """For each item of a message's `__INIT` behind the base what it should be; None where it is right."""
+    syntax = schema.files[schema.homes[message.full_name]].syntax
     items: List[Optional[str]] = []
     for field in message.fields:
         if field.oneof is not None:
             continue
         optional = syntax == "proto2" and not field.required and field.type not in ("message", "string")
         items.extend([None, literal(field)] if field.repeated or optional else [literal(field)])
-    for oneof in message.oneofs:
-        items.extend([None, _oneof_value(schema, names, message, oneof)])
+    for member in unions:
+        items.extend([None, _oneof_value(schema, names, message, member)])
     return items
 
 
-def _repair_macro(header: str, message: Message, names: Names, wanted: List[Optional[str]]) -> str:
-    name = names.types[message.full_name]
-    begin = rf"#define {name.upper}__INIT \\\n \{{ PROTOBUF_C_MESSAGE_INIT \([^)]*\) \\\n    , "
-    pattern = re.compile(rf"({begin})(.*)( \}}\n)")
-    match = pattern.search(header)
-    values = _split(match[2]) if match else []
-    if match is None or len(values) != len(wanted):
-        raise GeneratorError([f"{message.location}: this protoc-gen-c writes the initial value of {message.full_name} "
-                              "in a way that pyproc-gen does not know; use protobuf-c 1.4 or 1.5"])
-    for index, better in enumerate(wanted):
-        if better is not None:
-            values[index] = f" {better}" if index else better
-    return header[:match.start(2)] + ",".join(values) + header[match.end(2):]
+def _repair_macros(header: str, wanted: Dict[str, List[Optional[str]]]) -> str:
+    """Replace values in the `__INIT` macros named in `wanted`, which loses those that were found as expected."""
+
+    def better(match: "re.Match[str]") -> str:
+        values = _split(match[3])
+        if len(values) != len(wanted.get(match[2], [])):
+            return match[0]
+        for index, text in enumerate(wanted.pop(match[2])):
+            if text is not None:
+                values[index] = f" {text}" if index else text
+        return match[1] + ",".join(values) + match[4]
+
+    begin = r"#define (\w+__INIT) \\\n \{ PROTOBUF_C_MESSAGE_INIT \([^)]*\) \\\n    , "
+    return re.sub(rf"({begin})(.*)( \}}\n)", better, header)
 
 
-def _repair_constants(source: str, message: Message, names: Names) -> str:
+def _constants(message: Message, names: Names) -> Dict[str, str]:
+    """Constant of a field's descriptor -> what it should be."""
     prefix = names.types[message.full_name].lower
+    found: Dict[str, str] = {}
     for field in message.fields:
         better = literal(field)
         if better is not None:
-            symbol = f"{prefix}__{lower(names.fields[(message.full_name, field.name)])}__default_value"
-            source = re.sub(rf"(?m)^(static const \S+ {symbol} = ).*;$", lambda found: f"{found[1]}{better};", source)
-    return source
+            found[f"{prefix}__{lower(names.fields[(message.full_name, field.name)])}__default_value"] = better
+    return found
+
+
+def _repair_constants(source: str, constants: Dict[str, str]) -> str:
+    return re.sub(r"(?m)^(static const \S+ (\w+) = ).*;$",
+                  lambda found: f"{found[1]}{constants[found[2]]};" if found[2] in constants else found[0], source)
 
 
 def _repair_strings(source: str) -> str:
@@ -94,17 +112,35 @@ def _repair_strings(source: str) -> str:
                   lambda found: re.sub(r"\?(?=\?)", r"?\\", found[0]), source)
 
 
+def _repair_header(schema: Schema, names: Names, file: File, header: str) -> str:
+    unions = _first_members(header)
+    wanted: Dict[str, List[Optional[str]]] = {}
+    owners: Dict[str, Message] = {}
+    for message in file.all_messages():
+        name = names.types[message.full_name]
+        values = _initial_values(schema, names, message, unions.get(name.type, []))
+        if any(values):
+            wanted[f"{name.upper}__INIT"] = values
+            owners[f"{name.upper}__INIT"] = message
+    header = _repair_macros(header, wanted)
+    if wanted:
+        message = owners[next(iter(wanted))]
+        raise GeneratorError([f"{message.location}: this protoc-gen-c writes the initial value of {message.full_name} "
+                              "in a way that pyproc-gen does not know; use protobuf-c 1.4 or 1.5"])
+    if any(field.default in _NON_FINITE for message in file.all_messages() for field in message.fields):
+        own = "#include <protobuf-c/protobuf-c.h>\n"
+        header = header.replace(own, f"#include <math.h>\n{own}", 1)
+    return header
+
+
 def repair(schema: Schema, names: Names, texts: Dict[str, str]) -> None:
     """Change the texts that protoc-gen-c wrote, by path, in place."""
     for name in schema.emitted:
         file = schema.files[name]
         header, source = f"{paths.stem(name)}.pb-c.h", f"{paths.stem(name)}.pb-c.c"
-        for message in file.all_messages():
-            wanted = _initial_values(schema, names, message, file.syntax)
-            if any(wanted):
-                texts[header] = _repair_macro(texts[header], message, names, wanted)
-            if any(field.has_default for field in message.fields):
-                texts[source] = _repair_strings(_repair_constants(texts[source], message, names))
-        if any(field.default in _NON_FINITE for message in file.all_messages() for field in message.fields):
-            texts[header] = texts[header].replace(
-                "#include <protobuf-c/protobuf-c.h>\n", "#include <math.h>\n#include <protobuf-c/protobuf-c.h>\n", 1)
+        texts[header] = _repair_header(schema, names, file, texts[header])
+        if any(field.has_default for message in file.all_messages() for field in message.fields):
+            constants: Dict[str, str] = {}
+            for message in file.all_messages():
+                constants.update(_constants(message, names))
+            texts[source] = _repair_strings(_repair_constants(texts[source], constants))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
-from typing import Dict, List, Sequence
+from typing import Dict, FrozenSet, List, Sequence
 
 from google.protobuf import descriptor_pb2
 
@@ -54,7 +55,8 @@ def generate(schema: Schema, protos: Sequence[descriptor_pb2.FileDescriptorProto
         texts.update(render_python.generate(schema))
         contents.update(protobuf_python.generate(schema, by_name, protobuf_python.modules(schema, imports)))
     contents.update((path, text.encode("utf-8")) for path, text in texts.items())
-    return Result(schema, contents, [*chosen.renamed, *_stream_notes(schema)])
+    notes = [*chosen.renamed, *_stream_notes(schema)]
+    return Result(schema, contents, notes if well_known else notes + _folder_notes(schema))
 
 
 def _stream_notes(schema: Schema) -> List[str]:
@@ -63,4 +65,14 @@ def _stream_notes(schema: Schema) -> List[str]:
         "entry and Python method, but no C functions"
         for name in schema.emitted for service in schema.files[name].services for method in service.methods
         if method.kind != "unary"
+    ]
+
+
+def _folder_notes(schema: Schema) -> List[str]:
+    """Files whose Python modules cannot be imported, since a standard module has the name of their folder."""
+    standard: FrozenSet[str] = getattr(sys, "stdlib_module_names", frozenset())
+    return [
+        f"{schema.files[name].location}: note: Python's own module {folder} hides the folder {folder}; name that with "
+        "-I, so that it does not become part of the names"
+        for name in schema.emitted for folder, slash, _ in [name.partition("/")] if slash and folder in standard
     ]

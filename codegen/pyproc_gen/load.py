@@ -78,18 +78,18 @@ def find_sources(paths: Sequence[str], includes: Sequence[str], schema_dir: str)
             raise GeneratorError([f"pyproc-gen: -I {root}: no such folder"])
     inputs: Dict[str, str] = {}
     given: Dict[str, str] = {}
+    own = [folder for folder in (schema_dir, find_protoc_include()) if folder and os.path.isdir(folder)]
     for path in paths:
-        name, disk = _name_below(path, roots)
+        name, disk = _name_below(path, roots, own)
         inputs.setdefault(name, disk)
         given.setdefault(name, path)
-    own = [folder for folder in (schema_dir, find_protoc_include()) if folder and os.path.isdir(folder)]
     return Sources(tuple(roots + own), tuple(inputs), tuple(inputs.values()), given)
 
 
-def _name_below(path: str, roots: Sequence[str]) -> Tuple[str, str]:
+def _name_below(path: str, roots: Sequence[str], own: Sequence[str]) -> Tuple[str, str]:
     """A file's name below its import folder, and its path through that folder."""
     if not os.path.exists(path):
-        for root in roots:
+        for root in (*roots, *own):
             if not os.path.isabs(path) and os.path.exists(os.path.join(root, path)):
                 name = os.path.normpath(path).replace(os.sep, "/")
                 return name, os.path.join(root, name)
@@ -133,12 +133,18 @@ def run_protoc(sources: Sources) -> Tuple[descriptor_pb2.FileDescriptorSet, List
 
 
 def _locate(line: str, sources: Sources) -> str:
+    """A line of protoc's with the path that a person knows the file by."""
+    match = re.match(r"^\[libprotobuf [^\]]*\] (?P<text>.*proto file: (?P<name>[^: ]+\.proto)\..*)$", line)
+    if match:
+        return f"{sources.path(match['name'])}:1:1: warning: {match['text']}"
     match = re.match(r"^(?P<name>[^:]+\.proto):(?P<rest>\d+:\d+: .*)$", line)
     if match:
         return f"{sources.path(match['name'])}:{match['rest']}"
     match = re.match(r"^(?P<name>[^: ]+\.proto): (?P<rest>.*)$", line)
     if match:
-        return f"{sources.path(match['name'])}:1:1: {match['rest']}"
+        own = match["name"].startswith("google/protobuf/") and "not found" in match["rest"]
+        hint = " It comes with protobuf (Debian: libprotobuf-dev)." if own else ""
+        return f"{sources.path(match['name'])}:1:1: {match['rest']}{hint}"
     return line
 
 

@@ -4,9 +4,10 @@ One rule, protoc-gen-c's own: `_` before an upper-case letter whose predecessor 
 dots to `_`. Where two names of a run would be equal, these rules give one of them another name; what they cannot solve
 is refused.
 
-* A field that is a keyword of C or C++ or a common macro, or equals a member that protobuf-c adds to the same struct
-  (`base`, `n_x` beside a repeated `x`, `has_x` beside an optional `x`, `x_case` beside a oneof `x`), or equals another
-  field in lower case, gets `_` appended, as often as it takes. So does a Python method that is a keyword or is taken.
+* A field that is a keyword of C or C++, a common macro or a type such as `size_t`, or equals a member that protobuf-c
+  adds to the same struct (`base`, `n_x` beside a repeated `x`, `has_x` beside an optional `x`, `x_case` beside a oneof
+  `x`), or equals another field in lower case, gets `_` appended, as often as it takes. So does a Python method that is
+  a keyword or is taken.
 * Of two messages, enums, oneofs, services or rpcs of one file whose C names collide, the one declared later gets `_2`
   appended to its own name (`_3`, ...): `Foo_Bar` beside `FooBar` is `FooBar2` in C, `rpc foo` beside `rpc Foo` is
   `foo_2`. Messages and enums go first, then oneofs, then services and rpcs. On the wire and in JSON nothing is renamed.
@@ -37,6 +38,15 @@ C_RESERVED = frozenset(
     """.split()
 )
 
+# Types of the standard headers and of protobuf-c: in C++ no member may have the name of a type that its struct uses.
+C_TYPEDEFS = frozenset(
+    """
+    blkcnt_t protobuf_c_boolean blksize_t clock_t dev_t gid_t id_t ino_t int16_t int32_t int64_t int8_t intmax_t
+    intptr_t key_t max_align_t mode_t nlink_t off_t pid_t ptrdiff_t sig_atomic_t size_t ssize_t suseconds_t time_t
+    uid_t uint16_t uint32_t uint64_t uint8_t uintmax_t uintptr_t
+    """.split()
+)
+
 # protoc-gen-c's own list: these it renames itself, and names the constants of their oneofs without the `_`.
 PROTOBUF_C_KEYWORDS = frozenset(
     """
@@ -63,13 +73,7 @@ C_RESERVED_TYPES = frozenset(
     """.split()
 )
 
-C_RESERVED_GLOBAL = C_RESERVED | C_RESERVED_TYPES | frozenset(
-    """
-    blkcnt_t blksize_t clock_t dev_t gid_t id_t ino_t int16_t int32_t int64_t int8_t intmax_t intptr_t key_t
-    max_align_t mode_t nlink_t off_t pid_t ptrdiff_t sig_atomic_t size_t ssize_t suseconds_t time_t uid_t uint16_t
-    uint32_t uint64_t uint8_t uintmax_t uintptr_t
-    """.split()
-)
+C_RESERVED_GLOBAL = C_RESERVED | C_TYPEDEFS | C_RESERVED_TYPES
 
 C_RESERVED_PREFIXES = (
     "aio_", "clock_", "mq_", "posix_", "protobuf_c_", "pthread_", "pyproc_", "sched_", "sem_", "shm_", "timer_",
@@ -174,27 +178,33 @@ class _Namer:
         self.scope = _Scope()
         self.names = Names()
 
-    def _choose(self, own: str, owner: _Owner, candidates: Callable[[str], List[str]]) -> str:
-        """The first of `own`, `own_2`, … whose identifiers are free; reserves them."""
+    def _choose(self, own: str, owner: _Owner, candidates: Callable[[str], List[str]], option: str = "") -> str:
+        """The first of `own`, `own_2`, ... whose identifiers are free; reserves them.
+
+        `option` is the option that demands `own`, if one does. A clash that cannot be solved is a problem.
+        """
         reason = ""
         for attempt in range(1, 1000):
             trial = own if attempt == 1 else f"{own}_{attempt}"
             identifiers = candidates(trial)
             name, other = self.scope.clash(identifiers)
             reserved = sorted(C_RESERVED_GLOBAL.intersection(identifiers))
+            if not name and not reserved:
+                if attempt > 1:
+                    note = f"{owner.location}: note: {owner.what} becomes {identifiers[0]} in C: {reason}"
+                    self.names.renamed.append(note)
+                self.scope.take(identifiers, owner)
+                return trial
+            if attempt == 1:
+                reason = f"{name} is taken by {other.what} ({other.location})" if name else \
+                    f"{reserved[0]} is taken by C or C++"
+            if option:
+                self.problems.add(owner.location, f"{option} does not fit {owner.what}: {reason}; choose another")
+                return own
             if name and other.file != owner.file:
                 self.problems.add(owner.location, f"{owner.what} and {other.what} ({other.location}) are both {name} "
                                                   "in C; rename one of them")
                 return own
-            if attempt == 1 and name:
-                reason = f"{name} is taken by {other.what} ({other.location})"
-            elif attempt == 1 and reserved:
-                reason = f"{reserved[0]} is taken by C or C++"
-            if not name and not reserved:
-                if attempt > 1:
-                    self.names.renamed.append(f"{owner.location}: note: {owner.what} becomes {identifiers[0]} in C: {reason}")
-                self.scope.take(identifiers, owner)
-                return trial
         raise AssertionError("no free name")
 
     def _type(self, file: File, full_name: str, what: str, location: Location, outer: str,
@@ -240,14 +250,10 @@ class _Namer:
         def identifiers(trial: str) -> List[str]:
             return [f"{prefix}_{trial}{suffix}" for suffix in suffixes]
 
-        own = method.c_name or lower(method.name)
-        name, other = self.scope.clash(identifiers(own))
-        if name and method.c_name:
-            self.problems.add(method.options_location, f"c_name gives {owner.what} the C name {name}, which "
-                                                       f"{other.what} ({other.location}) has already; choose another")
-            chosen = own
-        else:
-            chosen = self._choose(own, owner, identifiers)
+        if method.c_name:
+            owner = _Owner(owner.what, owner.file, method.options_location)
+        option = f"c_name {method.c_name}" if method.c_name else ""
+        chosen = self._choose(method.c_name or lower(method.name), owner, identifiers, option)
         self.names.methods[(service.full_name, method.name)] = f"{prefix}_{chosen}"
 
     def _service(self, file: File, service: Service) -> None:
@@ -255,6 +261,7 @@ class _Namer:
         begin = "_".join(lower(part) for part in file.package.split(".") if part)
         own = lower(service.name)
         if service.c_prefix:
+            owner = _Owner(owner.what, owner.file, service.options_location)
             begin, own = "", service.c_prefix
         elif f"{begin}_{own}_".lstrip("_" if not begin else "").startswith(C_RESERVED_PREFIXES):
             begin = f"x_{begin}" if begin else "x"
@@ -265,16 +272,12 @@ class _Namer:
         def identifiers(trial: str) -> List[str]:
             return [f"{prefix(trial)}_service", f"{prefix(trial)}_methods"]
 
-        name, other = self.scope.clash(identifiers(own))
-        if name and service.c_prefix:
-            self.problems.add(service.options_location, f"c_prefix gives {owner.what} the C name {name}, which "
-                                                        f"{other.what} ({other.location}) has already; choose another")
-            chosen = own
-        else:
-            chosen = self._choose(own, owner, identifiers)
+        option = f"c_prefix {service.c_prefix}" if service.c_prefix else ""
+        chosen = self._choose(own, owner, identifiers, option)
         self.names.services[service.full_name] = prefix(chosen)
-        for method in service.methods:
-            self._method(file, service, method, prefix(chosen))
+        if self.scope.taken.get(identifiers(chosen)[0], owner).what == owner.what:  # else more of the same would follow
+            for method in service.methods:
+                self._method(file, service, method, prefix(chosen))
 
     def file(self, file: File) -> None:
         """Name everything in a file."""
@@ -306,7 +309,7 @@ def _companions(field: Field, member: str, syntax: str) -> List[str]:
 
 
 def _told(field: Field) -> str:
-    return f"{field.name}_" if field.name.lower() in C_RESERVED - PROTOBUF_C_KEYWORDS else field.name
+    return f"{field.name}_" if field.name.lower() in (C_RESERVED | C_TYPEDEFS) - PROTOBUF_C_KEYWORDS else field.name
 
 
 def member_names(message: Message, names: Names, syntax: str) -> Dict[str, str]:

@@ -41,6 +41,7 @@ class _Scope:
     """The names of a module, and the imports that bring some of them in."""
 
     taken: Dict[str, str] = dataclass_field(default_factory=dict)  # name -> what it stands for
+    brought: Dict[str, str] = dataclass_field(default_factory=dict)  # what imports stand for -> name
     plain: Dict[str, List[str]] = dataclass_field(default_factory=dict)  # module -> imported names
     assignments: List[str] = dataclass_field(default_factory=list)
 
@@ -62,11 +63,11 @@ class _Scope:
     def bring(self, module: str, name: str, identity: str = "") -> str:
         """Import `name` from `module`, unless `identity` is here already; returns what it is called here."""
         identity = identity or f"{module}:{name}"
-        for known, what in self.taken.items():
-            if what == identity:
-                return known
+        if identity in self.brought:
+            return self.brought[identity]
         chosen = self.free(name, module.replace(".", "_").strip("_"))
         self.taken[chosen] = identity
+        self.brought[identity] = chosen
         if all(part.isidentifier() and not keyword.iskeyword(part) for part in (*module.split("."), name)):
             self.plain.setdefault(module, []).append(name if name == chosen else f"{name} as {chosen}")
         else:
@@ -119,7 +120,8 @@ class _Module:
         for service in file.services:
             for method in service.methods:
                 for name in (method.request, method.reply):
-                    self.used.setdefault(name, self._expression(name))
+                    if name not in self.used:
+                        self.used[name] = self._expression(name)
 
     def _expression(self, full_name: str) -> str:
         home = self.schema.files[self.schema.homes[full_name]]
@@ -231,9 +233,11 @@ def worker(schema: Schema, out: str, path: str) -> str:
     classes = [_worker_class(scope, file, service) for file, service in services]
     values: List[Dict[str, Any]] = []
     streams = False
+    names = {file.name for file, _ in services}
+    sources = {name: _Module(schema, schema.files[name]) for name in names}
     for (file, service), name in zip(services, classes):
         module = paths.python_module(file.name, "_pyproc")
-        source = _Module(schema, file)
+        source = sources[file.name]
         methods = []
         for method in service.methods:
             expressions = []
@@ -251,8 +255,8 @@ def worker(schema: Schema, out: str, path: str) -> str:
     standard = ["import importlib"] if scope.assignments else []
     standard += ["import os", "import sys"] if elsewhere else []
     standard += ["from typing import Iterator"] if streams else []
-    sources = ", ".join(schema.files[name].name for name in schema.requested if schema.files[name].services)
-    return render("worker.py.j2", docstring=f"Handlers of {sources}: written once by pyproc-gen, yours from here on.",
+    files = ", ".join(schema.files[name].name for name in schema.requested if schema.files[name].services)
+    return render("worker.py.j2", docstring=f"Handlers of {files}: written once by pyproc-gen, yours from here on.",
                   standard_imports=standard, imports=_marked(scope.imports(), elsewhere), assignments=scope.assignments,
                   path=repr(folder.replace(os.sep, "/")) if elsewhere else "", services=values)
 

@@ -28,10 +28,12 @@ def _dotted(node: ast.expr) -> str:
 def _read(tree: ast.Module) -> Dict[str, _Class]:
     """The classes of a module, their bases by full name."""
     names: Dict[str, str] = {}
+    stars: List[str] = []
     classes: Dict[str, _Class] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
             names.update((item.asname or item.name, f"{node.module}.{item.name}") for item in node.names)
+            stars.extend(f"{node.module}." for item in node.names if item.name == "*")
         elif isinstance(node, ast.Import):
             names.update((item.asname, item.name) for item in node.names if item.asname)
         elif isinstance(node, ast.ClassDef):
@@ -43,13 +45,16 @@ def _read(tree: ast.Module) -> Dict[str, _Class]:
                 elif isinstance(item, ast.Assign):
                     entry.members.update(target.id for target in item.targets if isinstance(target, ast.Name))
     for entry in classes.values():
-        entry.bases = [_resolve(base, names) for base in entry.bases]
+        entry.bases = [full for base in entry.bases for full in _resolve(base, names, stars)]
     return classes
 
 
-def _resolve(base: str, names: Dict[str, str]) -> str:
+def _resolve(base: str, names: Dict[str, str], stars: List[str]) -> List[str]:
+    """What a base may be: itself where it is a class of the module, else what it was imported as."""
     first, dot, rest = base.partition(".")
-    return names.get(first, first) + dot + rest
+    if first in names:
+        return [names[first] + dot + rest]
+    return [base, *(star + base for star in stars)]
 
 
 def _members(classes: Dict[str, _Class], name: str, seen: Set[str]) -> Set[str]:

@@ -130,7 +130,8 @@
  * LIMITS
  *   bytes of one request or reply    64 MiB (frame_limit_bytes), at most 2 GiB - 1
  *   memory of one unpacked reply     8 times frame_limit_bytes
- *   nesting of messages and JSON     100
+ *   nesting of protobuf messages     100
+ *   nesting of a JSON body           98
  *   workers of a pool                1024
  *   calls in flight on a worker      1024 (max_in_flight), at most 4096
  *   calls that wait in a pool        10,000 (queue_limit)
@@ -281,7 +282,7 @@ const char *pyproc_error_traceback(const pyproc_error *error);
 /* The last lines of output of a worker that died, as in pyproc_crash.log; NULL where no worker died. */
 const char *pyproc_error_log(const pyproc_error *error);
 
-/* The process that the call was last given to; 0 where it was given to none. The process may be gone. */
+/* The worker that the error is about, which may be gone by now; 0: none. */
 pid_t pyproc_error_worker_pid(const pyproc_error *error);
 
 /* 0: the handler has not begun and will not. 1: it may have run, partly or to its end. See above. */
@@ -590,11 +591,11 @@ int pyproc_call(pyproc_pool *pool, const pyproc_method *method, const ProtobufCM
 /*
  * Calls a method by its name, with JSON text in and out, whatever the pool's protocol, and waits for its reply.
  * `method` is the name of a function that the script exposes (@expose), or "package.Service/Rpc" of a typed handler,
- * whose messages then have protobuf's JSON mapping. `body` is one JSON value: UTF-8, nested at most 100 deep, no NaN or
+ * whose messages then have protobuf's JSON mapping. `body` is one JSON value: UTF-8, nested at most 98 deep, no NaN or
  * Infinity. *ret_body is one JSON value, NUL-terminated; free it with pyproc_reply_free. `options` may be NULL; the
  * schema's timeout_ms is not known here. Any thread.
  *
- * Errors: INVALID_ARGUMENT: `body` is no JSON (the message says where), or not what the method takes; else see CODES.
+ * Errors: INVALID_ARGUMENT: `body` is no JSON, or not what the method takes; else see CODES.
  *
  * ```c
  * char *body = NULL;

@@ -17,7 +17,9 @@ void admission_destroy(struct admission *self) {
 
 static int room_of(const struct admission *self, const struct connection *candidate) {
   if (atomic_load(&candidate->state) != CONNECTION_OPEN) return 0;
-  int limit = atomic_load(&candidate->capacity) + atomic_load(&candidate->prefetch);
+  int capacity = atomic_load(&candidate->capacity);
+  if (capacity < 1) return 0; /* it stops */
+  int limit = capacity + atomic_load(&candidate->prefetch);
   return (limit < self->max_in_flight ? limit : self->max_in_flight) - atomic_load(&candidate->load);
 }
 
@@ -149,6 +151,20 @@ void admission_balance(struct admission *self, int64_t patience_ns) {
   }
   requeue(self, &calls);
   pthread_mutex_unlock(&self->lock);
+  admission_dispatch(self);
+}
+
+void admission_return(struct admission *self, struct call *call) {
+  uint32_t bits = 0;
+  pthread_mutex_lock(&self->lock);
+  atomic_store(&call->connection, NULL);
+  if (self->closed || call->attempts >= ATTEMPTS_MAX)
+    bits = call_fail(call, error_new(PYPROC_E_UNAVAILABLE, "the worker stopped before it began %s", call->method.name),
+                     false);
+  else
+    put_into_queue(self, call, true);
+  pthread_mutex_unlock(&self->lock);
+  lot_wake(self->lot, bits);
   admission_dispatch(self);
 }
 

@@ -44,6 +44,9 @@ bool admission_is_lopsided(const struct admission *self);
  * starts them there. */
 void admission_balance(struct admission *self, int64_t patience_ns);
 
+/* The worker has given the call back, not started; it is in no table. Queues it again, in front. */
+void admission_return(struct admission *self, struct call *call);
+
 /* The connection is lost, see protocol.h, fail: its calls end with `error`, but those that have not started are
  * queued again, in front. */
 void admission_lose(struct admission *self, struct connection *lost, const pyproc_error *error);

@@ -44,7 +44,8 @@ struct call {
   int64_t deadline_ns; /* CLOCK_MONOTONIC */
   int64_t sent_ns;     /* when a connection took it */
   uint64_t id;         /* on its connection */
-  int attempts;        /* connections that took it */
+  int attempts;        /* connections that took it, and were not made to give it back */
+  pid_t worker_pid;    /* of the last one's worker */
 
   struct call *previous, *next;            /* in the queue, or among the connection's calls in flight */
   _Atomic(struct connection *) connection; /* the connection that has it; NULL: queued, or nowhere */

@@ -62,6 +62,7 @@ int64_t call_setup_timeout(const pyproc_pool *pool, const pyproc_method *method,
 
 int64_t call_setup_deadline(int64_t timeout_ms) {
   int64_t now = platform_now_ns();
+  if (timeout_ms < 0) return now;
   return timeout_ms >= (INT64_MAX - now) / 1000000 ? INT64_MAX : now + timeout_ms * 1000000;
 }
 
@@ -101,20 +102,30 @@ int call_setup_result(struct call *call, pyproc_error **reterr) {
   return error_give(reterr, error);
 }
 
+/* The reply came and cannot be used. */
+static int give_reply_error(const struct call *call, pyproc_error *error, pyproc_error **reterr) {
+  error_prefix(error, "the reply of %s: ", call->method.name);
+  error_set_worker(error, call->worker_pid);
+  error_set_may_have_run(error, call->may_have_run);
+  error_set_attempts(error, call->attempts);
+  return error_give(reterr, error);
+}
+
 int call_setup_take_message(const struct call *call, const struct codec *codec, int64_t frame_limit,
                             ProtobufCMessage **ret_reply, pyproc_error **reterr) {
-  return codec->unpack(call->method.typed->reply, call->body, call->body_size,
-                       (size_t)frame_limit * BUDGET_PER_FRAME_BYTE, ret_reply, reterr);
+  pyproc_error *error = NULL;
+  int result = codec->unpack(call->method.typed->reply, call->body, call->body_size,
+                             (size_t)frame_limit * BUDGET_PER_FRAME_BYTE, ret_reply, &error);
+  return result < 0 ? give_reply_error(call, error, reterr) : result;
 }
 
 int call_setup_take_json(const struct call *call, char **ret_body, pyproc_error **reterr) {
   const char *body = (const char *)call->body;
   bool is_checked = call->frame->encoding == CALL_BODY_ENVELOPE; /* with its envelope */
-  const char *wrong = is_checked ? NULL : envelope_check_json(body, call->body_size);
-  if (wrong != NULL)
-    return error_set(reterr, PYPROC_E_DATA_LOSS, "the worker's reply to %s: %s", call->method.name, wrong);
+  const char *wrong = is_checked ? NULL : envelope_check_body(body, call->body_size);
+  if (wrong != NULL) return give_reply_error(call, error_new(PYPROC_E_DATA_LOSS, "%s", wrong), reterr);
   char *text = reply_text_new(body, call->body_size);
-  if (text == NULL) return error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED, "out of memory");
+  if (text == NULL) return give_reply_error(call, error_new(PYPROC_E_RESOURCE_EXHAUSTED, "out of memory"), reterr);
   *ret_body = text;
   return PYPROC_OK;
 }

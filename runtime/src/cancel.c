@@ -12,6 +12,7 @@ struct pyproc_cancel {
 };
 
 int pyproc_cancel_new(pyproc_cancel **ret_cancel) {
+  if (ret_cancel == NULL) return PYPROC_E_INVALID_ARGUMENT;
   pyproc_cancel *token = calloc(1, sizeof *token);
   if (token == NULL) return PYPROC_E_RESOURCE_EXHAUSTED;
   pthread_mutex_init(&token->lock, NULL);

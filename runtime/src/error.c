@@ -18,7 +18,8 @@ struct pyproc_error {
 };
 
 static char out_of_memory_message[] = "out of memory";
-static pyproc_error out_of_memory = {.code = PYPROC_E_RESOURCE_EXHAUSTED, .message = out_of_memory_message};
+static pyproc_error out_of_memory = {
+    .code = PYPROC_E_RESOURCE_EXHAUSTED, .message = out_of_memory_message, .may_have_run = 1};
 
 static const char *const code_texts[] = {
     "ok",        "cancelled",       "unknown error",     "invalid argument",   "deadline exceeded",

@@ -43,6 +43,7 @@ typedef struct framed {
   uint64_t generation;          /* of ids; never goes back, so that no late reply matches */
   method_table *methods;
   bool has_started_frames;
+  atomic_bool finished; /* the worker was told to end: it cancels what it still runs */
   send_queue queue;
   bool writing;
   atomic_bool write_blocked; /* the channel took no more: whoever waits polls for writing, too */

@@ -62,9 +62,21 @@ static void complete(framed *self, struct turn *turn, const reply_view *reply, s
     return;
   }
   if (error == NULL && reply->is_envelope != (call->frame->encoding == CALL_BODY_ENVELOPE))
-    error = error_new(PYPROC_E_DATA_LOSS, "the worker's reply to %s has another form than the request", call->method.name);
+    error =
+        error_new(PYPROC_E_DATA_LOSS, "the worker's reply to %s has another form than the request", call->method.name);
   if (error == NULL && !give_body(call, reply, payload))
     error = error_new(PYPROC_E_RESOURCE_EXHAUSTED, "out of memory");
+  if (atomic_load(&self->finished) && pyproc_error_code(error) == PYPROC_E_CANCELLED) { /* by nobody's token */
+    pyproc_error_free(error);
+    error = error_new(PYPROC_E_UNAVAILABLE, "the pool was closed while %s ran", call->method.name);
+  }
+  if (!may_have_run &&
+      pyproc_error_code(error) == PYPROC_E_UNAVAILABLE) { /* it stops, and gives back what it had not begun */
+    pyproc_error_free(error);
+    atomic_store(&self->base.capacity, 0);
+    self->base.owner_ops->returned(self->base.owner, call);
+    return;
+  }
   if (error != NULL) error_set_worker(error, self->base.peer_pid);
   call->error = error;
   call->may_have_run = may_have_run;

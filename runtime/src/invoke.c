@@ -29,10 +29,12 @@ static void wait_for(pyproc_pool *pool, struct call *call) {
 static int give_up(pyproc_pool *pool, struct call *call, int64_t timeout_ms, pyproc_error **reterr) {
   int code = atomic_load(&call->cancelled) ? PYPROC_E_CANCELLED : PYPROC_E_DEADLINE_EXCEEDED;
   const struct connection *last = atomic_load(&call->connection);
-  int may_have_run = admission_withdraw(&pool->admission, call, code);
-  if (may_have_run >= 0)
-    return error_give(reterr, call_setup_given_up(pool, call, code, last, timeout_ms, may_have_run));
-  while (!atomic_load(&call->done)) platform_yield(); /* somebody is just ending it */
+  while (!atomic_load(&call->done)) {
+    int may_have_run = admission_withdraw(&pool->admission, call, code);
+    if (may_have_run >= 0)
+      return error_give(reterr, call_setup_given_up(pool, call, code, last, timeout_ms, may_have_run));
+    platform_yield(); /* somebody is just ending it, or giving it back */
+  }
   return PYPROC_OK;
 }
 

@@ -232,8 +232,8 @@ static int enter(writer *to, const field_path *path) {
     return PYPROC_OK;
   }
   while (path != NULL && path->parent != NULL) path = path->parent; /* the whole path would be long */
-  return field_path_error(to->reterr, PYPROC_E_INVALID_ARGUMENT, to->root->name, path, "is nested deeper than %d in JSON",
-                          NESTING_MAX);
+  return field_path_error(to->reterr, PYPROC_E_INVALID_ARGUMENT, to->root->name, path,
+                          "is nested deeper than %d in JSON", NESTING_MAX);
 }
 
 static int write_array(writer *to, const ProtobufCFieldDescriptor *field, const pyproc_field_info *info, elements all,
@@ -384,7 +384,8 @@ static int write_any(writer *to, const ProtobufCMessage *message, const field_pa
   }
   const pyproc_message_info *info = json_any_find(to->root, url);
   if (info == NULL)
-    return write_error(to, path, "an Any of a type that nothing else in the message has; use the protobuf protocol for it");
+    return write_error(to, path,
+                       "an Any of a type that nothing else in the message has; use the protobuf protocol for it");
   ProtobufCMessage *inner;
   if (reply_unpack(info->descriptor, value->data, value->len, WIRE_FRAME_LIMIT_MAX, &inner, NULL) < 0)
     return write_error(to, path, "an Any whose value is no message of its type");

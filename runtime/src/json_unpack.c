@@ -547,7 +547,8 @@ static int read_any(reader *from, const pyproc_message_info *info, ProtobufCMess
     if (result != VALUE_TAKEN) return result;
     const pyproc_message_info *inner = json_any_find(from->root, *to_url);
     if (inner == NULL)
-      return read_error(from, path, "an Any of a type that nothing else in the message has; use the protobuf protocol for it");
+      return read_error(from, path,
+                        "an Any of a type that nothing else in the message has; use the protobuf protocol for it");
     result = read_any_of(from, inner, member_of(message, value->offset), path);
   }
   skip_value(from);

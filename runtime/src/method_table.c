@@ -182,13 +182,18 @@ int method_table_find(method_table *table, const call_method *method, uint32_t *
 }
 
 int method_table_check(method_table *table, const pyproc_service *const *services, pyproc_error **reterr) {
-  for (size_t i = 0; services != NULL && services[i] != NULL; i++)
+  for (size_t i = 0; services != NULL && services[i] != NULL; i++) {
+    if (services[i]->size != sizeof *services[i])
+      return error_set(
+          reterr, PYPROC_E_FAILED_PRECONDITION,
+          "option services: entry %zu was generated for another version of the library: run pyproc-gen again", i);
     for (size_t j = 0; j < services[i]->method_count; j++) {
       const pyproc_method *method = services[i]->methods[j];
       uint32_t index;
       int result = method_table_find(table, &(call_method){.name = method->name, .typed = method}, &index, reterr);
       if (result < 0) return result;
     }
+  }
   return PYPROC_OK;
 }
 

@@ -1,6 +1,9 @@
 #include "options.h"
 
+#include <errno.h>
 #include <inttypes.h>
+#include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -99,15 +102,23 @@ static int check_env(const struct options *self, pyproc_error **reterr) {
   return PYPROC_OK;
 }
 
+static bool is_number_set(int64_t value) {
+  return value != 0 && value != PYPROC_OFF;
+}
+
 static int refuse_later(const pyproc_pool_options *from, pyproc_error **reterr) {
   const struct {
     const char *name;
     bool is_set;
   } later[] = {
-      {"handshake", from->handshake != NULL},       {"target", from->target != NULL},
-      {"socket_path", from->socket_path != NULL},   {"preload", from->preload != NULL},
-      {"recycle_calls", from->recycle_calls > 0},   {"recycle_rss_bytes", from->recycle_rss_bytes > 0},
-      {"recycle_age_ms", from->recycle_age_ms > 0},
+      {"handshake", from->handshake != NULL},
+      {"target", from->target != NULL},
+      {"socket_path", from->socket_path != NULL},
+      {"preload", from->preload != NULL},
+      {"loaded", from->loaded != NULL},
+      {"recycle_calls", is_number_set(from->recycle_calls)},
+      {"recycle_rss_bytes", is_number_set(from->recycle_rss_bytes)},
+      {"recycle_age_ms", is_number_set(from->recycle_age_ms)},
   };
   for (size_t i = 0; i < sizeof later / sizeof *later; i++)
     if (later[i].is_set)
@@ -141,11 +152,26 @@ static int copy_numbers(struct options *to, const pyproc_pool_options *from, pyp
   return PYPROC_OK;
 }
 
+/* Absolute: neither option cwd nor a later chdir of the host changes what is meant. */
+static int copy_path(char **to, const char *from, pyproc_error **reterr) {
+  char folder[PATH_MAX], text[128];
+  if (from[0] == '/') return copy_text(to, from, reterr);
+  if (getcwd(folder, sizeof folder) == NULL)
+    return error_set(reterr, PYPROC_E_FAILED_PRECONDITION,
+                     "option script: %s is relative, and the current folder is unknown: %s", from,
+                     platform_error_text(errno, text, sizeof text));
+  size_t size = strlen(folder) + strlen(from) + 2;
+  *to = malloc(size);
+  if (*to == NULL) return error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED, "out of memory");
+  snprintf(*to, size, "%s/%s", folder, from);
+  return PYPROC_OK;
+}
+
 static int copy_texts(struct options *to, const pyproc_pool_options *from, pyproc_error **reterr) {
   const char *python = from->python != NULL ? from->python : getenv("PYPROC_PYTHON");
   if (from->script == NULL || *from->script == '\0')
     return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "option script is missing: set it to the worker's Python file");
-  int result = copy_text(&to->script, from->script, reterr);
+  int result = copy_path(&to->script, from->script, reterr);
   if (result >= 0) result = copy_text(&to->python, python != NULL && *python != '\0' ? python : "python3", reterr);
   if (result >= 0) result = copy_text(&to->cwd, from->cwd, reterr);
   if (result >= 0) result = copy_list(&to->args, from->args, "args", reterr);

@@ -29,8 +29,8 @@
  *             that have not started are appended to `unstarted` instead, with no connection.
  *   close     supervisor, after fail: lets go of the socket. False: a caller is still inside, try again soon.
  *   nudge     any thread: whoever blocks in progress looks again.
- * Lock order: the pool's lock, then a connection's; of an owner's functions only `ready` and `freed` are called with
- * neither; the others must take no lock.
+ * Lock order: the pool's lock, then a connection's; of an owner's functions `ready`, `freed` and `returned` are
+ * called with neither; the others must take no lock.
  */
 #ifndef PYPROC_PROTOCOL_H
 #define PYPROC_PROTOCOL_H
@@ -50,8 +50,10 @@ typedef enum connection_start { CONNECTION_TAKEN, CONNECTION_REFUSED, CONNECTION
 
 /* What a connection tells its owner, or asks it. Any thread but where noted. */
 typedef struct connection_owner {
-  void (*ready)(void *owner);  /* supervisor: the handshake is done, calls may start */
-  void (*freed)(void *owner);  /* there is room for more calls than before */
+  void (*ready)(void *owner); /* supervisor: the handshake is done, calls may start */
+  void (*freed)(void *owner); /* there is room for more calls than before */
+  /* The worker has given the call back, not started: it stops. The call is in no table; find another place for it. */
+  void (*returned)(void *owner, struct call *call);
   void (*broken)(void *owner); /* the connection is of no more use: `reason` says why */
   void (*watch)(void *owner, bool for_write); /* the supervisor should poll fd: something is owed and nobody reads */
   /* While the supervisor is held up in a callback, whoever blocks here also polls these (at most two; returns how many)
@@ -96,7 +98,7 @@ struct connection {
   void *owner;
   _Atomic int state;           /* connection_state */
   _Atomic int load;            /* calls in flight, late replies among them */
-  _Atomic int capacity;        /* calls that the worker runs at once */
+  _Atomic int capacity;        /* calls that the worker runs at once; 0: it stops */
   _Atomic int prefetch;        /* calls that may wait in the worker beyond these; adapts */
   _Atomic int64_t progress_ns; /* when the worker last answered, or began to have something to do */
   _Atomic uint64_t good_calls; /* replies since open */

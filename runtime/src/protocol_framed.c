@@ -14,6 +14,7 @@ enum { READ_ATTEMPTS_ON_FAIL = 4096 };
 static void framed_destroy(struct connection *base) {
   framed *self = framed_of(base);
   pyproc_error_free(base->reason);
+  if (self->channel != NULL) self->channel->ops->close(self->channel); /* in a forked child */
   receiver_free(&self->receiver);
   send_queue_clear(&self->queue);
   method_table_free(self->methods);
@@ -101,6 +102,7 @@ static int framed_open(struct connection *base, int socket, pyproc_error **reter
   base->reason = NULL;
   pthread_mutex_unlock(&self->lock);
   atomic_store(&self->write_blocked, false);
+  atomic_store(&self->finished, false);
   atomic_store(&base->load, 0);
   atomic_store(&base->good_calls, 0);
   atomic_store(&self->service_ns, 0);
@@ -168,6 +170,7 @@ static int take_call(framed *self, struct call *call, pyproc_error **reterr) {
   self->free_count--;
   self->slots[slot] = (framed_slot){.id = call->id, .call = call};
   call->attempts++;
+  call->worker_pid = self->base.peer_pid;
   add_in_flight(self, call);
   atomic_store(&call->connection, &self->base);
   if (atomic_fetch_add(&self->base.load, 1) == 0) atomic_store(&self->base.progress_ns, now);
@@ -240,6 +243,7 @@ static void framed_recall(struct connection *base, int64_t keep_ns, call_list *c
     framed_slot *slot = &self->slots[call->id % STATUS_PAGE_SLOTS];
     remove_in_flight(self, call);
     slot->call = NULL; /* the worker answers that it was revoked */
+    call->attempts--;
     self->orphan_count++;
     atomic_store(&call->connection, NULL);
     call_list_append(calls, call);
@@ -277,6 +281,7 @@ static int framed_fd(struct connection *base, bool *ret_for_write) {
 
 static void framed_finish(struct connection *base) {
   framed *self = framed_of(base);
+  atomic_store(&self->finished, true);
   if (self->channel != NULL) self->channel->ops->shut(self->channel, false);
 }
 

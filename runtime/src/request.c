@@ -71,7 +71,7 @@ int request_encode_json(const struct codec *codec, const char *method, const cha
   size_t size = strlen(body);
   if (!envelope_is_utf8(method, strlen(method)))
     return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "the method's name is not UTF-8");
-  const char *wrong = envelope_check_json(body, size);
+  const char *wrong = envelope_check_body(body, size);
   if (wrong != NULL) return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "the body of %s: %s", method, wrong);
   frame_block *frame = begin(codec->envelope ? CALL_BODY_ENVELOPE : CALL_BODY_JSON, method);
   if (frame == NULL) return no_memory(reterr);

@@ -70,6 +70,11 @@ static void on_freed(void *owner) {
     raise_flag(self, &self->shop->lopsided);
 }
 
+static void on_returned(void *owner, struct call *call) {
+  struct worker *self = owner;
+  admission_return(self->shop->admission, call);
+}
+
 static int on_logs(void *owner, int fds[2]) {
   struct worker *self = owner;
   int count = 0;
@@ -86,7 +91,14 @@ static void on_drain(void *owner) {
 }
 
 const connection_owner worker_connection_owner = {
-    .ready = on_ready, .freed = on_freed, .broken = on_broken, .watch = on_watch, .logs = on_logs, .drain = on_drain};
+    .ready = on_ready,
+    .freed = on_freed,
+    .returned = on_returned,
+    .broken = on_broken,
+    .watch = on_watch,
+    .logs = on_logs,
+    .drain = on_drain,
+};
 
 /* ---- descriptors ---- */
 
@@ -277,8 +289,12 @@ static void start(struct worker *self, int64_t now_ns) {
 /* ---- end ---- */
 
 static void describe_exit(const struct worker *self, const platform_exit *exit, char *text, size_t size) {
+  bool killed_by_us = self->state == WORKER_LEAVING && self->leaving_step == STEP_KILLED && exit->signal == SIGKILL;
   if (!exit->known)
     snprintf(text, size, "worker %ld has ended; the host took its exit status", (long)self->pid);
+  else if (killed_by_us)
+    snprintf(text, size, "worker %ld %s and was killed", (long)self->pid,
+             atomic_load(&self->shop->closing) ? "did not end when the pool was closed" : "closed its connection");
   else if (exit->signal != 0)
     snprintf(text, size, "worker %ld was killed by signal %d (%s)", (long)self->pid, exit->signal,
              strsignal(exit->signal));
@@ -318,7 +334,6 @@ static pyproc_error *make_error(struct worker *self, const platform_exit *exit, 
   error_set_worker(error, self->pid);
   error_set_log(error, crash.log);
   error_set_crash(error, &crash);
-  if (!self->shop->closing) tell(self, PYPROC_EVENT_WORKER_DIED, pyproc_error_message(error), &crash);
   free(tail);
   return error;
 }
@@ -331,19 +346,23 @@ static void take_last_lines(struct worker *self) {
   }
 }
 
+static void free_output(struct worker *self) {
+  for (int i = 0; i < 2; i++) {
+    log_stream_free(self->streams[i]);
+    self->streams[i] = NULL;
+  }
+  log_tail_free(self->tail);
+  self->tail = NULL;
+}
+
 /* Lets go of what belonged to the process, once no caller is inside. */
 static void let_go(struct worker *self, int64_t now_ns) {
   if (!self->connection->protocol->close(self->connection)) {
     self->due_ns = now_ns + ms(CLOSE_RETRY_MS);
     return;
   }
-  for (int i = 0; i < 2; i++) {
-    log_stream_free(self->streams[i]);
-    self->streams[i] = NULL;
-  }
-  log_tail_free(self->tail);
+  free_output(self);
   pyproc_error_free(self->verdict);
-  self->tail = NULL;
   self->verdict = NULL;
   self->pid = 0;
   if (atomic_load(&self->shop->closing)) {
@@ -366,6 +385,8 @@ static void bury(struct worker *self, const platform_exit *exit, int64_t now_ns)
   log_write(self->shop->log, was == WORKER_LEAVING ? PYPROC_LOG_DEBUG : PYPROC_LOG_ERROR, self->pid, "worker %d: %s",
             self->index, pyproc_error_message(error));
   admission_lose(self->shop->admission, self->connection, error);
+  if (!atomic_load(&self->shop->closing))
+    tell(self, PYPROC_EVENT_WORKER_DIED, pyproc_error_message(error), pyproc_error_crash(error));
   self->failures = had_good_call ? 0 : self->failures + 1;
   keep_error(self, error);
   if (!atomic_load(&self->shop->closing)) atomic_fetch_add(&self->shop->restarts, 1);
@@ -407,8 +428,8 @@ static void become_ready(struct worker *self) {
   self->state = WORKER_READY;
   self->due_ns = INT64_MAX;
   say(self, PYPROC_LOG_DEBUG, "ready");
-  tell(self, PYPROC_EVENT_WORKER_READY, "ready", NULL);
   admission_dispatch(self->shop->admission);
+  tell(self, PYPROC_EVENT_WORKER_READY, "ready", NULL);
 }
 
 /* The connection is of no use: where the process ends by itself, its exit status says more than our signal would. */
@@ -463,5 +484,8 @@ int64_t worker_step(struct worker *self, int64_t now_ns) {
 }
 
 void worker_clear(struct worker *self) {
+  free_output(self);
+  platform_close_fd(self->watches[WORKER_PROCESS].fd);
+  pyproc_error_free(self->verdict);
   pyproc_error_free(self->last_error);
 }

@@ -83,7 +83,7 @@ void worker_handle(worker_watch *watch, uint32_t events);
 /* Tells a running worker to end; `grace_ms` until it is made to. */
 void worker_leave(struct worker *self, int64_t grace_ms);
 
-/* Frees what the place holds; the state is WORKER_DOWN. */
+/* Frees what the place holds. The state is WORKER_DOWN, but in a forked child of the host. */
 void worker_clear(struct worker *self);
 
 #endif

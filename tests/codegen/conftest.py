@@ -46,13 +46,14 @@ def well_known(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def worker_package(tmp_path_factory: pytest.TempPathFactory) -> List[Path]:
-    """What has to be on Python's path for generated modules: a build's worker package, or else one that only declares.
+    """What generated modules need on Python's path: a built worker package, or one that only declares it.
 
-    Generated modules use a handful of names of pyproc_worker, whose C extension need not be built to test the generator.
+    They use a handful of names of pyproc_worker, whose C extension need not be built to test the generator.
     """
-    for entry in sys.path:
-        if list(Path(entry).glob("pyproc_worker/_ext*.so")):
-            return [Path(entry)]
+    builds = [support.ROOT / build / "lib" / "pyproc" / "worker" for build in ("build", "build-dev")]
+    for entry in [*map(Path, sys.path), *builds]:
+        if list(entry.glob("pyproc_worker/_ext*.so")):
+            return [entry]
     folder = tmp_path_factory.mktemp("worker")
     (folder / "pyproc_worker.py").write_text(Path(support.__file__).with_name("declared_worker.py").read_text())
     return [folder]

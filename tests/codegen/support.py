@@ -30,6 +30,9 @@ class Case:
     name: str
     files: Tuple[str, ...]
 
+    def __str__(self) -> str:
+        return self.name
+
     @property
     def folder(self) -> Path:
         """Where its schemas and its `expected` folder are."""
@@ -72,7 +75,8 @@ def compile_check(compiler: str, sources: Sequence[Path], folders: Sequence[Path
     """Compile without a warning, writing nothing."""
     command = [*COMPILERS[compiler], *WARNINGS, "-fsyntax-only", *(f"-I{folder}" for folder in (*folders, INCLUDE)),
                *map(str, sources)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True, check=False)
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True,
+                          check=False)
     assert done.returncode == 0, done.stdout
 
 

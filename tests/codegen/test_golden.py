@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import subprocess
 from pathlib import Path
-from typing import List, Set
+from typing import Dict, List, Set
 
 import pytest
 import support
 from conftest import Generated
 
-cases = pytest.mark.parametrize("case", support.CASES, ids=lambda case: case.name)
+cases = pytest.mark.parametrize("case", support.CASES, ids=str)
 
 
 @cases
@@ -41,7 +41,7 @@ def test_well_known_types_compile(compiler: str, well_known: Path) -> None:
 
 def undefined_symbols(sources: List[Path], folders: List[Path], scratch: Path) -> Set[str]:
     """What the objects of all sources together still need."""
-    lists = {True: set(), False: set()}
+    lists: Dict[bool, Set[str]] = {True: set(), False: set()}
     for index, source in enumerate(sources):
         target = scratch / f"{index}.o"
         subprocess.run(["gcc", "-std=c11", "-c", str(source), "-o", str(target), f"-I{support.INCLUDE}",

@@ -1,8 +1,9 @@
 /*
- * fuzz.h - what every fuzz target includes last: it defines LLVMFuzzerTestOneInput, which aborts where something is wrong.
+ * fuzz.h - what every fuzz target includes last: it defines LLVMFuzzerTestOneInput, which aborts where something is
+ * wrong.
  *
- * Built as it is, a program runs the files of the folders that it is given and a fixed number of mutations of them, the same
- * ones every time. With clang, -fsanitize=fuzzer and -DPYPROC_LIBFUZZER it is a libFuzzer program.
+ * Built as it is, a program runs the files of the folders that it is given and a fixed number of mutations of them, the
+ * same ones every time. With clang, -fsanitize=fuzzer and -DPYPROC_LIBFUZZER it is a libFuzzer program.
  */
 #ifndef PYPROC_FUZZ_H
 #define PYPROC_FUZZ_H
@@ -15,12 +16,12 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-#define FUZZ_CHECK(condition)                                                                                          \
-  do {                                                                                                                 \
-    if (!(condition)) {                                                                                                \
-      fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition);                                          \
-      abort();                                                                                                         \
-    }                                                                                                                  \
+#define FUZZ_CHECK(condition) \
+  do { \
+    if (!(condition)) { \
+      fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition); \
+      abort(); \
+    } \
   } while (0)
 
 #ifndef PYPROC_LIBFUZZER

@@ -36,8 +36,7 @@ static void compare(const char *text, size_t size) {
   json_error_t error;
   const char *wrong = envelope_check_json(text, size);
   json_t *root = json_loadb(text, size, JSON_DECODE_ANY | JSON_ALLOW_NUL, &error);
-  if (wrong == NULL && root == NULL)
-    FUZZ_CHECK(json_error_code(&error) == json_error_numeric_overflow);
+  if (wrong == NULL && root == NULL) FUZZ_CHECK(json_error_code(&error) == json_error_numeric_overflow);
   if (wrong != NULL && root != NULL) /* jansson skips a bare NUL behind a number */
     FUZZ_CHECK(strstr(wrong, "nested deeper") != NULL || memchr(text, '\0', size) != NULL);
   json_decref(root);

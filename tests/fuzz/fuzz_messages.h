@@ -1,4 +1,4 @@
-/* The messages that fuzz_reply and fuzz_json read: those that the library itself carries have all that a message can have. */
+/* The messages that fuzz_reply and fuzz_json read. Those that the library carries have all that a message can have. */
 #ifndef PYPROC_FUZZ_MESSAGES_H
 #define PYPROC_FUZZ_MESSAGES_H
 
@@ -11,10 +11,14 @@
 /* The message that the first byte of an input chooses. */
 static inline const pyproc_message_info *fuzz_message(uint8_t choice) {
   static const pyproc_message_info *const messages[] = {
-      &google__protobuf__file_descriptor_proto__info, &google__protobuf__struct__info,
-      &google__protobuf__api__info,                   &google__protobuf__type__info,
-      &google__protobuf__value__info,                 &google__protobuf__double_value__info,
-      &google__protobuf__bytes_value__info,           &google__protobuf__field_options__info,
+      &google__protobuf__file_descriptor_proto__info,
+      &google__protobuf__struct__info,
+      &google__protobuf__api__info,
+      &google__protobuf__type__info,
+      &google__protobuf__value__info,
+      &google__protobuf__double_value__info,
+      &google__protobuf__bytes_value__info,
+      &google__protobuf__field_options__info,
   };
   return messages[choice % (sizeof messages / sizeof *messages)];
 }

@@ -96,13 +96,39 @@ static void a_failed_call_is_done(void **state) {
   lot_init(&lot);
   call_init(&call, &lot, a_method, NULL, 0);
   pyproc_error *error = error_new(PYPROC_E_UNAVAILABLE, "gone");
-  atomic_store(&call.connection, (struct connection *)&lot);
   assert_int_equal(call_fail(&call, error, true), call.waiter.bit);
   assert_true(atomic_load(&call.done));
   assert_true(call.may_have_run);
-  assert_null(atomic_load(&call.connection));
   assert_ptr_equal(call.error, error);
   call_clear(&call); /* and the error with it */
+  lot_destroy(&lot);
+}
+
+static struct call *told;
+
+static void remember_the_call(struct call *self) {
+  assert_null(told); /* once */
+  told = self;
+}
+
+/* Without a thread that waits, the owner is told instead: there is nobody to wake. */
+static void a_call_without_a_thread_tells_its_owner(void **state) {
+  (void)state;
+  struct lot lot;
+  struct call call;
+  lot_init(&lot);
+  call_init(&call, &lot, a_method, NULL, 0);
+  assert_null(call.finished);
+  call.finished = remember_the_call;
+  told = NULL;
+  assert_int_equal(call_fail(&call, error_new(PYPROC_E_UNAVAILABLE, "gone"), false), 0);
+  assert_ptr_equal(told, &call);
+  assert_int_equal(pyproc_error_code(call.error), PYPROC_E_UNAVAILABLE); /* in place before */
+  call_clear(&call);
+  call_init(&call, &lot, a_method, NULL, 0);
+  assert_int_equal(call_finish(&call), call.waiter.bit);
+  assert_true(atomic_load(&call.done));
+  call_clear(&call);
   lot_destroy(&lot);
 }
 
@@ -155,6 +181,7 @@ int main(void) {
       cmocka_unit_test(a_new_call_is_nowhere),
       cmocka_unit_test(clearing_frees_the_body),
       cmocka_unit_test(a_failed_call_is_done),
+      cmocka_unit_test(a_call_without_a_thread_tells_its_owner),
       cmocka_unit_test(lists),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -124,8 +124,7 @@ static void a_descriptor_beside_the_first_byte(void **state) {
   assert_int_equal(platform_pipe(pipe_fds), 0);
   assert_int_equal(link.channel->ops->send_fd(link.channel, "hello", 5, pipe_fds[1]), 5);
   struct iovec part = {.iov_base = text, .iov_len = 1};
-  struct msghdr message = {
-      .msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+  struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
   assert_int_equal(recvmsg(link.peer, &message, MSG_CMSG_CLOEXEC), 1);
   const struct cmsghdr *header = CMSG_FIRSTHDR(&message);
   assert_non_null(header);

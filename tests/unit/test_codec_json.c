@@ -15,10 +15,10 @@ enum { BUDGET = 1 << 20 };
 
 static const pyproc_message_info *info_of(const char *name) {
   const pyproc_message_info *const all[] = {
-      kinds_kinds_echo_scalars_method.request,    kinds_kinds_echo_optionals_method.request,
-      kinds_kinds_echo_lists_method.request,      kinds_kinds_echo_maps_method.request,
-      kinds_kinds_echo_choice_method.request,     kinds_kinds_echo_well_known_method.request,
-      kinds_kinds_echo_inner_method.request,      kinds2_kinds2_echo_required_method.request,
+      kinds_kinds_echo_scalars_method.request, kinds_kinds_echo_optionals_method.request,
+      kinds_kinds_echo_lists_method.request,   kinds_kinds_echo_maps_method.request,
+      kinds_kinds_echo_choice_method.request,  kinds_kinds_echo_well_known_method.request,
+      kinds_kinds_echo_inner_method.request,   kinds2_kinds2_echo_required_method.request,
   };
   for (size_t i = 0; i < sizeof all / sizeof *all; i++)
     if (strcmp(all[i]->name, name) == 0) return all[i];
@@ -26,7 +26,8 @@ static const pyproc_message_info *info_of(const char *name) {
   return NULL;
 }
 
-static ProtobufCMessage *unpack(const struct codec *codec, const pyproc_message_info *info, const void *data, size_t size) {
+static ProtobufCMessage *unpack(const struct codec *codec, const pyproc_message_info *info, const void *data,
+                                size_t size) {
   ProtobufCMessage *message = NULL;
   pyproc_error *error = NULL;
   char *exact = exact_copy(data, size);
@@ -261,14 +262,14 @@ static void test_unsendable_well_known(void **state) {
   Google__Protobuf__Any any = GOOGLE__PROTOBUF__ANY__INIT;
   any.type_url = "type.googleapis.com/kinds.Nowhere";
   message.any = &any;
-  check_unsendable(info, &message.base,
-                   "kinds.WellKnown: field \"any\": an Any of a type that nothing else in the message has; use the protobuf "
-                   "protocol for it");
+  check_unsendable(
+      info, &message.base,
+      "kinds.WellKnown: field \"any\": an Any of a type that nothing else in the message has; use the protobuf "
+      "protocol for it");
   any.type_url = "type.googleapis.com/google.protobuf.Timestamp";
   any.value.data = (uint8_t *)"\x08";
   any.value.len = 1;
-  check_unsendable(info, &message.base,
-                   "kinds.WellKnown: field \"any\": an Any whose value is no message of its type");
+  check_unsendable(info, &message.base, "kinds.WellKnown: field \"any\": an Any whose value is no message of its type");
 }
 
 /* A value that is not set is null, and entries of maps may lack theirs. */
@@ -330,7 +331,8 @@ static void test_budget(void **state) {
                    PYPROC_E_RESOURCE_EXHAUSTED);
   assert_string_equal(pyproc_error_message(error), "kinds.Lists: the reply takes more memory than it may");
   pyproc_error_free(error);
-  assert_int_equal(codec_json.unpack(info, (const uint8_t *)text, size, 0, &message, NULL), PYPROC_E_RESOURCE_EXHAUSTED);
+  assert_int_equal(codec_json.unpack(info, (const uint8_t *)text, size, 0, &message, NULL),
+                   PYPROC_E_RESOURCE_EXHAUSTED);
   assert_int_equal(codec_json.unpack(info, (const uint8_t *)text, size, BUDGET, &message, NULL), PYPROC_OK);
   assert_int_equal(((Kinds__Lists *)message)->n_messages, COUNT);
   pyproc_reply_free(message);
@@ -348,8 +350,9 @@ static void check_double(double value) {
 }
 
 static void check_numbers(void) {
-  static const double doubles[] = {0.0,    -0.0,   1,      0.1,  1.0 / 3, 1e15,    1e16,     123456.789, 5e-324, DBL_MAX, DBL_MIN,
-                                   1e22,   1e23,   0.3,    1e-5, 1e-6,    9.5e-7,  1234.5e6, 1e9,        1e8 + 0.1, 4.35, 2.675};
+  static const double doubles[] = {0.0,    -0.0,     1,       0.1,       1.0 / 3, 1e15, 1e16, 123456.789,
+                                   5e-324, DBL_MAX,  DBL_MIN, 1e22,      1e23,    0.3,  1e-5, 1e-6,
+                                   9.5e-7, 1234.5e6, 1e9,     1e8 + 0.1, 4.35,    2.675};
   uint64_t bits = 88172645463325252u;
   for (size_t i = 0; i < sizeof doubles / sizeof *doubles; i++) {
     check_double(doubles[i]);
@@ -377,8 +380,17 @@ static void test_numbers(void **state) {
   static const struct {
     double value;
     const char *text;
-  } cases[] = {{0.1, "0.1"}, {42, "42"}, {-1.5, "-1.5"}, {1e21, "1e+21"}, {-0.0, "-0.0"}, {0.30000000000000004, "0.30000000000000004"},
-               {123456789.5, "123456789.5"}, {1e-7, "1e-07"}, {100, "100"}, {0.05, "0.05"}, {1e15, "1e+15"}};
+  } cases[] = {{0.1, "0.1"},
+               {42, "42"},
+               {-1.5, "-1.5"},
+               {1e21, "1e+21"},
+               {-0.0, "-0.0"},
+               {0.30000000000000004, "0.30000000000000004"},
+               {123456789.5, "123456789.5"},
+               {1e-7, "1e-07"},
+               {100, "100"},
+               {0.05, "0.05"},
+               {1e15, "1e+15"}};
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
     char text[JSON_NUMBER_MAX + 1];
     text[json_write_double(text, cases[i].value)] = '\0';
@@ -398,7 +410,8 @@ static void test_numbers(void **state) {
 /* A host may have a locale with a decimal comma. */
 static void test_locale(void **state) {
   (void)state;
-  static const char *const locales[] = {"de_DE.UTF-8", "de_DE.utf8", "fr_FR.UTF-8", "fr_FR.utf8", "ps_AF.UTF-8", "ps_AF"};
+  static const char *const locales[] = {"de_DE.UTF-8", "de_DE.utf8",  "fr_FR.UTF-8",
+                                        "fr_FR.utf8",  "ps_AF.UTF-8", "ps_AF"};
   bool found = false;
   for (size_t i = 0; i < sizeof locales / sizeof *locales && !found; i++) found = setlocale(LC_ALL, locales[i]) != NULL;
   if (!found) skip(); /* none is installed */

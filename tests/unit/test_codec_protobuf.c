@@ -19,7 +19,8 @@ static void check_unsendable(const pyproc_message_info *info, const ProtobufCMes
   buffer_free(&out);
 }
 
-static void check_bytes(const pyproc_message_info *info, const ProtobufCMessage *message, const char *bytes, size_t size) {
+static void check_bytes(const pyproc_message_info *info, const ProtobufCMessage *message, const char *bytes,
+                        size_t size) {
   buffer out = {0};
   pyproc_error *error = NULL;
   assert_true(buffer_append_text(&out, "front"));
@@ -47,12 +48,13 @@ static void test_same_bytes(void **state) {
   size_t i, checked = 0;
   json_array_foreach(same, i, vector) {
     const char *name = vector_text(vector, "message");
-    const pyproc_message_info *info = strcmp(name, "kinds.Optionals") == 0  ? kinds_kinds_echo_optionals_method.request
-                                      : strcmp(name, "kinds.Scalars") == 0  ? kinds_kinds_echo_scalars_method.request
-                                      : strcmp(name, "kinds.Choice") == 0   ? kinds_kinds_echo_choice_method.request
-                                      : strcmp(name, "kinds.Lists") == 0    ? kinds_kinds_echo_lists_method.request
-                                      : strcmp(name, "kinds2.Required") == 0 ? kinds2_kinds2_echo_required_method.request
-                                                                            : NULL;
+    const pyproc_message_info *info = strcmp(name, "kinds.Optionals") == 0 ? kinds_kinds_echo_optionals_method.request
+                                      : strcmp(name, "kinds.Scalars") == 0 ? kinds_kinds_echo_scalars_method.request
+                                      : strcmp(name, "kinds.Choice") == 0  ? kinds_kinds_echo_choice_method.request
+                                      : strcmp(name, "kinds.Lists") == 0   ? kinds_kinds_echo_lists_method.request
+                                      : strcmp(name, "kinds2.Required") == 0
+                                          ? kinds2_kinds2_echo_required_method.request
+                                          : NULL;
     if (info == NULL) continue;
     size_t size;
     uint8_t *bytes = vector_bytes(vector_text(vector, "binary"), &size);
@@ -169,8 +171,8 @@ static void test_nesting(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_pack),     cmocka_unit_test(test_same_bytes),      cmocka_unit_test(test_strings),
-      cmocka_unit_test(test_required), cmocka_unit_test(test_repeated),        cmocka_unit_test(test_not_initialised),
+      cmocka_unit_test(test_pack),     cmocka_unit_test(test_same_bytes), cmocka_unit_test(test_strings),
+      cmocka_unit_test(test_required), cmocka_unit_test(test_repeated),   cmocka_unit_test(test_not_initialised),
       cmocka_unit_test(test_oneof),    cmocka_unit_test(test_nesting),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -105,10 +105,22 @@ static void test_truncated(void **state) {
 
 static void test_json_values(void **state) {
   (void)state;
-  static const char *const valid[] = {"null", " true ", "false", "0", "-0", "1.5e+300", "\"\"", "[]", "{}", "[[],{}]",
-                                      "\"\\ud83d\\ude00\"", "[1,2,3]", "{\"a\":{\"b\":[]}}"};
-  static const char *const invalid[] = {"", " ", "nul", "nulll", "tru", "00", ".5", "[", "]", "{", "}", "[,]", "{,}",
-                                        "{\"a\"}", "{\"a\":}", "{1:2}", "\"", "'a'", "1 2", "[1 2]", "[1}", "1e", "--1"};
+  static const char *const valid[] = {"null",
+                                      " true ",
+                                      "false",
+                                      "0",
+                                      "-0",
+                                      "1.5e+300",
+                                      "\"\"",
+                                      "[]",
+                                      "{}",
+                                      "[[],{}]",
+                                      "\"\\ud83d\\ude00\"",
+                                      "[1,2,3]",
+                                      "{\"a\":{\"b\":[]}}"};
+  static const char *const invalid[] = {"",   " ",   "nul", "nulll", "tru", "00",      ".5",       "[",
+                                        "]",  "{",   "}",   "[,]",   "{,}", "{\"a\"}", "{\"a\":}", "{1:2}",
+                                        "\"", "'a'", "1 2", "[1 2]", "[1}", "1e",      "--1"};
   for (size_t i = 0; i < sizeof valid / sizeof *valid; i++)
     if (envelope_check_json(valid[i], strlen(valid[i])) != NULL) fail_msg("refused: %s", valid[i]);
   for (size_t i = 0; i < sizeof invalid / sizeof *invalid; i++)
@@ -134,8 +146,14 @@ static void test_error_object(void **state) {
   assert_memory_equal(error.data, "m", error.size);
   assert_memory_equal(type.data, "request", type.size);
   assert_memory_equal(traceback.data, "t", traceback.size);
-  static const char *const broken[] = {"", "[]", "{}", "{\"error\":1}", "{\"error\":null}", "{\"error\":\"e\",\"type\":1}",
-                                       "{\"error\":\"e\",\"traceback\":{}}", "{\"error\":\"e\""};
+  static const char *const broken[] = {"",
+                                       "[]",
+                                       "{}",
+                                       "{\"error\":1}",
+                                       "{\"error\":null}",
+                                       "{\"error\":\"e\",\"type\":1}",
+                                       "{\"error\":\"e\",\"traceback\":{}}",
+                                       "{\"error\":\"e\""};
   for (size_t i = 0; i < sizeof broken / sizeof *broken; i++)
     assert_non_null(envelope_parse_error(broken[i], strlen(broken[i]), &error, &type, &traceback));
 }
@@ -168,9 +186,13 @@ static void test_unescape_mends(void **state) {
   char plain[64];
   static const struct {
     const char *escaped, *wanted;
-  } cases[] = {{"a\\u0000b", "a\xef\xbf\xbd" "b"},     {"\\ud800", "\xef\xbf\xbd"},
-               {"\\udc00x", "\xef\xbf\xbdx"},          {"\\ud800\\ud83d\\ude00", "\xef\xbf\xbd\xf0\x9f\x98\x80"},
-               {"\\u00E4\\u20aC", "\xc3\xa4\xe2\x82\xac"}, {"\\\"\\\\\\/\\b\\f\\n\\r\\t", "\"\\/\b\f\n\r\t"}};
+  } cases[] = {{"a\\u0000b", "a\xef\xbf\xbd"
+                             "b"},
+               {"\\ud800", "\xef\xbf\xbd"},
+               {"\\udc00x", "\xef\xbf\xbdx"},
+               {"\\ud800\\ud83d\\ude00", "\xef\xbf\xbd\xf0\x9f\x98\x80"},
+               {"\\u00E4\\u20aC", "\xc3\xa4\xe2\x82\xac"},
+               {"\\\"\\\\\\/\\b\\f\\n\\r\\t", "\"\\/\b\f\n\r\t"}};
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
     size_t size = envelope_unescape((envelope_text){cases[i].escaped, strlen(cases[i].escaped)}, plain);
     assert_string_equal(plain, cases[i].wanted);
@@ -182,11 +204,38 @@ static void test_unescape_mends(void **state) {
 
 static void test_utf8(void **state) {
   (void)state;
-  static const char *const valid[] = {"", "a", "\x7f", "\xc2\x80", "\xdf\xbf", "\xe0\xa0\x80", "\xed\x9f\xbf", "\xee\x80\x80",
-                                      "\xef\xbf\xbf", "\xf0\x90\x80\x80", "\xf4\x8f\xbf\xbf", "eight or more \xc3\xa4"};
-  static const char *const invalid[] = {"\x80", "\xbf", "\xc0\x80", "\xc1\xbf", "\xc2", "\xc2\x20", "\xe0\x80\x80", "\xe0\x9f\xbf",
-                                        "\xed\xa0\x80", "\xed\xbf\xbf", "\xe2\x82", "\xe2\x28\xa1", "\xf0\x80\x80\x80", "\xf0\x8f\xbf\xbf",
-                                        "\xf0\x9f\x98", "\xf4\x90\x80\x80", "\xf5\x80\x80\x80", "\xfe", "\xff", "eight or more \xe4 text"};
+  static const char *const valid[] = {"",
+                                      "a",
+                                      "\x7f",
+                                      "\xc2\x80",
+                                      "\xdf\xbf",
+                                      "\xe0\xa0\x80",
+                                      "\xed\x9f\xbf",
+                                      "\xee\x80\x80",
+                                      "\xef\xbf\xbf",
+                                      "\xf0\x90\x80\x80",
+                                      "\xf4\x8f\xbf\xbf",
+                                      "eight or more \xc3\xa4"};
+  static const char *const invalid[] = {"\x80",
+                                        "\xbf",
+                                        "\xc0\x80",
+                                        "\xc1\xbf",
+                                        "\xc2",
+                                        "\xc2\x20",
+                                        "\xe0\x80\x80",
+                                        "\xe0\x9f\xbf",
+                                        "\xed\xa0\x80",
+                                        "\xed\xbf\xbf",
+                                        "\xe2\x82",
+                                        "\xe2\x28\xa1",
+                                        "\xf0\x80\x80\x80",
+                                        "\xf0\x8f\xbf\xbf",
+                                        "\xf0\x9f\x98",
+                                        "\xf4\x90\x80\x80",
+                                        "\xf5\x80\x80\x80",
+                                        "\xfe",
+                                        "\xff",
+                                        "eight or more \xe4 text"};
   for (size_t i = 0; i < sizeof valid / sizeof *valid; i++)
     if (!envelope_is_utf8(valid[i], strlen(valid[i]))) fail_msg("valid %zu", i);
   for (size_t i = 0; i < sizeof invalid / sizeof *invalid; i++)
@@ -195,11 +244,9 @@ static void test_utf8(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_valid),        cmocka_unit_test(test_invalid),
-      cmocka_unit_test(test_truncated),    cmocka_unit_test(test_json_values),
-      cmocka_unit_test(test_nesting),      cmocka_unit_test(test_error_object),
-      cmocka_unit_test(test_escape),       cmocka_unit_test(test_unescape_mends),
-      cmocka_unit_test(test_utf8),
+      cmocka_unit_test(test_valid),       cmocka_unit_test(test_invalid),        cmocka_unit_test(test_truncated),
+      cmocka_unit_test(test_json_values), cmocka_unit_test(test_nesting),        cmocka_unit_test(test_error_object),
+      cmocka_unit_test(test_escape),      cmocka_unit_test(test_unescape_mends), cmocka_unit_test(test_utf8),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -73,8 +73,10 @@ static void test_long_message(void **state) {
 
 static void test_text_is_utf8(void **state) {
   (void)state;
-  pyproc_error *error = error_new(PYPROC_E_INTERNAL, "a\xff" "b\xc3\xa4\xe2\x82");
-  assert_string_equal(pyproc_error_message(error), "a\xef\xbf\xbd" "b\xc3\xa4\xef\xbf\xbd\xef\xbf\xbd");
+  pyproc_error *error = error_new(PYPROC_E_INTERNAL, "a\xff"
+                                                     "b\xc3\xa4\xe2\x82");
+  assert_string_equal(pyproc_error_message(error), "a\xef\xbf\xbd"
+                                                   "b\xc3\xa4\xef\xbf\xbd\xef\xbf\xbd");
   error_set_python(error, "T\0y", 3, "t\x80", 2);
   assert_string_equal(pyproc_error_type(error), "T\xef\xbf\xbdy");
   assert_string_equal(pyproc_error_traceback(error), "t\xef\xbf\xbd");
@@ -86,7 +88,8 @@ static void test_text_is_utf8(void **state) {
 static pyproc_error *full_error(void) {
   pyproc_error *error = error_new(PYPROC_E_UNAVAILABLE, "died");
   char method[] = "p.S/M", log[] = "last", stacks[] = "stack";
-  pyproc_crash crash = {.size = sizeof crash, .pid = 7, .signal = 9, .call_id = 4097, .method = method, .log = log, .stacks = stacks};
+  pyproc_crash crash = {
+      .size = sizeof crash, .pid = 7, .signal = 9, .call_id = 4097, .method = method, .log = log, .stacks = stacks};
   error_set_python(error, "ValueErrors", 10, "Traceback", 9);
   error_set_worker(error, 4711);
   error_set_log(error, "first");
@@ -171,15 +174,18 @@ static void check_object(const char *json, const char *message, const char *type
 
 static void test_object(void **state) {
   (void)state;
-  check_object("{\"error\": \"m\\u00e4\\n\", \"type\": \"ValueError\", \"traceback\": \"Trace\\\"back\"}", "m\xc3\xa4\n",
-               "ValueError", "Trace\"back");
+  check_object("{\"error\": \"m\\u00e4\\n\", \"type\": \"ValueError\", \"traceback\": \"Trace\\\"back\"}",
+               "m\xc3\xa4\n", "ValueError", "Trace\"back");
   check_object("{\"error\":\"\"}", "", NULL, NULL);
   check_object("{\"error\":\"100 %s %n\",\"later\":{}}", "100 %s %n", NULL, NULL);
-  check_object("{\"error\":\"a\\u0000b\"}", "a\xef\xbf\xbd" "b", NULL, NULL);
+  check_object("{\"error\":\"a\\u0000b\"}",
+               "a\xef\xbf\xbd"
+               "b",
+               NULL, NULL);
   check_object("{}", "the worker failed, and its error object is broken: member \"error\" is missing", NULL, NULL);
   check_object("", "the worker failed, and its error object is broken: not a JSON object", NULL, NULL);
-  check_object("{\"error\":7}", "the worker failed, and its error object is broken: member \"error\" is no string", NULL,
-               NULL);
+  check_object("{\"error\":7}", "the worker failed, and its error object is broken: member \"error\" is no string",
+               NULL, NULL);
 }
 
 static void test_long_object(void **state) {
@@ -198,9 +204,9 @@ static void test_long_object(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_codes),        cmocka_unit_test(test_null),       cmocka_unit_test(test_set),
-      cmocka_unit_test(test_give),         cmocka_unit_test(test_long_message), cmocka_unit_test(test_text_is_utf8),
-      cmocka_unit_test(test_everything),   cmocka_unit_test(test_out_of_memory), cmocka_unit_test(test_object),
+      cmocka_unit_test(test_codes),       cmocka_unit_test(test_null),          cmocka_unit_test(test_set),
+      cmocka_unit_test(test_give),        cmocka_unit_test(test_long_message),  cmocka_unit_test(test_text_is_utf8),
+      cmocka_unit_test(test_everything),  cmocka_unit_test(test_out_of_memory), cmocka_unit_test(test_object),
       cmocka_unit_test(test_long_object),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

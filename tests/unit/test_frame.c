@@ -69,7 +69,8 @@ static void test_refused(void **state) {
     uint8_t *bytes = vector_bytes(vector_text(vector, "payload"), &size);
     char *payload = exact_copy(bytes, size);
     wire_header header;
-    if (wire_header_get((const uint8_t *)payload, size, &header) == 0) fail_msg("%s: taken", vector_text(vector, "name"));
+    if (wire_header_get((const uint8_t *)payload, size, &header) == 0)
+      fail_msg("%s: taken", vector_text(vector, "name"));
     free(payload);
     free(bytes);
   }

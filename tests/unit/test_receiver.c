@@ -137,9 +137,24 @@ static void one_split_at_every_byte(void **state) {
 static void frames_around_the_capacity(void **state) {
   (void)state;
   static const size_t steps[] = {1000, 4093, CAPACITY / 2, CAPACITY, SIZE_MAX};
-  static const size_t sizes[] = {CAPACITY - 5, CAPACITY - 4, CAPACITY - 3, CAPACITY,     CAPACITY + 1, 1,
-                                 CAPACITY / 2, 3,            CAPACITY / 2, CAPACITY * 3, 7,            CAPACITY / 2 - 4,
-                                 CAPACITY / 2, CAPACITY - 4, CAPACITY - 4, 2,            LIMIT,        1};
+  static const size_t sizes[] = {CAPACITY - 5,
+                                 CAPACITY - 4,
+                                 CAPACITY - 3,
+                                 CAPACITY,
+                                 CAPACITY + 1,
+                                 1,
+                                 CAPACITY / 2,
+                                 3,
+                                 CAPACITY / 2,
+                                 CAPACITY * 3,
+                                 7,
+                                 CAPACITY / 2 - 4,
+                                 CAPACITY / 2,
+                                 CAPACITY - 4,
+                                 CAPACITY - 4,
+                                 2,
+                                 LIMIT,
+                                 1};
   enum { COUNT = sizeof sizes / sizeof *sizes };
   buffer bytes = {0};
   struct receiver receiver;
@@ -157,7 +172,8 @@ static void frames_around_the_capacity(void **state) {
 static void a_length_across_the_end(void **state) {
   (void)state;
   for (size_t left = 0; left <= WIRE_LENGTH_SIZE; left++) {
-    const size_t sizes[] = {CAPACITY / 2 + 100, CAPACITY / 2 - 100 - 2 * WIRE_LENGTH_SIZE + WIRE_LENGTH_SIZE - left, 77};
+    const size_t sizes[] = {CAPACITY / 2 + 100, CAPACITY / 2 - 100 - 2 * WIRE_LENGTH_SIZE + WIRE_LENGTH_SIZE - left,
+                            77};
     buffer bytes = {0};
     struct receiver receiver;
     for (size_t i = 0; i < 3; i++) append_frame(&bytes, i, sizes[i]);

@@ -84,7 +84,8 @@ static void test_arena_budget(void **state) {
 static void test_unpack(void **state) {
   (void)state;
   ProtobufCMessage *message = NULL;
-  assert_int_equal(unpack(inner, "\x0a\x02hi\x10\x07\x1a\x04\x0a\x02in\xfa\x3f\x01x", 16, BUDGET, &message, NULL), PYPROC_OK);
+  assert_int_equal(unpack(inner, "\x0a\x02hi\x10\x07\x1a\x04\x0a\x02in\xfa\x3f\x01x", 16, BUDGET, &message, NULL),
+                   PYPROC_OK);
   const Kinds__Inner *got = (const Kinds__Inner *)message;
   assert_string_equal(got->name, "hi");
   assert_int_equal(got->number, 7);
@@ -134,7 +135,8 @@ static void test_malformed(void **state) {
       {"\x0a", 1, "kinds.Inner: field \"name\": a broken or truncated number"},
       {"\x0a\x05hi", 4, "kinds.Inner: field \"name\": reaches beyond its message"},
       {"\x10", 1, "kinds.Inner: field \"number\": a broken or truncated number"},
-      {"\x10\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", 12, "kinds.Inner: field \"number\": a broken or truncated number"},
+      {"\x10\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", 12,
+       "kinds.Inner: field \"number\": a broken or truncated number"},
       {"\x80", 1, "kinds.Inner: a broken or truncated number"},
       {"\x00\x00", 2, "kinds.Inner: a field number that cannot be"},
       {"\xff\xff\xff\xff\x7f", 5, "kinds.Inner: a field number that cannot be"},
@@ -255,9 +257,15 @@ static void test_truncated(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_text),      cmocka_unit_test(test_arena),     cmocka_unit_test(test_arena_budget),
-      cmocka_unit_test(test_unpack),    cmocka_unit_test(test_one_block), cmocka_unit_test(test_malformed),
-      cmocka_unit_test(test_bytes_are_opaque), cmocka_unit_test(test_nesting), cmocka_unit_test(test_budget),
+      cmocka_unit_test(test_text),
+      cmocka_unit_test(test_arena),
+      cmocka_unit_test(test_arena_budget),
+      cmocka_unit_test(test_unpack),
+      cmocka_unit_test(test_one_block),
+      cmocka_unit_test(test_malformed),
+      cmocka_unit_test(test_bytes_are_opaque),
+      cmocka_unit_test(test_nesting),
+      cmocka_unit_test(test_budget),
       cmocka_unit_test(test_truncated),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -72,8 +72,7 @@ static void json_in_a_frame(void **state) {
   frame_block *frame = encode_json(&codec_protobuf, "predict", " {\"value\": 42} ");
   assert_int_equal(frame->encoding, CALL_BODY_JSON);
   request_complete(frame, 4096 * 7 + 3, 65535, 1500);
-  check_header(frame,
-               (wire_header){.flags = WIRE_FLAG_JSON, .method = 65535, .id = 4096 * 7 + 3, .timeout_ms = 1500},
+  check_header(frame, (wire_header){.flags = WIRE_FLAG_JSON, .method = 65535, .id = 4096 * 7 + 3, .timeout_ms = 1500},
                " {\"value\": 42} ", 15);
   frame_block_unref(frame);
 }
@@ -98,10 +97,10 @@ static void completed_again(void **state) {
     for (size_t j = 0; j < 4; j++) {
       uint32_t timeout = (uint32_t)timeouts[j];
       request_complete(plain, ids[i], (uint32_t)(i + j), timeouts[j]);
-      check_header(plain,
-                   (wire_header){
-                       .flags = WIRE_FLAG_JSON, .method = (uint32_t)(i + j), .id = ids[i], .timeout_ms = timeout},
-                   "1", 1);
+      check_header(
+          plain,
+          (wire_header){.flags = WIRE_FLAG_JSON, .method = (uint32_t)(i + j), .id = ids[i], .timeout_ms = timeout}, "1",
+          1);
       request_complete(envelope, ids[i], 0, timeouts[j]);
       check_envelope(envelope, ids[i], timeout, "m", "1");
     }
@@ -159,23 +158,26 @@ static void refuse_json(const char *method, const char *body, const char *text) 
 
 static void bodies_that_are_no_json(void **state) {
   (void)state;
-  static const char *const bodies[] = {"", " ", "{", "{}x", "NaN", "[Infinity]", "-Infinity", "{\"a\":1,}", "'a'", "\"\xff\"",
-                                       "1}", "\"\\ud800\"", "01", "\"unended"};
+  static const char *const bodies[] = {"",           " ",           "{",          "{}x",      "NaN",
+                                       "[Infinity]", "-Infinity",   "{\"a\":1,}", "'a'",      "\"\xff\"",
+                                       "1}",         "\"\\ud800\"", "01",         "\"unended"};
   for (size_t i = 0; i < sizeof bodies / sizeof *bodies; i++) refuse_json("predict", bodies[i], "predict");
-  refuse_json("pre\xff" "dict", "{}", "name");
+  refuse_json("pre\xff"
+              "dict",
+              "{}", "name");
 }
 
 static void messages(void **state) {
   (void)state;
   Kinds__Inner inner = KINDS__INNER__INIT;
   uint8_t packed[64];
-  inner.name = (char *)(uintptr_t)"n";
+  inner.name = (char *)(uintptr_t) "n";
   inner.number = 300;
   size_t size = kinds__inner__pack(&inner, packed);
   frame_block *frame = NULL;
   pyproc_error *error = NULL;
-  assert_int_equal(
-      request_encode_message(&codec_protobuf, &kinds_kinds_echo_inner_method, &inner.base, &frame, &error), 0);
+  assert_int_equal(request_encode_message(&codec_protobuf, &kinds_kinds_echo_inner_method, &inner.base, &frame, &error),
+                   0);
   assert_int_equal(frame->encoding, CALL_BODY_CODEC);
   request_complete(frame, 8192, 2, 10);
   check_header(frame, (wire_header){.method = 2, .id = 8192, .timeout_ms = 10}, packed, size);
@@ -191,7 +193,7 @@ static void a_message_that_cannot_be_sent_names_the_field(void **state) {
   (void)state;
   static const struct codec *const codecs[] = {&codec_protobuf, &codec_json};
   Kinds__Inner inner = KINDS__INNER__INIT, child = KINDS__INNER__INIT;
-  child.name = (char *)(uintptr_t)"\xff";
+  child.name = (char *)(uintptr_t) "\xff";
   inner.child = &child;
   for (size_t i = 0; i < 2; i++) {
     frame_block *frame = NULL;

@@ -164,7 +164,8 @@ static void frames_that_may_have_been_written_stay(void **state) {
   send_queue queue = {0};
   buffer out = {0};
   struct iovec parts[SEND_QUEUE_PARTS];
-  frame_block *small = frame_of(100, 3), *first = frame_of(LARGE, 4), *second = frame_of(LARGE, 5), *never = frame_of(LARGE, 6);
+  frame_block *small = frame_of(100, 3), *first = frame_of(LARGE, 4), *second = frame_of(LARGE, 5),
+              *never = frame_of(LARGE, 6);
   assert_true(send_queue_append(&queue, small));
   assert_false(send_queue_remove(&queue, small)); /* copied: it cannot be told from its neighbours */
   assert_true(send_queue_append(&queue, first));

@@ -191,9 +191,10 @@ static void ignore_signal(int signo) {
 }
 
 static void assert_no_signals(const char *status, const char *name) {
+  const unsigned long long libc_own = 3ull << 31; /* signals 32 and 33, which sigaction(2) of the C library refuses */
   const char *line = strstr(status, name);
   assert_non_null(line);
-  assert_int_equal(strtoull(line + strlen(name), NULL, 16), 0);
+  assert_int_equal(strtoull(line + strlen(name), NULL, 16) & ~libc_own, 0);
 }
 
 static void test_signals_are_default_and_unblocked(void **state) {

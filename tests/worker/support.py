@@ -24,7 +24,7 @@ PATIENCE_S = 30
 
 
 def worker_folder() -> Path:
-    """The folder of pyproc_bootstrap.py: the one under test, else beside the package that is imported, else the tree's."""
+    """The folder of pyproc_bootstrap.py: the one that is named, else beside the imported package, else the tree's."""
     named = os.environ.get("PYPROC_TEST_WORKER_DIR")
     beside = Path(pyproc_worker.__file__).resolve().parents[1]
     if named:
@@ -36,6 +36,7 @@ def environment() -> dict[str, str]:
     """Ours, without what a host sets, and with the package under test on the path."""
     result = {name: value for name, value in os.environ.items() if not name.startswith("PYPROC_")}
     result["PYTHONPATH"] = str(Path(pyproc_worker.__file__).resolve().parents[1])
+    result["TSAN_OPTIONS"] = f"{result.get('TSAN_OPTIONS', '')}:atexit_sleep_ms=0"  # its default outlasts a dead host
     return result
 
 
@@ -86,10 +87,17 @@ class Wire:
         self.sock = sock
         self.sock.settimeout(PATIENCE_S)
         self.unread = b""
+        self.page_fd = -1
 
     def send(self, *frames: bytes) -> None:
-        """Sends them with one write."""
-        self.sock.sendall(b"".join(frames))
+        """Sends them with one write; the first byte of all takes the status page along, where there is one."""
+        data = b"".join(frames)
+        if self.page_fd >= 0:
+            ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", self.page_fd))]
+            data = data[self.sock.sendmsg([data[:1]], ancillary):]
+            os.close(self.page_fd)
+            self.page_fd = -1
+        self.sock.sendall(data)
 
     def _read_exactly(self, size: int) -> bytes:
         pieces = [self.unread]
@@ -189,7 +197,6 @@ class Host:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.workers: list[Worker] = []
-        self.descriptors: list[int] = []
 
     def write_script(self, text: str) -> Path:
         """A worker script of its own folder."""
@@ -199,10 +206,10 @@ class Host:
         script.write_text(text)
         return script
 
-    def spawn(self, text: str, *arguments: str, page: bool = False, host_fd: int = -1, bootstrap: bool = True,
+    def spawn(self, text: str | Path, *arguments: str, page: bool = False, host_fd: int = -1, bootstrap: bool = True,
               environ: dict[str, str] | None = None, python: tuple[str, ...] = (sys.executable,)) -> Worker:
-        """Starts a script; no handshake yet."""
-        script = self.write_script(text)
+        """Starts a script, given by its text or its path; no handshake yet."""
+        script = self.write_script(text) if isinstance(text, str) else text
         ours, theirs = socket.socketpair()
         variables = {**environment(), **(environ or {}), "PYPROC_WORKER_FD": str(theirs.fileno()),
                      "PYPROC_WORKER_INDEX": "3"}
@@ -210,7 +217,8 @@ class Host:
         if host_fd >= 0:
             variables["PYPROC_HOST_FD"] = str(host_fd)
             passed.append(host_fd)
-        command = [*python, *([str(worker_folder() / "pyproc_bootstrap.py")] if bootstrap else []), str(script), *arguments]
+        starter = [str(worker_folder() / "pyproc_bootstrap.py")] if bootstrap else []
+        command = [*python, *starter, str(script), *arguments]
         with open(script.parent / "stdout", "wb") as stdout, open(script.parent / "stderr", "wb") as stderr:
             process = subprocess.Popen(command, env=variables, pass_fds=passed, stdout=stdout, stderr=stderr,
                                        stdin=subprocess.DEVNULL, start_new_session=True)
@@ -222,24 +230,13 @@ class Host:
         return worker
 
     def _give_page(self, worker: Worker) -> None:
-        """The welcome that greet() sends carries a status page in its first byte's ancillary data."""
         fd = os.memfd_create("page")
         os.truncate(fd, PAGE_SIZE)
         os.pwrite(fd, struct.pack("=IIII", 0x50595350, 1, 64, 4096), 0)
         worker.page = mmap.mmap(fd, PAGE_SIZE)
-        plain_send = worker.wire.send
+        worker.wire.page_fd = fd
 
-        def send_with_page(*frames: bytes) -> None:
-            data = b"".join(frames)
-            ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", fd))]
-            sent = worker.wire.sock.sendmsg([data[:1]], ancillary)
-            os.close(fd)
-            worker.wire.send = plain_send  # type: ignore[method-assign]
-            plain_send(data[sent:])
-
-        worker.wire.send = send_with_page  # type: ignore[method-assign]
-
-    def start(self, text: str, *arguments: str, welcome: dict[str, Any] | None = None, **options: Any) -> Worker:
+    def start(self, text: str | Path, *arguments: str, welcome: dict[str, Any] | None = None, **options: Any) -> Worker:
         """Starts a script that serves, and greets it."""
         worker = self.spawn(text, *arguments, **options)
         worker.greet(**(welcome or {}))

@@ -266,4 +266,3 @@ def test_status_page_of_another_shape_is_not_used(host: Host) -> None:
     worker.greet()
     assert worker.call("predict", {"value": 1}).code == 0
     assert worker.page[16:] == bytes(PAGE_SIZE - 16)
-

@@ -249,13 +249,13 @@ def _serve(handlers: tuple[object, ...], path: str | None) -> None:
         raise RuntimeError("this process was forked from a worker, whose socket it does not have: serve in the parent")
     if process.serving:
         raise RuntimeError("this process serves already: give all handlers to one call of serve()")
+    table = Table(handlers)
     path = path or os.environ.get("PYPROC_SOCKET_PATH")
     if process.wire_fd < 0 and not path:
         raise ValueError("there is nothing to serve on: start this script by a pyproc host, or give a socket path as "
                          "an argument of run_worker() or in PYPROC_SOCKET_PATH")
     process.serving = True
     try:
-        table = Table(handlers)
         for hook in _start_hooks:
             hook()
         if process.wire_fd >= 0:

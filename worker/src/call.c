@@ -32,8 +32,8 @@ static PyObject *parse_json(struct loop *self, const struct call *call) {
   return value;
 }
 
-/* What the handler is given: a new reference, or NULL: the call has been answered, or a Python exception is set. `bytes` holds
- * the body. */
+/* What the handler is given: a new reference, or NULL: the call has been answered, or a Python exception is set.
+ * `bytes` holds the body. */
 static PyObject *parse_request(struct loop *self, const struct call *call, PyObject *bytes, bool whole,
                                int *ret_result) {
   const struct method *const method = call->method;
@@ -43,7 +43,7 @@ static PyObject *parse_request(struct loop *self, const struct call *call, PyObj
     return NULL;
   }
   if (call->json) {
-    const char *wrong = call->envelope ? NULL : envelope_check_json(call->body, call->body_size);
+    const char *wrong = call->envelope ? NULL : envelope_check_body(call->body, call->body_size);
     if (wrong != NULL) {
       *ret_result = reply_error(self, call, 3, "%U: the request is %s", method->name, wrong);
       return NULL;
@@ -111,7 +111,7 @@ static PyObject *call_handler(struct loop *self, const struct method *method, Py
   return result;
 }
 
-/* The serialised message or the JSON text: a new reference to what owns `*ret_body`, or NULL with a Python exception. */
+/* The message or the JSON text, serialised: a new reference to what owns `*ret_body`, or NULL with an exception. */
 static PyObject *serialise(struct loop *self, const struct call *call, PyObject *value, const char **ret_body,
                            Py_ssize_t *ret_size) {
   PyObject *owner;
@@ -146,7 +146,7 @@ static int answer(struct loop *self, const struct call *call, PyObject *value) {
   Py_ssize_t size = 0;
   PyObject *owner = serialise(self, call, value, &body, &size);
   if (owner == NULL) return reply_exception(self, call, 13, "%U: the reply cannot be serialised", method->name);
-  const char *wrong = call->json ? envelope_check_json(body, (size_t)size) : NULL;
+  const char *wrong = call->json ? envelope_check_body(body, (size_t)size) : NULL;
   const int result = wrong == NULL ? reply_body(self, call, body, (size_t)size)
                                    : reply_error(self, call, 13, "%U: the reply is %s", method->name, wrong);
   Py_DECREF(owner);

@@ -19,8 +19,8 @@ struct call {
   size_t body_size;
 };
 
-/* Runs a REQUEST frame or an envelope; each gets exactly one reply. Returns 0, or -1 with a Python exception that ends the
- * loop: SystemExit, KeyboardInterrupt. */
+/* Runs a REQUEST frame or an envelope; each gets exactly one reply. Returns 0, or -1 with a Python exception that
+ * ends the loop: SystemExit, KeyboardInterrupt. */
 int call_frame(struct loop *self, struct connection *connection, const connection_frame *frame);
 int call_envelope(struct loop *self, struct connection *connection, const connection_frame *frame);
 

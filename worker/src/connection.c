@@ -18,7 +18,7 @@
 #define MSG_CMSG_CLOEXEC 0
 #endif
 
-enum { PAGE_FDS_MAX = 4 };
+enum { PAGE_FDS_MAX = 4, REASON_MAX = 1024 };
 
 static const char no_memory[] = "there is no memory left for what it sent";
 
@@ -203,12 +203,19 @@ static void scan_ping(struct connection *self, const wire_header *ping, const ui
   if (connection_put(self, head, sizeof head) == 0) (void)connection_put(self, body, size);
 }
 
+/* A cancellation's reason as text; one that is longer than a reason is left out. */
+static size_t plain_reason(envelope_text reason, char *to) {
+  if (reason.data == NULL || reason.size >= REASON_MAX) return 0;
+  return envelope_unescape(reason, to);
+}
+
 static void scan_envelope(struct connection *self, const char *payload, size_t size) {
   static const char word[] = "cancellation"; /* looked for first: parsing every request twice would be dear */
   if (memmem(payload, size, word, sizeof word - 1) == NULL) return;
   struct envelope parsed;
   if (envelope_parse(payload, size, &parsed) != NULL || parsed.type != ENVELOPE_CANCELLATION) return;
-  scan_cancel(self, parsed.id, 1, parsed.reason.data, parsed.reason.size);
+  char reason[REASON_MAX];
+  scan_cancel(self, parsed.id, 1, reason, plain_reason(parsed.reason, reason));
 }
 
 /* Turns a timeout into the deadline's milliseconds, modulo 2^32, in place: the frame may wait here for long. */

@@ -1,12 +1,12 @@
 /*
  * connection.h - one socket with its receive buffer and its send queue.
  *
- * Two threads use a connection: the dispatching one, and the control thread while a handler runs. The caller of every function
- * here holds the control's lock, unless it says otherwise. Nothing here blocks but connection_wait_writable(), and nothing
- * needs the GIL but what says so.
+ * Two threads use a connection: the dispatching one, and the control thread while a handler runs. The caller of every
+ * function here holds the control's lock, unless it says otherwise. Nothing here blocks but
+ * connection_wait_writable(), and nothing needs the GIL but what says so.
  *
- * Frames stay in the receive buffer until they are taken; connection_scan() looks ahead, so that cancels and pings are seen
- * while requests that came before them still wait.
+ * Frames stay in the receive buffer until they are taken; connection_scan() looks ahead, so that cancels and pings
+ * are seen while requests that came before them still wait.
  */
 #ifndef PYPROC_WORKER_CONNECTION_H
 #define PYPROC_WORKER_CONNECTION_H
@@ -36,7 +36,8 @@ typedef enum connection_stage {
 
 struct connection;
 
-/* Told of each cancel that is received: `code` as in wire.md, `reason` is not NUL-terminated. Returns whether that call runs. */
+/* Told of each cancel that is received: `code` as in wire.md, `reason` is not NUL-terminated. Returns whether that
+ * call runs. */
 typedef bool connection_cancel_callback(void *userdata, struct connection *self, uint64_t id, uint16_t code,
                                         const char *reason, size_t reason_size);
 
@@ -92,7 +93,7 @@ void connection_free(struct connection *self);
 /* Closes the socket only: in a forked child, where locks mean nothing. */
 void connection_abandon(struct connection *self);
 
-/* Reads once what is there. Returns the number of bytes, 0 when there are none or the backlog is full, -1 at the end. */
+/* Reads once what is there. Returns the number of bytes, 0 for none or when the backlog is full, -1 at the end. */
 ptrdiff_t connection_receive(struct connection *self);
 
 /* Whether connection_receive() would take anything. */
@@ -114,12 +115,12 @@ static inline bool connection_unsent(const struct connection *self) {
   return self->output_start < self->output_end;
 }
 
-/* Writes what the socket takes: the queue, then `*rest`, which is moved on (NULL: the queue alone). Returns 1 when all is
- * written, 0 when the socket is full, -1 when the peer is gone. */
+/* Writes what the socket takes: the queue, then `*rest`, which is moved on (NULL: the queue alone). Returns 1 when
+ * all is written, 0 when the socket is full, -1 when the peer is gone. */
 int connection_send(struct connection *self, const uint8_t **rest, size_t *rest_size);
 
-/* Waits until the socket takes more or `timeout_ms` is over. Needs neither lock nor GIL. Returns 1, 0 on timeout, -1 with
- * errno EINTR or when the peer is gone. */
+/* Waits until the socket takes more or `timeout_ms` is over. Needs neither lock nor GIL. Returns 1, 0 on timeout, -1
+ * with errno EINTR or when the peer is gone. */
 int connection_wait_writable(const struct connection *self, int timeout_ms);
 
 #endif

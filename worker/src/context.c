@@ -52,13 +52,26 @@ void context_cancel(struct context *self, unsigned code, const char *reason, siz
   if (atomic_load(&self->event_wanted)) wake_signal(events);
 }
 
+#ifndef Py_BEGIN_CRITICAL_SECTION /* a Python without free threading */
+#define Py_BEGIN_CRITICAL_SECTION(object) {
+#define Py_END_CRITICAL_SECTION() }
+#endif
+
 PyObject *context_event(struct context *self) {
+  PyObject *event;
+  Py_BEGIN_CRITICAL_SECTION((PyObject *)self);
   if (self->event == NULL) {
     atomic_store(&self->event_wanted, true); /* before make_event looks at `cancelled`, so that none is missed */
-    self->event = PyObject_CallFunctionObjArgs(self->make_event, (PyObject *)self, NULL);
+    event = PyObject_CallFunctionObjArgs(self->make_event, (PyObject *)self, NULL);
+    if (self->event == NULL) /* another thread may have asked meanwhile */
+      self->event = event;
+    else
+      Py_XDECREF(event);
   }
-  Py_XINCREF(self->event);
-  return self->event;
+  event = self->event;
+  Py_XINCREF(event);
+  Py_END_CRITICAL_SECTION();
+  return event;
 }
 
 static PyObject *get_cancel_event(struct context *self, void *closure) {

@@ -1,8 +1,8 @@
 /*
  * context.h - the Context type: what a handler may ask about the call that it runs.
  *
- * A context belongs to the dispatching thread, but the control thread may cancel it, without the GIL, while its call runs.
- * It stays readable after the call, with the state that the call ended in.
+ * A context belongs to the dispatching thread, but the control thread may cancel it, without the GIL, while its call
+ * runs. It stays readable after the call, with the state that the call ended in.
  */
 #ifndef PYPROC_WORKER_CONTEXT_H
 #define PYPROC_WORKER_CONTEXT_H

@@ -1,12 +1,12 @@
 /*
  * control.h - the worker's second thread, in C, which never takes the GIL.
  *
- * It watches the host's death. When a handler has run for longer than a few milliseconds it reads the handler's connection in
- * place of the dispatching thread: cancels, pings and the end of the connection are seen under any handler, and replies that
- * wait to be sent are sent. All signals are blocked in it.
+ * It watches the host's death. When a handler has run for longer than a few milliseconds it reads the handler's
+ * connection in place of the dispatching thread: cancels, pings and the end of the connection are seen under any
+ * handler, and replies that wait to be sent are sent. All signals are blocked in it.
  *
- * The lock guards the buffers of the connections and `running`. It is held for non-blocking work only; the dispatching thread may
- * hold the GIL while it takes it.
+ * The lock guards the buffers of the connections and `running`. It is held for non-blocking work only; the
+ * dispatching thread may hold the GIL while it takes it.
  */
 #ifndef PYPROC_WORKER_CONTROL_H
 #define PYPROC_WORKER_CONTROL_H

@@ -349,9 +349,10 @@ static void finish(struct loop *self) {
   self->stopping = true;
   for (size_t i = 0; i < self->connection_count; i++) {
     int handled;
-    do handled = turn(self, self->connections[i]);
+    (void)drain(self, self->connections[i]); /* once: who goes on sending shall not keep the worker */
+    do handled = dispatch(self, self->connections[i]);
     while (handled >= LOOP_BATCH);
-    if (handled < 0) PyErr_Clear();
+    if (handled < 0 || loop_flush(self, self->connections[i]) < 0) PyErr_Clear();
   }
 }
 

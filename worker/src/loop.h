@@ -1,8 +1,8 @@
 /*
  * loop.h - the Loop type: waits for requests, drains sockets, dispatches to handlers, flushes replies.
  *
- * A loop belongs to the thread that calls run(), the dispatching thread; only stop() may be called by others, and abandon() in
- * a forked child. It holds the GIL but while it waits or writes much.
+ * A loop belongs to the thread that calls run(), the dispatching thread; only stop() may be called by others, and
+ * abandon() in a forked child. It holds the GIL but while it waits or writes much.
  */
 #ifndef PYPROC_WORKER_LOOP_H
 #define PYPROC_WORKER_LOOP_H
@@ -55,8 +55,9 @@ struct loop {
 
 extern PyType_Spec loop_spec;
 
-/* Sends what is queued on the connection and then `rest`, waiting as long as the peer reads. Releases the GIL. A peer that is
- * gone is no error: the connection has then ended. Returns 0, or -1 with a Python exception of a signal handler. */
+/* Sends what is queued on the connection and then `rest`, waiting as long as the peer reads. Releases the GIL. A peer
+ * that is gone is no error: the connection has then ended. Returns 0, or -1 with a Python exception of a signal
+ * handler. */
 int loop_push(struct loop *self, struct connection *connection, const void *rest, size_t size);
 
 /* Sends what is queued; without waiting where the socket takes it all. Returns as loop_push(). */

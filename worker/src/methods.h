@@ -29,8 +29,8 @@ struct methods {
   PyObject *by_name; /* dict: str to index */
 };
 
-/* Takes over a sequence of (name, handler, missing, request_type, reply_type, flags) with flags of METHOD_*. Returns 0, or -1
- * with a Python exception; to be cleared in either case. */
+/* Takes over a sequence of (name, handler, missing, request_type, reply_type, flags) with flags of METHOD_*. Returns
+ * 0, or -1 with a Python exception; to be cleared in either case. */
 int methods_init(struct methods *self, PyObject *sequence);
 int methods_traverse(struct methods *self, visitproc visit, void *arg);
 void methods_clear(struct methods *self);

@@ -11,6 +11,9 @@ static int add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **ret_type
 static int execute(PyObject *module) {
   module_state *const state = PyModule_GetState(module);
   if (add_type(module, &context_spec, &state->context_type) < 0) return -1;
+#if PY_VERSION_HEX < 0x030A0000 /* later ones have a flag for it */
+  state->context_type->tp_new = NULL;
+#endif
   return add_type(module, &loop_spec, &state->loop_type);
 }
 

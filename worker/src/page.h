@@ -6,7 +6,8 @@
 
 #include "status_page.h"
 
-/* Maps the page behind `fd`, which stays the caller's to close. Returns NULL when it is no status page of this version. */
+/* Maps the page behind `fd`, which stays the caller's to close. Returns NULL when it is no status page of this
+ * version. */
 status_page *page_map(int fd);
 void page_unmap(status_page *page);
 

@@ -8,14 +8,14 @@
 
 /* Each ends what control_begin() began, and returns 0, or -1 with a Python exception of a signal handler. */
 
-/* A result: `body` is the message or the JSON text. One above the frame limit is answered RESOURCE_EXHAUSTED instead. */
+/* A result: `body` is the message or the JSON text. One above the frame limit becomes RESOURCE_EXHAUSTED. */
 int reply_body(struct loop *self, const struct call *of, const char *body, size_t size);
 
 /* An error of our own: `format` as for PyUnicode_FromFormat(). */
 int reply_error(struct loop *self, const struct call *of, unsigned code, const char *format, ...);
 
-/* The current Python exception, which is cleared. With code 0 it is the handler's own, and described with type and traceback;
- * else `format` says what failed. */
+/* The current Python exception, which is cleared. With code 0 it is the handler's own, and described with type and
+ * traceback; else `format` says what failed. */
 int reply_exception(struct loop *self, const struct call *of, unsigned code, const char *format, ...);
 
 /* What answers a payload that is no envelope. */

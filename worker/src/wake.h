@@ -1,8 +1,8 @@
 /*
  * wake.h - a pipe that ends another thread's poll().
  *
- * A pipe and not an eventfd, because Python's signal.set_wakeup_fd() writes single bytes. Any thread and any signal handler
- * may signal; one thread waits and drains.
+ * A pipe and not an eventfd, because Python's signal.set_wakeup_fd() writes single bytes. Any thread and any signal
+ * handler may signal; one thread waits and drains.
  */
 #ifndef PYPROC_WORKER_WAKE_H
 #define PYPROC_WORKER_WAKE_H

@@ -288,6 +288,11 @@ const char *envelope_check_json(const char *text, size_t size) {
   return scan_value(&scan, 0) && scan_end(&scan) ? NULL : scan.wrong;
 }
 
+const char *envelope_check_body(const char *text, size_t size) {
+  scanner scan = {(const uint8_t *)text, (const uint8_t *)text + size, NULL};
+  return scan_value(&scan, ENVELOPE_LEVELS) && scan_end(&scan) ? NULL : scan.wrong;
+}
+
 /* --- Envelopes --- */
 
 typedef enum member {

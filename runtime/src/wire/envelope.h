@@ -50,6 +50,10 @@ const char *envelope_parse_error(const char *text, size_t size, envelope_text *r
 /* Whether the text is one valid JSON value, possibly within white space. Returns NULL, or what is wrong with it. */
 const char *envelope_check_json(const char *text, size_t size);
 
+/* The same for a body, which may travel in an envelope, possibly a wrapped one: these levels count. */
+enum { ENVELOPE_LEVELS = 2 };
+const char *envelope_check_body(const char *text, size_t size);
+
 /* Undoes the escapes of a string's inside into `to`, which has room for text.size + 1 bytes, and ends it with a NUL.
  * Returns the
  * number of bytes before the NUL. NULs in the text (\u0000) become U+FFFD; lone surrogates too. */

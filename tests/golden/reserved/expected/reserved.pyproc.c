@@ -35,6 +35,9 @@ static const pyproc_field_info class__none__members__field_infos[] = {
   {"descriptor", "descriptor", NULL, 0},
   {"self", "self", NULL, 0},
   {"lambda", "lambda", NULL, 0},
+  {"int32_t", "int32T", NULL, 0},
+  {"size_t", "sizeT", NULL, 0},
+  {"protobuf_c_boolean", "protobufCBoolean", NULL, 0},
 };
 const pyproc_message_info class__none__members__info = {
   "class.None.Members", &class__none__members__descriptor,
@@ -420,7 +423,7 @@ int class_none_calls_service_2_finish(pyproc_future *future, Google__Protobuf__E
 const pyproc_method class_none_calls_def_method = {
   sizeof(pyproc_method), "class.None.Calls/def",
   &class__none__members__info, &class__none__kinds__info,
-  "2182a97d2fb41918", PYPROC_RPC_UNARY, 0, 0
+  "c2ad71ce05d3cc37", PYPROC_RPC_UNARY, 0, 0
 };
 
 int class_none_calls_def(pyproc_pool *pool, const Class__None__Members *request,

@@ -93,6 +93,9 @@ _MESSAGES: Dict[str, Tuple[Tuple[int, str, str, str], ...]] = {
         (14, "one", "int32", "descriptor"),
         (15, "one", "int32", "self"),
         (16, "one", "int32", "lambda"),
+        (17, "one", "int32", "int32_t"),
+        (18, "many", "bool", "size_t"),
+        (19, "one", "bool", "protobuf_c_boolean"),
     ),
     "class.None.Members.StaticEntry": (
         (1, "one", "string", "key"),
@@ -187,7 +190,7 @@ class CallsHandler(pyproc_worker.Handler):
                 request=Members,
                 reply=Kinds,
                 kind="unary",
-                fingerprint="2182a97d2fb41918",
+                fingerprint="c2ad71ce05d3cc37",
             ),
             pyproc_worker.Method(
                 name="OnStart",

@@ -1,0 +1,120 @@
+/* What generated code does when it runs, over a pyproc_call of our own. Writes a serialised message to standard output. */
+#include "proto2.pyproc.h"
+#include "types.pyproc.h"
+
+#include <assert.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+static int answer;
+static const pyproc_method *called;
+static const pyproc_call_options *given;
+static ProtobufCMessage reply_message;
+
+int pyproc_call(pyproc_pool *pool, const pyproc_method *method, const ProtobufCMessage *request,
+                const pyproc_call_options *options, ProtobufCMessage **ret_reply, pyproc_error **reterr) {
+  (void)pool;
+  (void)reterr;
+  called = method;
+  given = options;
+  if (request == NULL || ret_reply == NULL) return PYPROC_E_INVALID_ARGUMENT;
+  if (answer == PYPROC_OK) *ret_reply = &reply_message;
+  return answer;
+}
+
+static void check(int condition, const char *what) {
+  if (condition) return;
+  fprintf(stderr, "failed: %s\n", what);
+  exit(1);
+}
+
+static void check_calls(void) {
+  Golden__Types__Scalars request = GOLDEN__TYPES__SCALARS__INIT;
+  Golden__Types__Optionals untouched, *reply = &untouched;
+  pyproc_call_options options;
+  memset(&options, 0, sizeof options);
+
+  answer = PYPROC_E_UNAVAILABLE;
+  check(golden_types_types_scalar(NULL, &request, &reply, NULL) == PYPROC_E_UNAVAILABLE, "result is passed on");
+  check(reply == &untouched, "reply is untouched on failure");
+  check(called == &golden_types_types_scalar_method && given == NULL, "plain call has no options");
+  answer = PYPROC_OK;
+  check(golden_types_types_scalar_with(NULL, &request, &options, &reply, NULL) == PYPROC_OK, "success");
+  check((void *)reply == (void *)&reply_message && given == &options, "reply and options are passed on");
+  check(golden_types_types_scalar(NULL, NULL, &reply, NULL) == PYPROC_E_INVALID_ARGUMENT, "NULL request");
+  check(golden_types_types_scalar(NULL, &request, NULL, NULL) == PYPROC_E_INVALID_ARGUMENT, "NULL ret_reply");
+}
+
+static void check_table(const pyproc_message_info *info) {
+  for (unsigned i = 0; i < info->descriptor->n_fields; i++) {
+    const ProtobufCFieldDescriptor *field = &info->descriptor->fields[i];
+    const pyproc_field_info *extra = &info->fields[i];
+    if (field->type != PROTOBUF_C_TYPE_MESSAGE) {
+      check(extra->message == NULL, "no table for a scalar");
+    } else {
+      check(extra->message->descriptor == field->descriptor, "table and descriptor agree");
+    }
+    check(strcmp(extra->name, field->name) == 0, "tables are in the same order");
+  }
+}
+
+static void check_tables(void) {
+  const pyproc_service *service = &golden_types_types_service;
+  check(service->size == sizeof *service && service->method_count == 6, "service");
+  for (size_t i = 0; i < service->method_count; i++) {
+    check_table(service->methods[i]->request);
+    check_table(service->methods[i]->reply);
+  }
+  check(golden_types_empty_service.method_count == 0 && golden_types_empty_service.methods == NULL, "empty service");
+  check(golden__types__nothing__info.fields == NULL, "empty message");
+
+  const pyproc_message_info *optionals = &golden__types__optionals__info;
+  check(strcmp(optionals->fields[0].name, "number") == 0, "fields are sorted by number");
+  check(optionals->fields[0].flags == PYPROC_FIELD_OPTIONAL, "optional is marked");
+  check(strcmp(optionals->fields[5].json_name, "custom \"name\"") == 0, "json_name");
+  check(golden__types__maps__info.fields[0].flags == PYPROC_FIELD_MAP, "map is marked");
+  check(golden__types__oneofs__info.fields[6].flags == PYPROC_FIELD_NULL_VALUE, "NullValue is marked");
+  check(golden__types__oneofs__info.fields[0].flags == 0, "a real oneof is not marked optional");
+  const pyproc_field_info *fields = golden__types__well_known__info.fields;
+  check(fields[0].message->well_known == PYPROC_WELL_KNOWN_ANY, "Any");
+  check(fields[3].message->well_known == PYPROC_WELL_KNOWN_STRUCT, "Struct");
+  check(fields[9].message->well_known == PYPROC_WELL_KNOWN_WRAPPER, "BytesValue");
+  check(optionals->well_known == PYPROC_WELL_KNOWN_NONE, "others");
+}
+
+static void check_defaults(void) {
+  Golden__Proto2__Defaults message = GOLDEN__PROTO2__DEFAULTS__INIT;
+  check(strcmp(message.name, "h\"i\n\303\244 ?\?/ inf") == 0, "string");
+  check(message.number == -5 && message.least32 == INT32_MIN && message.least64 == INT64_MIN, "signed");
+  check(message.most64 == UINT64_MAX && message.flag && message.level == GOLDEN__PROTO2__LEVEL__LOW, "other");
+  check(!(message.exact < 0.1234567890123456789) && !(message.exact > 0.1234567890123456789), "double");
+  check(!(message.whole < 16777216.0f) && !(message.whole > 16777216.0f), "float");
+  check(isinf(message.infinite) && message.infinite < 0 && isnan(message.undefined), "not finite");
+  check(message.data.len == 6 && memcmp(message.data.data, "a\0b?\?/", 6) == 0, "bytes");
+  check(message.empty[0] == '\0' && !message.has_number, "absent");
+  const ProtobufCFieldDescriptor *field =
+      protobuf_c_message_descriptor_get_field(&golden__proto2__defaults__descriptor, 7);
+  check(*(const float *)field->default_value >= 16777216.0f, "constant of the descriptor");
+}
+
+static void write_optionals(void) {
+  Golden__Types__Optionals message = GOLDEN__TYPES__OPTIONALS__INIT;
+  message._text_case = GOLDEN__TYPES__OPTIONALS___TEXT_TEXT;
+  message.text = "";
+  message._number_case = GOLDEN__TYPES__OPTIONALS___NUMBER_NUMBER;
+  message.number = 0;
+  message.colour = GOLDEN__TYPES__COLOUR__RED; /* not set: no case */
+  uint8_t buffer[64];
+  check(golden__types__optionals__get_packed_size(&message) <= sizeof buffer, "size");
+  size_t size = golden__types__optionals__pack(&message, buffer);
+  fwrite(buffer, 1, size, stdout);
+}
+
+int main(void) {
+  check_calls();
+  check_tables();
+  check_defaults();
+  write_optionals();
+  return 0;
+}

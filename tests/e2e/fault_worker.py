@@ -1,0 +1,148 @@
+"""Exposes functions that misbehave, and some that tell what the worker was given."""
+import atexit
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from pyproc_worker import Code, Context, Error, expose, on_start, on_stop, run_worker
+
+
+class Odd(Exception):
+    """An exception of the script's own."""
+
+
+def note(text: str) -> None:
+    """Leaves a line where the test looks for it."""
+    path = os.environ.get("E2E_NOTES")
+    if path:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(text + "\n")
+
+
+@on_start
+def started() -> None:
+    """Runs before the worker is ready."""
+    note("start")
+
+
+@on_stop
+def stopped() -> None:
+    """Runs when the worker stops in order."""
+    note("stop")
+
+
+atexit.register(note, "atexit")
+
+
+@expose
+def ping(body: Any) -> Any:
+    """The request."""
+    return body
+
+
+@expose
+def pid(body: Any) -> Any:
+    """Of this worker."""
+    return os.getpid()
+
+
+@expose
+def fail(body: Any) -> Any:
+    """Raises what it is told."""
+    if body["type"] == "Odd":
+        raise Odd(body["text"])
+    if body["type"] == "Error":
+        raise Error(Code.NOT_FOUND, body["text"])
+    if body["type"] == "SystemExit":
+        sys.exit(3)
+    raise ValueError(body["text"])
+
+
+@expose
+def wrong(body: Any) -> Any:
+    """What JSON cannot say."""
+    return {1, 2}
+
+
+@expose
+def nan(body: Any) -> Any:
+    """What JSON cannot say either."""
+    return [float(body)]
+
+
+@expose
+def die(body: Any) -> Any:
+    """Ends the process behind Python's back."""
+    print("last words on stdout")
+    print("last words on stderr", file=sys.stderr)
+    os._exit(body["status"])
+
+
+@expose
+def crash(body: Any) -> Any:
+    """Dies of a signal."""
+    os.kill(os.getpid(), getattr(signal, body["signal"]))
+    time.sleep(600)
+
+
+@expose
+def stop_self(body: Any) -> Any:
+    """Stops the process, which nobody but the test or the pool brings back."""
+    os.kill(os.getpid(), signal.SIGSTOP)
+    return "continued"
+
+
+@expose
+def sleep(body: Any) -> Any:
+    """Sleeps, whatever happens."""
+    time.sleep(body["ms"] / 1000)
+    return body
+
+
+@expose
+def stuck(body: Any) -> Any:
+    """Sleeps in C with the GIL held."""
+    ctypes.PyDLL(None).sleep(body["s"])
+    return body
+
+
+@expose
+def shout(body: Any) -> Any:
+    """Prints many lines."""
+    for number in range(body["lines"]):
+        print("line", number, "x" * body["size"])
+    return body["lines"]
+
+
+@expose
+def child(body: Any) -> Any:
+    """Leaves a child behind that ignores the end of its parent."""
+    return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]).pid
+
+
+@expose
+def given(body: Any) -> Any:
+    """What the worker was started with."""
+    return {"args": sys.argv[1:], "env": os.environ.get(str(body)), "cwd": str(Path.cwd()), "name": __name__}
+
+
+@expose
+def index(body: Any, context: Context) -> Any:
+    """This worker's index in its pool, as told in two places."""
+    return [context.worker_index, int(os.environ["PYPROC_WORKER_INDEX"])]
+
+
+@expose
+def descriptors(body: Any) -> Any:
+    """The open descriptors that a child of a handler would inherit."""
+    return sorted(int(fd) for fd in os.listdir("/proc/self/fd")
+                  if os.path.exists("/proc/self/fd/" + fd) and os.get_inheritable(int(fd)))
+
+
+if __name__ == "__main__":
+    run_worker()

@@ -1,0 +1,230 @@
+/*
+ * Many callers: everybody gets an answer of their own, the queue is bounded, and no fast call waits for a slow one.
+ */
+#include "support.h"
+
+static const char *const protocols[] = {"protobuf", "json"};
+
+static pyproc_pool *open_faults(const char *protocol, int workers) {
+  pyproc_pool_options options = options_for("fault_worker.py");
+  options.protocol = protocol;
+  options.workers = workers;
+  return open_pool(&options);
+}
+
+typedef struct crowd {
+  pyproc_pool *pool;
+  int rounds;
+  atomic_int wrong;
+} crowd;
+
+static void ping_own(int number, void *argument) {
+  crowd *all = argument;
+  for (int i = 0; i < all->rounds; i++) {
+    char body[64], *reply = NULL;
+    pyproc_error *error = NULL;
+    snprintf(body, sizeof body, "{\"number\":%d,\"round\":%d}", number, i);
+    bool right = pyproc_call_json(all->pool, "ping", body, NULL, &reply, &error) == 0 && strcmp(reply, body) == 0;
+    if (!right) {
+      atomic_fetch_add(&all->wrong, 1);
+      fprintf(stderr, "%s: %s\n", body, error != NULL ? pyproc_error_message(error) : reply);
+    }
+    pyproc_reply_free(reply);
+    pyproc_error_free(error);
+  }
+}
+
+static void test_200_threads(void **state) {
+  (void)state;
+  for (size_t i = 0; i < LENGTH(protocols); i++)
+    for (int workers = 1; workers <= 3; workers += 2) {
+      crowd all = {.pool = open_faults(protocols[i], workers), .rounds = scaled(20)};
+      run_threads(200, ping_own, &all);
+      assert_int_equal(atomic_load(&all.wrong), 0);
+      pyproc_health health = PYPROC_HEALTH_INIT;
+      assert_int_equal(pyproc_pool_health(all.pool, &health), 0);
+      assert_int_equal(health.in_flight, 0);
+      assert_int_equal(health.queued, 0);
+      assert_int_equal(health.calls, 200 * all.rounds);
+      assert_int_equal(health.failures, 0);
+      pyproc_pool_close(all.pool);
+    }
+}
+
+/* Workers die all the time; a call either works or says that it may have run. */
+static void ping_or_crash(int number, void *argument) {
+  crowd *all = argument;
+  for (int i = 0; i < all->rounds; i++) {
+    char body[64], *reply = NULL;
+    pyproc_error *error = NULL;
+    snprintf(body, sizeof body, "{\"number\":%d,\"round\":%d}", number, i);
+    bool dies = number == 0 && i % 4 == 0;
+    int result =
+        pyproc_call_json(all->pool, dies ? "die" : "ping", dies ? "{\"status\": 1}" : body, NULL, &reply, &error);
+    bool right = dies || (result == 0 && strcmp(reply, body) == 0) ||
+                 (result == PYPROC_E_UNAVAILABLE && pyproc_error_may_have_run(error) == 1);
+    if (!right) {
+      atomic_fetch_add(&all->wrong, 1);
+      fprintf(stderr, "%s: %d %s\n", body, result, error != NULL ? pyproc_error_message(error) : reply);
+    }
+    pyproc_reply_free(reply);
+    pyproc_error_free(error);
+  }
+}
+
+static void test_crashes_among_calls(void **state) {
+  (void)state;
+  for (size_t i = 0; i < LENGTH(protocols); i++) {
+    crowd all = {.pool = open_faults(protocols[i], 2), .rounds = scaled(20)};
+    run_threads(12, ping_or_crash, &all);
+    assert_int_equal(atomic_load(&all.wrong), 0);
+    assert_answer(all.pool, "ping", "1", "1");
+    pyproc_pool_close(all.pool);
+  }
+}
+
+/* ---- the queue ---- */
+
+typedef struct queue_case {
+  pyproc_pool *pool;
+  atomic_int good, full, other;
+} queue_case;
+
+static void sleep_a_little(int number, void *argument) {
+  queue_case *all = argument;
+  char *reply = NULL;
+  pyproc_error *error = NULL;
+  (void)number;
+  int result = pyproc_call_json(all->pool, "sleep", "{\"ms\": 100}", NULL, &reply, &error);
+  if (result == 0)
+    atomic_fetch_add(&all->good, 1);
+  else if (result == PYPROC_E_RESOURCE_EXHAUSTED && strstr(pyproc_error_message(error), "queue_limit") != NULL &&
+           pyproc_error_may_have_run(error) == 0)
+    atomic_fetch_add(&all->full, 1);
+  else
+    atomic_fetch_add(&all->other, 1);
+  pyproc_reply_free(reply);
+  pyproc_error_free(error);
+}
+
+static void run_queue(int64_t queue_limit, int64_t max_in_flight, int callers, int least_full, int most_full) {
+  pyproc_pool_options options = options_for("fault_worker.py");
+  options.queue_limit = queue_limit;
+  options.max_in_flight = max_in_flight;
+  queue_case all = {.pool = open_pool(&options)};
+  run_threads(callers, sleep_a_little, &all);
+  assert_int_equal(atomic_load(&all.other), 0);
+  assert_int_equal(atomic_load(&all.good) + atomic_load(&all.full), callers);
+  assert_true(atomic_load(&all.full) >= least_full);
+  assert_true(atomic_load(&all.full) <= most_full);
+  assert_answer(all.pool, "ping", "1", "1");
+  pyproc_pool_close(all.pool);
+}
+
+static void test_queue_full(void **state) {
+  (void)state;
+  run_queue(2, 1, 12, 1, 11);
+  run_queue(PYPROC_OFF, 1, 6, 1, 5);
+  run_queue(PYPROC_UNLIMITED, 1, 8, 0, 0);
+  run_queue(0, 0, 8, 0, 0);
+}
+
+/* ---- fast and slow ---- */
+
+typedef struct race {
+  pyproc_pool *pool;
+  atomic_bool slow_is_done;
+  atomic_int late, failed;
+} race;
+
+static void run_race(int number, void *argument) {
+  race *all = argument;
+  char *reply = NULL;
+  if (number > 0) pause_ms(30); /* the slow one is under way */
+  bool late = false;
+  int result = pyproc_call_json(all->pool, "sleep", number == 0 ? "{\"ms\": 1000}" : "{\"ms\": 1}", NULL, &reply, NULL);
+  if (number == 0)
+    atomic_store(&all->slow_is_done, true);
+  else
+    late = atomic_load(&all->slow_is_done);
+  if (late) atomic_fetch_add(&all->late, 1);
+  if (result < 0) atomic_fetch_add(&all->failed, 1);
+  pyproc_reply_free(reply);
+}
+
+static void test_fast_among_slow(void **state) {
+  (void)state;
+  for (size_t i = 0; i < LENGTH(protocols); i++) {
+    race all = {.pool = open_faults(protocols[i], 2)};
+    run_threads(101, run_race, &all);
+    assert_int_equal(atomic_load(&all.failed), 0);
+    assert_int_equal(atomic_load(&all.late), 0);
+    pyproc_pool_close(all.pool);
+  }
+}
+
+/* The same after many fast calls, when the workers were given calls in advance. */
+static void test_fast_among_slow_after_many_fast(void **state) {
+  (void)state;
+  for (size_t i = 0; i < LENGTH(protocols); i++) {
+    race all = {.pool = open_faults(protocols[i], 2)};
+    crowd first = {.pool = all.pool, .rounds = scaled(50)};
+    run_threads(20, ping_own, &first);
+    run_threads(101, run_race, &all);
+    assert_int_equal(atomic_load(&first.wrong), 0);
+    assert_int_equal(atomic_load(&all.failed), 0);
+    assert_int_equal(atomic_load(&all.late), 0);
+    pyproc_pool_close(all.pool);
+  }
+}
+
+/* Both workers get work. */
+static void note_pid(int number, void *argument) {
+  long *pids = argument;
+  char *reply = NULL;
+  pyproc_pool *pool = (pyproc_pool *)pids[0];
+  if (pyproc_call_json(pool, number % 2 == 0 ? "sleep" : "pid", "{\"ms\": 50}", NULL, &reply, NULL) == 0 &&
+      number % 2 == 1)
+    pids[1 + number] = strtol(reply, NULL, 10);
+  pyproc_reply_free(reply);
+}
+
+static void test_all_workers_work(void **state) {
+  (void)state;
+  long pids[41] = {0}, first = 0;
+  bool several = false;
+  pyproc_pool *pool = open_faults(NULL, 3);
+  pids[0] = (long)pool;
+  run_threads(40, note_pid, pids);
+  for (int i = 1; i <= 40; i++) {
+    if (first == 0) first = pids[i];
+    if (pids[i] != 0 && pids[i] != first) several = true;
+  }
+  assert_true(several);
+  pyproc_pool_close(pool);
+}
+
+static void test_several_pools(void **state) {
+  (void)state;
+  pyproc_pool *pools[3];
+  for (size_t i = 0; i < LENGTH(pools); i++) pools[i] = open_faults(protocols[i % 2], 1);
+  for (size_t i = 0; i < LENGTH(pools); i++) assert_answer(pools[i], "ping", "1", "1");
+  pyproc_pool_close(pools[1]);
+  assert_answer(pools[0], "ping", "2", "2");
+  assert_answer(pools[2], "ping", "3", "3");
+  pyproc_pool_close(pools[0]);
+  pyproc_pool_close(pools[2]);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      E2E_TEST(test_200_threads),
+      E2E_TEST(test_crashes_among_calls),
+      E2E_TEST(test_queue_full),
+      E2E_TEST(test_fast_among_slow),
+      E2E_TEST(test_fast_among_slow_after_many_fast),
+      E2E_TEST(test_all_workers_work),
+      E2E_TEST(test_several_pools),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
