@@ -99,7 +99,8 @@ class _CFile:
             "with_comment": _comment("The same with options for this call, or NULL. Free the reply with "
                                      "pyproc_reply_free and with nothing else."),
             "submit_comment": _comment(
-                "Sends the call and returns. 0: `done` runs exactly once, in pyproc_pool_dispatch or pyproc_pool_close;\n"
+                "Sends the call and returns. 0: `done` runs exactly once, in pyproc_pool_dispatch or "
+                "pyproc_pool_close;\n"
                 "a negative PYPROC_E*: never. Request and options, which may be NULL, are copied. From any thread."),
             "start_comment": _comment("Sends the call and returns a future for its reply; free that with "
                                       "pyproc_future_free. Else as _submit."),

@@ -48,10 +48,11 @@
  *
  * THREADS
  *   Any thread may call, fire a token, ask for health, read or free what it owns. Many calls may run at once over one
- *   pool; a thread makes one at a time. pyproc_pool_close is called once, by any thread, when no other thread will
+ *   pool; a thread waits for one at a time. pyproc_pool_close is called once, by any thread, when no other thread will
  *   begin a call: calls that are inside already are waited for. One error, reply or options struct is used by one
- *   thread at a time; nothing locks it. Callbacks run on the supervisor's thread, one at a time, and must not call any
- *   function that takes the same pool.
+ *   thread at a time; nothing locks it. Log and event callbacks run on the supervisor's thread, one at a time, and must
+ *   not call any function that takes the same pool. Callbacks of submitted calls run on the thread that dispatches, and
+ *   may.
  *
  * HOW WAITING WORKS
  *   No thread stands between a caller and its worker. The calling thread writes the request to the worker's socket and
@@ -70,7 +71,7 @@
  *   neither read nor freed. Free errors with pyproc_error_free.
  *   Replies and JSON bodies are freed with pyproc_reply_free and with nothing else: not with free(), not with
  *   protobuf-c's functions. A reply is one block: what it points to lives as long as it does. Do not change it.
- *   Replies, errors and tokens belong to no pool: they may be freed by any thread and after the pool is closed.
+ *   Replies, errors, tokens and futures belong to no pool: they may be freed by any thread and after the pool is closed.
  *   Everything that is passed in is the caller's and only read: requests and call options until the call returns, pool
  *   options until pyproc_pool_open returns (strings are copied; `services` points to constant tables and is kept).
  *   Functions that free, and accessors, take NULL.
@@ -317,9 +318,9 @@ typedef struct pyproc_log_record {
 } pyproc_log_record;
 
 /* Gets log records: on the supervisor's thread, one at a time, in the order of each worker's lines. It must not call
- * the pool and must not let a C++ exception out. One that blocks delays no call and no worker: up to 4096 records wait,
- * what is more is dropped, and a WARNING from "pyproc" says how many. Deaths and restarts of workers are seen to when
- * it returns. */
+ * the pool and must not let a C++ exception out. One that blocks delays no worker, and no calls but asynchronous ones:
+ * up to 4096 records wait, what is more is dropped, and a WARNING from "pyproc" says how many. Deaths and restarts of
+ * workers are seen to when it returns. */
 typedef void pyproc_log_callback(const pyproc_log_record *record, void *userdata);
 
 /* What events tell. */
@@ -543,8 +544,8 @@ int pyproc_pool_open(const pyproc_pool_options *options, pyproc_pool **ret_pool,
  * Closes the pool and frees it. Calls that are inside have drain_timeout_ms to end, waiting ones among them; then those
  * that wait end with UNAVAILABLE and the workers are told to stop. A worker ends the handler that it runs, then runs
  * its on_stop and atexit hooks; after another drain_timeout_ms it gets SIGTERM, a second later SIGKILL, and what it ran
- * is UNAVAILABLE. Returns when no worker, thread or descriptor of the pool is left. Log lines up to the end are
- * delivered; no callback runs afterwards.
+ * is UNAVAILABLE. Then the callbacks of submitted calls that were not dispatched run, on this thread. Returns when no
+ * worker, thread or descriptor of the pool is left. Log lines up to the end are delivered; no callback runs afterwards.
  *
  * No thread may begin a call on the pool once this was called. Not from a callback. NULL is fine. In a forked child it
  * frees memory only.

@@ -166,8 +166,8 @@ int pyproc_future_finish_generated(pyproc_future *future, const pyproc_method *m
   if (future == NULL || method == NULL)
     return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "%s is NULL", future == NULL ? "future" : "method");
   if (future->base.call.method.typed != method)
-    return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "the future is of %s, not of %s",
-                     future->base.call.method.name, method->name);
+    return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "the future is of %s, not of %s", future->base.call.method.name,
+                     method->name);
   return finish(future, ret_reply, reterr);
 }
 

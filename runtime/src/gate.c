@@ -46,7 +46,7 @@ bool gate_is_closing(const gate *self) {
 }
 
 bool gate_wait(gate *self, int64_t deadline_ns) {
-  for (bool in_time = true;; ) {
+  for (bool in_time = true;;) {
     pthread_mutex_lock(&self->lock);
     uint32_t generation = atomic_load(&self->emptied.word);
     bool is_empty = (atomic_load(&self->word) & COUNT) == 0;

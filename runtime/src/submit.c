@@ -29,8 +29,7 @@ static void deliver_typed(completion *item) {
   async_call_detach(&self->base);
   int result = call_setup_result(&self->base.call, &error);
   if (result >= 0)
-    result =
-        call_setup_take_message(&self->base.call, pool->options.codec, pool->options.frame_limit, &reply, &error);
+    result = call_setup_take_message(&self->base.call, pool->options.codec, pool->options.frame_limit, &reply, &error);
   async_call_unref(&self->base);
   trampoline(done, result, reply, error, userdata);
 }
@@ -72,8 +71,7 @@ static int leave(pyproc_pool *pool, int result) {
 int pyproc_call_submit_generated(pyproc_pool *pool, const pyproc_method *method, const ProtobufCMessage *request,
                                  const pyproc_call_options *given, pyproc_trampoline *trampoline, void (*done)(void),
                                  void *userdata, pyproc_error **reterr) {
-  submitted like = {
-      .completion.deliver = deliver_typed, .trampoline = trampoline, .done = done, .userdata = userdata};
+  submitted like = {.completion.deliver = deliver_typed, .trampoline = trampoline, .done = done, .userdata = userdata};
   pyproc_call_options options;
   frame_block *frame = NULL;
   int result = pool_enter(pool, reterr);

@@ -228,8 +228,8 @@ static int wait_until_ready(struct supervisor *self, pyproc_error **reterr) {
   return result;
 }
 
-int supervisor_open(const struct options *options, struct lot *lot, struct admission *admission,
-                    supervisor_tick tick, struct supervisor **ret_supervisor, pyproc_error **reterr) {
+int supervisor_open(const struct options *options, struct lot *lot, struct admission *admission, supervisor_tick tick,
+                    struct supervisor **ret_supervisor, pyproc_error **reterr) {
   struct supervisor *self = calloc(1, sizeof *self);
   if (self == NULL) return error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED, "out of memory");
   self->options = options;

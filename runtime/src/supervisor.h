@@ -18,8 +18,8 @@ typedef struct supervisor_tick {
 
 /* Starts the thread and the workers, and waits until all of them are ready, or one has failed, which is the error.
  * `options`, `lot` and `admission` must outlive it; the connections are created here and put into `admission`. */
-int supervisor_open(const struct options *options, struct lot *lot, struct admission *admission,
-                    supervisor_tick tick, struct supervisor **ret_supervisor, pyproc_error **reterr);
+int supervisor_open(const struct options *options, struct lot *lot, struct admission *admission, supervisor_tick tick,
+                    struct supervisor **ret_supervisor, pyproc_error **reterr);
 
 /* Ends the workers (asked at first, killed after options.drain_timeout_ms) and the thread, and waits for both. */
 void supervisor_stop(struct supervisor *self);

@@ -558,8 +558,8 @@ static void callbacks_may_submit_and_cancel(void **state) {
   assert_int_equal(pyproc_cancel_new(&self.token), PYPROC_OK);
   question question = {.wait_ms = LONG_MS, .timeout_ms = 2 * LONG_MS, .token = self.token};
   assert_int_equal(submit(self.outcome.pool, question, &bystander), PYPROC_OK);
-  assert_int_equal(
-      async_calls_asker_ask_submit(self.outcome.pool, &request, NULL, next_in_chain, &self, NULL), PYPROC_OK);
+  assert_int_equal(async_calls_asker_ask_submit(self.outcome.pool, &request, NULL, next_in_chain, &self, NULL),
+                   PYPROC_OK);
   collect(self.outcome.pool, &bystander, 1);
   assert_int_equal(self.left, 0);
   assert_int_equal(self.failures, 0);
@@ -789,8 +789,9 @@ static void forked_child_has_no_use_for_it(void **state) {
 }
 
 #define BOTH(function) \
-  {#function " (protobuf)", function, NULL, NULL, (void *)(uintptr_t)"protobuf"}, \
-      {#function " (json)", function, NULL, NULL, (void *)(uintptr_t)"json"}
+  {#function " (protobuf)", function, NULL, NULL, (void *)(uintptr_t) "protobuf"}, { \
+#function " (json)", function, NULL, NULL, (void *)(uintptr_t) "json" \
+  }
 
 int main(void) {
   const struct CMUnitTest tests[] = {

@@ -31,8 +31,7 @@ int main() {
         pyproc_error_free(failure);
       },
       &answers, nullptr);
-  while (result == 0 && pyproc_pool_dispatch(pool, -1) == 0) {
-  }
+  while (result == 0 && pyproc_pool_dispatch(pool, -1) == 0) {}
   pyproc_pool_close(pool);
   return right && answers == 1 ? 0 : 1;
 }
