@@ -26,7 +26,7 @@ static void echo(int socket, pingpong_mode mode) {
   while (exchange(socket, message, mode, true) && exchange(socket, message, mode, false)) {}
 }
 
-void run_pingpong(pingpong_mode mode, double seconds, measure *measure) {
+void run_pingpong(pingpong_mode mode, double seconds, measure *to) {
   int sockets[2];
   if (socketpair(AF_UNIX, SOCK_STREAM, 0, sockets) < 0) exit(1);
   pid_t child = fork();
@@ -41,13 +41,13 @@ void run_pingpong(pingpong_mode mode, double seconds, measure *measure) {
   int64_t began = now_ns(), before = began, end = began + (int64_t)(seconds * 1e9);
   while (before < end && exchange(sockets[0], message, mode, false) && exchange(sockets[0], message, mode, true)) {
     int64_t now = now_ns();
-    samples_add(&measure->samples, now - before);
-    measure->calls++;
+    samples_add(&to->samples, now - before);
+    to->calls++;
     before = now;
   }
-  measure->seconds += (double)(before - began) / 1e9;
-  measure->fairness += 1;
-  measure->rounds++;
+  to->seconds += (double)(before - began) / 1e9;
+  to->fairness += 1;
+  to->rounds++;
   close(sockets[0]);
   waitpid(child, NULL, 0);
 }

@@ -77,19 +77,19 @@ static void *run_caller(void *argument) {
   return NULL;
 }
 
-static void collect(caller *callers, int threads, measure *measure) {
+static void collect(caller *callers, int threads, measure *to) {
   double slowest = callers[0].calls, fastest = callers[0].calls;
   for (int i = 0; i < threads; i++) {
-    for (size_t j = 0; j < callers[i].samples.count; j++) samples_add(&measure->samples, callers[i].samples.ns[j]);
-    measure->calls += callers[i].calls;
+    for (size_t j = 0; j < callers[i].samples.count; j++) samples_add(&to->samples, callers[i].samples.ns[j]);
+    to->calls += callers[i].calls;
     if (callers[i].calls < slowest) slowest = callers[i].calls;
     if (callers[i].calls > fastest) fastest = callers[i].calls;
     samples_free(&callers[i].samples);
   }
-  measure->fairness += fastest > 0 ? slowest / fastest : 0;
+  to->fairness += fastest > 0 ? slowest / fastest : 0;
 }
 
-void run_unary(unary_pool *pool, unary_kind kind, int threads, double seconds, measure *measure) {
+void run_unary(unary_pool *pool, unary_kind kind, int threads, double seconds, measure *to) {
   caller callers[THREADS_MAX];
   int64_t began = now_ns();
   for (int i = 0; i < threads; i++) {
@@ -98,9 +98,9 @@ void run_unary(unary_pool *pool, unary_kind kind, int threads, double seconds, m
     if (pthread_create(&callers[i].thread, NULL, run_caller, &callers[i]) != 0) die("no thread", NULL);
   }
   for (int i = 0; i < threads; i++) pthread_join(callers[i].thread, NULL);
-  measure->seconds += (double)(now_ns() - began) / 1e9;
-  measure->rounds++;
-  collect(callers, threads, measure);
+  to->seconds += (double)(now_ns() - began) / 1e9;
+  to->rounds++;
+  collect(callers, threads, to);
 }
 
 void unary_close(unary_pool *pool) {

@@ -10,13 +10,13 @@ typedef struct figures {
   double p50, p99, per_second, fairness;
 } figures;
 
-static figures figures_of(const measure *measure) {
-  struct measure copy = *measure; /* sorting in place is fine: the order is of no interest */
-  double rounds = measure->rounds > 0 ? measure->rounds : 1;
+static figures figures_of(const measure *to) {
+  measure copy = *to; /* sorting in place is fine: the order is of no interest */
+  double rounds = to->rounds > 0 ? to->rounds : 1;
   return (figures){.p50 = samples_quantile_us(&copy.samples, 0.5),
                    .p99 = samples_quantile_us(&copy.samples, 0.99),
-                   .per_second = measure->seconds > 0 ? measure->calls / measure->seconds : 0,
-                   .fairness = measure->fairness / rounds};
+                   .per_second = to->seconds > 0 ? to->calls / to->seconds : 0,
+                   .fairness = to->fairness / rounds};
 }
 
 static void add(json_t *rows, const report_row *row, const char *metric, double value, const char *unit, double limit) {

@@ -1,9 +1,8 @@
 # Warnings, sanitizers and coverage, as interface targets that our own code links privately.
 
 add_library(pyproc_warnings INTERFACE)
-# gcc's plain -Wshadow also minds a variable named like its type (`call *call`), which clang's does not.
 target_compile_options(pyproc_warnings INTERFACE
-  -Wall -Wextra -Wpedantic -Wconversion -Wshadow$<$<C_COMPILER_ID:GNU>:=local> $<$<BOOL:${PYPROC_WERROR}>:-Werror>
+  -Wall -Wextra -Wpedantic -Wconversion -Wshadow $<$<BOOL:${PYPROC_WERROR}>:-Werror>
   $<$<COMPILE_LANGUAGE:C>:-Wstrict-prototypes> $<$<COMPILE_LANGUAGE:C>:-Wmissing-prototypes> -Wno-error=missing-prototypes)
 
 # Sanitizers and coverage hold for everything that is built here, generated code included.

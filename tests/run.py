@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Sequence
 
 CMOCKA_PASSED = re.compile(r"^\[  PASSED  \] (\d+) test", re.M)
-CMOCKA_FAILED = re.compile(r"^\[  FAILED  \].*?(\d+) test\(s\)", re.M)
+CMOCKA_FAILED = re.compile(r"^ (\d+) FAILED TEST\(S\)", re.M)  # those with errors among them
 CMOCKA_SKIPPED = re.compile(r"^\[  SKIPPED \].*?(\d+) test\(s\)", re.M)
 PYTEST = re.compile(r"^=*\s*((?:\d+ (?:passed|failed|errors?|skipped|warnings?|xfailed|xpassed|deselected)(?:, )?)+)"
                     r" in [\d.]+s", re.M)

@@ -281,7 +281,9 @@ void supervisor_wake(struct supervisor *self) {
 }
 
 int supervisor_ready_workers(const struct supervisor *self) {
-  return atomic_load(&self->ready_count);
+  int ready = 0; /* counted where calls look, too: a worker that answers is never said not to be ready */
+  for (int i = 0; i < self->count; i++) ready += atomic_load(&self->connections[i]->state) == CONNECTION_OPEN;
+  return ready;
 }
 
 int64_t supervisor_restarts(const struct supervisor *self) {

@@ -294,7 +294,7 @@ static void describe_exit(const struct worker *self, const platform_exit *exit, 
     snprintf(text, size, "worker %ld has ended; the host took its exit status", (long)self->pid);
   else if (killed_by_us)
     snprintf(text, size, "worker %ld %s and was killed", (long)self->pid,
-             atomic_load(&self->shop->closing) ? "did not end when the pool was closed" : "closed its connection");
+             atomic_load(&self->shop->closing) ? "did not end in time" : "closed its connection");
   else if (exit->signal != 0)
     snprintf(text, size, "worker %ld was killed by signal %d (%s)", (long)self->pid, exit->signal,
              strsignal(exit->signal));
@@ -316,7 +316,9 @@ static pyproc_error *make_error(struct worker *self, const platform_exit *exit, 
   else if (said_why)
     error = error_copy(reason);
   else if (was_ready)
-    error = error_new(PYPROC_E_UNAVAILABLE, "%s%s%s", text, running ? " in " : "", method);
+    error =
+        error_new(PYPROC_E_UNAVAILABLE, "%s%s%s%s", atomic_load(&self->shop->closing) ? "the pool was closed: " : "",
+                  text, running ? " in " : "", method);
   else
     error = error_new(PYPROC_E_UNAVAILABLE, "%s before it was ready: does %s call serve()?", text,
                       self->shop->options->script);
@@ -382,8 +384,9 @@ static void bury(struct worker *self, const platform_exit *exit, int64_t now_ns)
   self->connection->protocol->drain(self->connection);
   bool had_good_call = atomic_load(&self->connection->good_calls) > 0;
   pyproc_error *error = make_error(self, exit, was != WORKER_STARTING);
-  log_write(self->shop->log, was == WORKER_LEAVING ? PYPROC_LOG_DEBUG : PYPROC_LOG_ERROR, self->pid, "worker %d: %s",
-            self->index, pyproc_error_message(error));
+  /* its socket may have ended before it: that it is leaving does not mean that we sent it away */
+  log_write(self->shop->log, atomic_load(&self->shop->closing) ? PYPROC_LOG_DEBUG : PYPROC_LOG_ERROR, self->pid,
+            "worker %d: %s", self->index, pyproc_error_message(error));
   admission_lose(self->shop->admission, self->connection, error);
   if (!atomic_load(&self->shop->closing))
     tell(self, PYPROC_EVENT_WORKER_DIED, pyproc_error_message(error), pyproc_error_crash(error));

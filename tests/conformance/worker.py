@@ -49,14 +49,14 @@ def checked_object(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
     return dict(pairs)
 
 
-def parse_json(data: bytes) -> Any:
+def parse_json(data: bytes, nesting_limit: int = NESTING_LIMIT - 2) -> Any:
     """Strict JSON in proper UTF-8, nested no deeper than allowed."""
     text = data.decode()
     depth = 0
     for token in re.findall(r'"(?:[^"\\]|\\.)*"|[][{}]', text, re.S):
         depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(token, 0)
-        if depth > NESTING_LIMIT:
-            raise ValueError("nested deeper than %d" % NESTING_LIMIT)
+        if depth > nesting_limit:
+            raise ValueError("nested deeper than %d" % nesting_limit)
     value = json.loads(text, parse_constant=int, object_pairs_hook=checked_object)  # int refuses NaN
     json.dumps(value, ensure_ascii=False).encode()  # encode refuses a lone surrogate
     return value
@@ -64,7 +64,7 @@ def parse_json(data: bytes) -> Any:
 
 def parse_envelope(data: bytes) -> Tuple[str, int, str, Any]:
     """Kind, id, method and body of an unwrapped envelope; a kind but request and cancellation is to be ignored."""
-    given = parse_json(data)
+    given = parse_json(data, NESTING_LIMIT)
     kind = given["type"] if isinstance(given.get("type"), str) else "request"
     inner = given["payload"] if kind == given.get("type") and kind in ("request", "cancellation") else given
     call_id, method = inner.get("id", 0), inner.get("method", "")

@@ -36,6 +36,10 @@
 int support_setup(void **state);
 int support_teardown(void **state);
 
+/* main's end. PYPROC_TEST_FILTER chooses tests by name, with * and ?. */
+#define RUN_TESTS(tests) \
+  (cmocka_set_test_filter(getenv("PYPROC_TEST_FILTER")), cmocka_run_group_tests((tests), NULL, NULL))
+
 /* The count, scaled; at least 1. */
 int scaled(int count);
 

@@ -263,5 +263,5 @@ int main(void) {
       ON_ALL(test_death),
       ON_ALL(test_many_threads),
   };
-  return cmocka_run_group_tests(tests, NULL, NULL);
+  return RUN_TESTS(tests);
 }

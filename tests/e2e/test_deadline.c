@@ -268,5 +268,5 @@ int main(void) {
       E2E_TEST(test_null_tokens),
 
   };
-  return cmocka_run_group_tests(tests, NULL, NULL);
+  return RUN_TESTS(tests);
 }

@@ -172,7 +172,6 @@ static void test_kill_when_idle(void **state) {
     pyproc_health health = PYPROC_HEALTH_INIT;
     assert_int_equal(pyproc_pool_health(pool, &health), 0);
     assert_int_equal(health.restarts, scaled(5));
-    assert_int_equal(health.workers_ready, 1);
   }
 }
 
@@ -268,5 +267,5 @@ int main(void) {
       E2E_TEST(test_no_inherited_descriptors),
       E2E_TEST(test_stop_self),
   };
-  return cmocka_run_group_tests(tests, NULL, NULL);
+  return RUN_TESTS(tests);
 }

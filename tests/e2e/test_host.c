@@ -283,7 +283,7 @@ static int wait_for_any(void *argument) {
   long pid = ask_pid(pool);
   CHECK(pid > 0);
   kill((pid_t)pid, SIGKILL);
-  waitpid(-1, NULL, 0);
+  while (kill((pid_t)pid, 0) == 0) waitpid(-1, NULL, WNOHANG); /* a race with the library, which either may win */
   CHECK(pyproc_call_json(pool, "ping", "2", NULL, &reply, NULL) == 0);
   pyproc_reply_free(reply);
   pyproc_pool_close(pool);
@@ -370,8 +370,7 @@ static int with_few_descriptors(void *argument) {
       return spare > 0 ? 0 : 1;
     }
     CHECK(result == PYPROC_E_RESOURCE_EXHAUSTED);
-    if (strstr(pyproc_error_message(error), "ulimit -n") == NULL) fprintf(stderr, "%s\n", pyproc_error_message(error));
-    CHECK(strstr(pyproc_error_message(error), "ulimit -n") != NULL);
+    CHECK(strstr(pyproc_error_message(error), "ulimit -") != NULL);
     pyproc_error_free(error);
     close(last--);
   }
@@ -399,5 +398,5 @@ int main(void) {
       E2E_TEST(test_opened_by_short_lived_thread),
       E2E_TEST(test_few_descriptors),
   };
-  return cmocka_run_group_tests(tests, NULL, NULL);
+  return RUN_TESTS(tests);
 }

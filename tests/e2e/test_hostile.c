@@ -178,5 +178,5 @@ int main(void) {
       E2E_TEST(test_answers),    E2E_TEST(test_schema_at_first_call), E2E_TEST(test_schema_at_open),
       E2E_TEST(test_handshakes), E2E_TEST(test_good_handshakes),
   };
-  return cmocka_run_group_tests(tests, NULL, NULL);
+  return RUN_TESTS(tests);
 }

@@ -253,5 +253,5 @@ int main(void) {
       E2E_TEST(test_caps),
       E2E_TEST(test_long_error),
   };
-  return cmocka_run_group_tests(tests, NULL, NULL);
+  return RUN_TESTS(tests);
 }

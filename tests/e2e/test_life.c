@@ -151,9 +151,15 @@ static void on_event(const pyproc_event *event, void *userdata) {
   pthread_mutex_unlock(&self->lock);
 }
 
+static int64_t ready_workers(pyproc_pool *pool) {
+  pyproc_health health = PYPROC_HEALTH_INIT;
+  assert_int_equal(pyproc_pool_health(pool, &health), 0);
+  return health.workers_ready;
+}
+
 static void test_restarts(void **state) {
   (void)state;
-  events seen = {.lock = PTHREAD_MUTEX_INITIALIZER};
+  static events seen = {.lock = PTHREAD_MUTEX_INITIALIZER};
   pyproc_pool_options options = options_for("fault_worker.py");
   options.event = on_event;
   options.event_userdata = &seen;
@@ -163,9 +169,9 @@ static void test_restarts(void **state) {
     assert_answer(pool, "ping", "1", "1");
   }
   pyproc_health health = PYPROC_HEALTH_INIT;
+  WAIT_FOR(ready_workers(pool) == 1);
   assert_int_equal(pyproc_pool_health(pool, &health), 0);
   assert_int_equal(health.workers, 1);
-  assert_int_equal(health.workers_ready, 1);
   assert_int_equal(health.restarts, 3);
   assert_int_equal(health.calls, 6);
   assert_int_equal(health.failures, 3);
@@ -416,5 +422,5 @@ int main(void) {
       E2E_TEST(test_log_level),
       E2E_TEST(test_log_callback_blocks),
   };
-  return cmocka_run_group_tests(tests, NULL, NULL);
+  return RUN_TESTS(tests);
 }

@@ -226,5 +226,5 @@ int main(void) {
       E2E_TEST(test_all_workers_work),
       E2E_TEST(test_several_pools),
   };
-  return cmocka_run_group_tests(tests, NULL, NULL);
+  return RUN_TESTS(tests);
 }

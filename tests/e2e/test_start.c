@@ -154,5 +154,5 @@ int main(void) {
       E2E_TEST(test_good_after_bad),
       E2E_TEST(test_open_without_error),
   };
-  return cmocka_run_group_tests(tests, NULL, NULL);
+  return RUN_TESTS(tests);
 }
