@@ -6,16 +6,16 @@
 
 enum { IN_FLIGHT_MAX = 1024 };
 
-typedef struct loop {
+struct loop {
   pyproc_pool *pool;
   measure *measure;
   int64_t end_ns;
   int open;
-} loop;
+};
 
 /* One place among those in flight; its callback submits the next call. */
 typedef struct place {
-  loop *loop;
+  struct loop *loop;
   double value;
   int64_t began_ns;
 } place;
@@ -47,16 +47,16 @@ static void on_predicted(int result, Bench__PredictReply *reply, pyproc_error *e
   if (now < self->loop->end_ns) submit(self);
 }
 
-void run_submit(unary_pool *pool, int in_flight, double seconds, measure *measure) {
+void run_submit(unary_pool *pool, int in_flight, double seconds, measure *to) {
   static place places[IN_FLIGHT_MAX];
   int64_t began = now_ns();
-  loop loop = {.pool = unary_handle(pool), .measure = measure, .end_ns = began + (int64_t)(seconds * 1e9)};
+  struct loop loop = {.pool = unary_handle(pool), .measure = to, .end_ns = began + (int64_t)(seconds * 1e9)};
   for (int i = 0; i < in_flight && i < IN_FLIGHT_MAX; i++) {
     places[i] = (place){.loop = &loop};
     submit(&places[i]);
   }
   while (loop.open > 0 && pyproc_pool_dispatch(loop.pool, -1) >= 0) {}
-  measure->seconds += (double)(now_ns() - began) / 1e9;
-  measure->fairness += 1;
-  measure->rounds++;
+  to->seconds += (double)(now_ns() - began) / 1e9;
+  to->fairness += 1;
+  to->rounds++;
 }

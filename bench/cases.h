@@ -26,6 +26,6 @@ void run_unary(unary_pool *pool, unary_kind kind, int threads, double seconds, m
 void unary_close(unary_pool *pool);
 
 /* One thread that keeps `in_flight` submitted calls under way and runs their callbacks. */
-void run_submit(unary_pool *pool, int in_flight, double seconds, measure *measure);
+void run_submit(unary_pool *pool, int in_flight, double seconds, measure *to);
 
 #endif

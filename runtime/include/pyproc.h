@@ -633,7 +633,7 @@ int pyproc_call_json(pyproc_pool *pool, const char *method, const char *body, co
  *
  * static quickstart_predictor_predict_done on_predicted;
  * static void on_predicted(int result, Quickstart__PredictReply *reply, pyproc_error *error, void *userdata) {
- *   int *open_calls = userdata;
+ *   int *open_calls = (int *)userdata;
  *   if (result < 0) fprintf(stderr, "%s\n", pyproc_error_message(error));
  *   else printf("%g\n", reply->result);
  *   pyproc_reply_free(reply);

@@ -50,7 +50,7 @@ static pyproc_pool *open_pool(void **state, int workers, int64_t drain_timeout_m
 }
 
 /* How a call ended. */
-typedef struct outcome {
+struct outcome {
   pyproc_pool *pool;
   atomic_int count; /* callbacks */
   int result;
@@ -60,9 +60,9 @@ typedef struct outcome {
   int may_have_run;
   bool is_consistent; /* either a reply or an error */
   pthread_t thread;
-} outcome;
+};
 
-static void note(outcome *self, int result, bool has_reply, const pyproc_error *error) {
+static void note(struct outcome *self, int result, bool has_reply, const pyproc_error *error) {
   self->result = result;
   self->is_consistent = has_reply == (result == 0) && (error == NULL) == (result == 0) && result <= 0 &&
                         pyproc_error_code(error) == result;
@@ -74,7 +74,7 @@ static void note(outcome *self, int result, bool has_reply, const pyproc_error *
 
 static async_calls_asker_ask_done on_asked;
 static void on_asked(int result, AsyncCalls__AskReply *reply, pyproc_error *error, void *userdata) {
-  outcome *self = userdata;
+  struct outcome *self = userdata;
   self->number = reply != NULL ? reply->number : -1;
   self->pid = reply != NULL ? reply->pid : -1;
   self->load_size = reply != NULL ? reply->load.len : 0;
@@ -84,7 +84,7 @@ static void on_asked(int result, AsyncCalls__AskReply *reply, pyproc_error *erro
 }
 
 static void on_asked_json(int result, char *body, pyproc_error *error, void *userdata) {
-  outcome *self = userdata;
+  struct outcome *self = userdata;
   long long number = -1;
   if (body != NULL) sscanf(body, "{\"number\": %lld", &number);
   self->number = number;
@@ -93,13 +93,13 @@ static void on_asked_json(int result, char *body, pyproc_error *error, void *use
   pyproc_error_free(error);
 }
 
-typedef struct question {
+struct question {
   int64_t number, wait_ms, timeout_ms;
   const char *raises;
   pyproc_cancel *token;
-} question;
+};
 
-static AsyncCalls__AskRequest request_of(const question *question) {
+static AsyncCalls__AskRequest request_of(const struct question *question) {
   AsyncCalls__AskRequest request = ASYNC_CALLS__ASK_REQUEST__INIT;
   request.number = question->number;
   request.wait_ms = question->wait_ms;
@@ -107,7 +107,7 @@ static AsyncCalls__AskRequest request_of(const question *question) {
   return request;
 }
 
-static pyproc_call_options options_of(const question *question) {
+static pyproc_call_options options_of(const struct question *question) {
   pyproc_call_options options = PYPROC_CALL_OPTIONS_INIT;
   options.timeout_ms = question->timeout_ms;
   options.cancel = question->token;
@@ -115,7 +115,7 @@ static pyproc_call_options options_of(const question *question) {
 }
 
 /* Whatever is passed in is gone, or changed, once the call was submitted. */
-static int submit(pyproc_pool *pool, question question, outcome *outcome) {
+static int submit(pyproc_pool *pool, struct question question, struct outcome *outcome) {
   AsyncCalls__AskRequest request = request_of(&question);
   pyproc_call_options options = options_of(&question);
   outcome->pool = pool;
@@ -125,7 +125,7 @@ static int submit(pyproc_pool *pool, question question, outcome *outcome) {
   return result;
 }
 
-static int submit_json(pyproc_pool *pool, question question, outcome *outcome) {
+static int submit_json(pyproc_pool *pool, struct question question, struct outcome *outcome) {
   char body[128], name[] = "ask";
   pyproc_call_options options = options_of(&question);
   snprintf(body, sizeof body, "{\"number\":%lld,\"wait_ms\":%lld}", (long long)question.number,
@@ -137,7 +137,7 @@ static int submit_json(pyproc_pool *pool, question question, outcome *outcome) {
   return result;
 }
 
-static pyproc_future *start(pyproc_pool *pool, question question) {
+static pyproc_future *start(pyproc_pool *pool, struct question question) {
   AsyncCalls__AskRequest request = request_of(&question);
   pyproc_call_options options = options_of(&question);
   pyproc_future *future = NULL;
@@ -166,18 +166,18 @@ static bool is_readable(pyproc_pool *pool, int timeout_ms) {
 }
 
 /* Runs callbacks until all outcomes are there. */
-static void collect(pyproc_pool *pool, outcome *outcomes, int count) {
+static void collect(pyproc_pool *pool, struct outcome *outcomes, int count) {
   for (int i = 0; i < count; i++)
     while (atomic_load(&outcomes[i].count) == 0) assert_true(pyproc_pool_dispatch(pool, -1) > 0);
 }
 
-static void assert_ended(const outcome *outcome, int result) {
+static void assert_ended(const struct outcome *outcome, int result) {
   if (atomic_load(&outcome->count) != 1 || !outcome->is_consistent || outcome->result != result)
     fail_msg("%d callbacks, result %d instead of %d: %s", atomic_load(&outcome->count), outcome->result, result,
              outcome->message);
 }
 
-static void assert_answered(const outcome *outcome, int64_t number) {
+static void assert_answered(const struct outcome *outcome, int64_t number) {
   assert_ended(outcome, PYPROC_OK);
   assert_int_equal(outcome->number, number);
 }
@@ -197,12 +197,12 @@ static void wait_for_load(pyproc_pool *pool, int64_t in_flight, int64_t queued) 
 
 static void answers_and_errors_reach_the_callback(void **state) {
   pyproc_pool *pool = open_pool(state, 1, 0);
-  outcome outcomes[4] = {0};
+  struct outcome outcomes[4] = {0};
   assert_false(is_readable(pool, 0));
   assert_int_equal(pyproc_pool_dispatch(pool, 0), 0);
-  assert_int_equal(submit(pool, (question){.number = 7}, &outcomes[0]), PYPROC_OK);
-  assert_int_equal(submit(pool, (question){.raises = "no such luck"}, &outcomes[1]), PYPROC_OK);
-  assert_int_equal(submit_json(pool, (question){.number = 8}, &outcomes[2]), PYPROC_OK);
+  assert_int_equal(submit(pool, (struct question){.number = 7}, &outcomes[0]), PYPROC_OK);
+  assert_int_equal(submit(pool, (struct question){.raises = "no such luck"}, &outcomes[1]), PYPROC_OK);
+  assert_int_equal(submit_json(pool, (struct question){.number = 8}, &outcomes[2]), PYPROC_OK);
   assert_int_equal(pyproc_call_json_submit(pool, "nothing", "{}", NULL, on_asked_json, &outcomes[3], NULL), PYPROC_OK);
   collect(pool, outcomes, 4);
   assert_answered(&outcomes[0], 7);
@@ -227,7 +227,7 @@ static void on_generic(int result, ProtobufCMessage *reply, pyproc_error *error,
 static void generic_functions_do_the_same(void **state) {
   pyproc_pool *pool = open_pool(state, 1, 0);
   AsyncCalls__AskRequest request = ASYNC_CALLS__ASK_REQUEST__INIT;
-  outcome outcome = {0};
+  struct outcome outcome = {0};
   pyproc_future *future = NULL;
   ProtobufCMessage *reply = NULL;
   request.number = 12;
@@ -256,7 +256,7 @@ static void what_is_wrong_from_the_outset_has_no_callback(void **state) {
   pyproc_call_options late = PYPROC_CALL_OPTIONS_INIT;
   pyproc_error *error = NULL;
   pyproc_future *future = NULL;
-  outcome outcome = {0};
+  struct outcome outcome = {0};
   late.timeout_ms = -1;
   broken.raises = "\xff";
   assert_int_equal(refusal(async_calls_asker_ask_submit(NULL, &request, NULL, on_asked, &outcome, &error), &error),
@@ -287,7 +287,7 @@ static void what_is_wrong_from_the_outset_has_no_callback(void **state) {
 static void large_messages_need_no_thread_either(void **state) {
   pyproc_pool *pool = open_pool(state, 1, 0);
   AsyncCalls__AskRequest request = ASYNC_CALLS__ASK_REQUEST__INIT;
-  outcome outcomes[3] = {0};
+  struct outcome outcomes[3] = {0};
   request.load.len = 3 << 20;
   request.load.data = calloc(1, request.load.len);
   assert_non_null(request.load.data);
@@ -308,8 +308,8 @@ static void large_messages_need_no_thread_either(void **state) {
 static void deadline_makes_the_fd_readable(void **state) {
   pyproc_pool *pool = open_pool(state, 1, 1000);
   int fd = pyproc_pool_fd(pool);
-  outcome outcomes[3] = {0};
-  question question = {.wait_ms = LONG_MS, .timeout_ms = LONG_MS};
+  struct outcome outcomes[3] = {0};
+  struct question question = {.wait_ms = LONG_MS, .timeout_ms = LONG_MS};
   assert_int_equal(submit(pool, question, &outcomes[0]), PYPROC_OK); /* not the nearest one */
   wait_for_load(pool, 1, 0);
   question.timeout_ms = 150;
@@ -333,10 +333,10 @@ static void deadline_makes_the_fd_readable(void **state) {
 static void deadlines_race_with_answers(void **state) {
   pyproc_pool *pool = open_pool(state, 2, 0);
   int count = scaled(RACES);
-  outcome *outcomes = calloc((size_t)count, sizeof *outcomes);
+  struct outcome *outcomes = calloc((size_t)count, sizeof *outcomes);
   assert_non_null(outcomes);
   for (int i = 0; i < count; i++) {
-    question question = {.number = i, .timeout_ms = 1 + i % 7};
+    struct question question = {.number = i, .timeout_ms = 1 + i % 7};
     assert_int_equal(submit(pool, question, &outcomes[i]), PYPROC_OK);
     if (i % 16 == 0) assert_true(pyproc_pool_dispatch(pool, i % 3) >= 0);
   }
@@ -356,16 +356,16 @@ static void deadlines_race_with_answers(void **state) {
 
 static void tokens_cancel_at_every_stage(void **state) {
   pyproc_pool *pool = open_pool(state, 1, 0);
-  outcome running = {0}, queued = {0}, waiting = {0}, before = {0}, over = {0};
+  struct outcome running = {0}, queued = {0}, waiting = {0}, before = {0}, over = {0};
   pyproc_cancel *tokens[3];
   for (int i = 0; i < 3; i++) assert_int_equal(pyproc_cancel_new(&tokens[i]), PYPROC_OK);
 
-  assert_int_equal(submit(pool, (question){.number = 1, .token = tokens[2]}, &over), PYPROC_OK);
+  assert_int_equal(submit(pool, (struct question){.number = 1, .token = tokens[2]}, &over), PYPROC_OK);
   collect(pool, &over, 1);
-  assert_int_equal(submit(pool, (question){.wait_ms = LONG_MS, .token = tokens[0]}, &running), PYPROC_OK);
+  assert_int_equal(submit(pool, (struct question){.wait_ms = LONG_MS, .token = tokens[0]}, &running), PYPROC_OK);
   wait_for_load(pool, 1, 0);
-  assert_int_equal(submit(pool, (question){.token = tokens[1]}, &queued), PYPROC_OK);
-  assert_int_equal(submit_json(pool, (question){.token = tokens[1]}, &waiting), PYPROC_OK);
+  assert_int_equal(submit(pool, (struct question){.token = tokens[1]}, &queued), PYPROC_OK);
+  assert_int_equal(submit_json(pool, (struct question){.token = tokens[1]}, &waiting), PYPROC_OK);
   pyproc_cancel_fire(tokens[1]);
   pyproc_cancel_free(tokens[1]);
   assert_true(is_readable(pool, LONG_MS));
@@ -376,7 +376,7 @@ static void tokens_cancel_at_every_stage(void **state) {
   assert_int_equal(running.count, 0);
 
   pyproc_cancel_fire(tokens[0]);
-  assert_int_equal(submit(pool, (question){.token = tokens[0]}, &before), PYPROC_E_CANCELLED);
+  assert_int_equal(submit(pool, (struct question){.token = tokens[0]}, &before), PYPROC_E_CANCELLED);
   collect(pool, &running, 1);
   assert_ended(&running, PYPROC_E_CANCELLED);
   pyproc_cancel_free(tokens[0]);
@@ -400,7 +400,7 @@ static void *fire_all(void *argument) {
 static void tokens_race_with_answers(void **state) {
   pyproc_pool *pool = open_pool(state, 2, 0);
   int count = scaled(RACES);
-  outcome *outcomes = calloc((size_t)count, sizeof *outcomes);
+  struct outcome *outcomes = calloc((size_t)count, sizeof *outcomes);
   pyproc_cancel **tokens = calloc((size_t)count + 1, sizeof *tokens);
   bool *taken = calloc((size_t)count, sizeof *taken);
   pthread_t thread;
@@ -409,7 +409,7 @@ static void tokens_race_with_answers(void **state) {
   pyproc_cancel **first_half = malloc((size_t)count * sizeof *first_half);
   assert_non_null(first_half);
   for (int i = 0; i < count; i++) {
-    question question = {.number = i, .token = tokens[i]};
+    struct question question = {.number = i, .token = tokens[i]};
     taken[i] = submit(pool, question, &outcomes[i]) == PYPROC_OK;
     if (i == count / 2) {
       memcpy(first_half, tokens, (size_t)count * sizeof *first_half);
@@ -441,12 +441,12 @@ static void tokens_race_with_answers(void **state) {
 
 static void call_under_which_the_worker_dies_is_told(void **state) {
   pyproc_pool *pool = open_pool(state, 1, 0);
-  outcome outcomes[4] = {0};
-  assert_int_equal(submit(pool, (question){.number = 1}, &outcomes[0]), PYPROC_OK);
+  struct outcome outcomes[4] = {0};
+  assert_int_equal(submit(pool, (struct question){.number = 1}, &outcomes[0]), PYPROC_OK);
   collect(pool, outcomes, 1);
-  assert_int_equal(submit(pool, (question){.wait_ms = LONG_MS}, &outcomes[1]), PYPROC_OK);
-  assert_int_equal(submit(pool, (question){.number = 2}, &outcomes[2]), PYPROC_OK);
-  pyproc_future *future = start(pool, (question){.number = 3});
+  assert_int_equal(submit(pool, (struct question){.wait_ms = LONG_MS}, &outcomes[1]), PYPROC_OK);
+  assert_int_equal(submit(pool, (struct question){.number = 2}, &outcomes[2]), PYPROC_OK);
+  pyproc_future *future = start(pool, (struct question){.number = 3});
   poll(NULL, 0, 50); /* so that the first one has most likely begun */
   assert_int_equal(kill((pid_t)outcomes[0].pid, SIGKILL), 0);
   collect(pool, outcomes, 3);
@@ -462,20 +462,20 @@ static void call_under_which_the_worker_dies_is_told(void **state) {
 }
 
 static void submit_again(int result, AsyncCalls__AskReply *reply, pyproc_error *error, void *userdata) {
-  outcome *self = userdata;
+  struct outcome *self = userdata;
   on_asked(result, reply, error, self);
-  outcome never = {0};
-  self->number = submit(self->pool, (question){.number = 1}, &never);
+  struct outcome never = {0};
+  self->number = submit(self->pool, (struct question){.number = 1}, &never);
 }
 
 static void close_runs_what_is_left(void **state) {
   pyproc_pool *pool = open_pool(state, 1, 100);
   AsyncCalls__AskRequest request = ASYNC_CALLS__ASK_REQUEST__INIT;
-  outcome outcomes[4] = {0};
-  assert_int_equal(submit(pool, (question){.number = 1}, &outcomes[0]), PYPROC_OK);
+  struct outcome outcomes[4] = {0};
+  assert_int_equal(submit(pool, (struct question){.number = 1}, &outcomes[0]), PYPROC_OK);
   assert_true(is_readable(pool, LONG_MS)); /* over, and not dispatched */
-  assert_int_equal(submit(pool, (question){.number = 2, .wait_ms = 20}, &outcomes[1]), PYPROC_OK);
-  assert_int_equal(submit(pool, (question){.wait_ms = LONG_MS, .timeout_ms = LONG_MS}, &outcomes[2]), PYPROC_OK);
+  assert_int_equal(submit(pool, (struct question){.number = 2, .wait_ms = 20}, &outcomes[1]), PYPROC_OK);
+  assert_int_equal(submit(pool, (struct question){.wait_ms = LONG_MS, .timeout_ms = LONG_MS}, &outcomes[2]), PYPROC_OK);
   outcomes[3].pool = pool;
   assert_int_equal(async_calls_asker_ask_submit(pool, &request, NULL, submit_again, &outcomes[3], NULL), PYPROC_OK);
   pyproc_pool_close(pool);
@@ -503,10 +503,10 @@ static void *dispatch_until_it_fails(void *argument) {
 
 static void close_ends_a_thread_that_dispatches(void **state) {
   dispatcher self = {.pool = open_pool(state, 1, 0)};
-  outcome outcome = {0};
+  struct outcome outcome = {0};
   pthread_t thread;
   assert_int_equal(pthread_create(&thread, NULL, dispatch_until_it_fails, &self), 0);
-  assert_int_equal(submit(self.pool, (question){.number = 3}, &outcome), PYPROC_OK);
+  assert_int_equal(submit(self.pool, (struct question){.number = 3}, &outcome), PYPROC_OK);
   while (atomic_load(&outcome.count) == 0) poll(NULL, 0, 1);
   assert_true(pthread_equal(outcome.thread, thread));
   pyproc_pool_close(self.pool);
@@ -530,7 +530,7 @@ static void one_thread_dispatches_at_a_time(void **state) {
 /* ---- many ---- */
 
 typedef struct chain {
-  outcome outcome;
+  struct outcome outcome;
   int left, failures, nested;
   pyproc_cancel *token;
 } chain;
@@ -552,11 +552,11 @@ static void next_in_chain(int result, AsyncCalls__AskReply *reply, pyproc_error 
 
 static void callbacks_may_submit_and_cancel(void **state) {
   chain self = {.outcome.pool = open_pool(state, 2, 0), .left = CHAIN};
-  outcome bystander = {0};
+  struct outcome bystander = {0};
   AsyncCalls__AskRequest request = ASYNC_CALLS__ASK_REQUEST__INIT;
   request.number = CHAIN;
   assert_int_equal(pyproc_cancel_new(&self.token), PYPROC_OK);
-  question question = {.wait_ms = LONG_MS, .timeout_ms = 2 * LONG_MS, .token = self.token};
+  struct question question = {.wait_ms = LONG_MS, .timeout_ms = 2 * LONG_MS, .token = self.token};
   assert_int_equal(submit(self.outcome.pool, question, &bystander), PYPROC_OK);
   assert_int_equal(async_calls_asker_ask_submit(self.outcome.pool, &request, NULL, next_in_chain, &self, NULL),
                    PYPROC_OK);
@@ -572,10 +572,11 @@ static void callbacks_may_submit_and_cancel(void **state) {
 static void thousands_in_flight_get_their_own_answers(void **state) {
   pyproc_pool *pool = open_pool(state, 2, 0);
   int count = scaled(PIPELINED);
-  outcome *outcomes = calloc((size_t)count, sizeof *outcomes);
+  struct outcome *outcomes = calloc((size_t)count, sizeof *outcomes);
   assert_non_null(outcomes);
   for (int i = 0; i < count; i++)
-    assert_int_equal((i % 4 == 3 ? submit_json : submit)(pool, (question){.number = i}, &outcomes[i]), PYPROC_OK);
+    assert_int_equal((i % 4 == 3 ? submit_json : submit)(pool, (struct question){.number = i}, &outcomes[i]),
+                     PYPROC_OK);
   collect(pool, outcomes, count);
   assert_false(is_readable(pool, 0));
   pyproc_pool_close(pool);
@@ -586,7 +587,7 @@ static void thousands_in_flight_get_their_own_answers(void **state) {
 typedef struct submitter {
   pyproc_pool *pool;
   pthread_t thread;
-  outcome outcomes[EACH];
+  struct outcome outcomes[EACH];
   int refused, wrong;
 } submitter;
 
@@ -594,7 +595,7 @@ typedef struct submitter {
 static void *submit_many(void *argument) {
   submitter *self = argument;
   for (int i = 0; i < EACH; i++) {
-    question question = {.number = i, .timeout_ms = i % 11 == 0 ? 2 : 0};
+    struct question question = {.number = i, .timeout_ms = i % 11 == 0 ? 2 : 0};
     if (i % 5 != 0) {
       self->refused += submit(self->pool, question, &self->outcomes[i]) < 0;
       continue;
@@ -626,7 +627,7 @@ static void many_threads_submit_while_one_dispatches(void **state) {
     assert_int_equal(submitters[i].refused, 0);
     assert_int_equal(submitters[i].wrong, 0);
     for (int j = 0; j < EACH; j++) {
-      const outcome *outcome = &submitters[i].outcomes[j];
+      const struct outcome *outcome = &submitters[i].outcomes[j];
       if (j % 5 == 0)
         assert_int_equal(outcome->count, 0);
       else if (j % 11 == 0 && outcome->result == PYPROC_E_DEADLINE_EXCEEDED)
@@ -649,7 +650,7 @@ static void futures_are_waited_for(void **state) {
   assert_int_equal(pyproc_future_wait_any(futures, 6, -1), PYPROC_E_INVALID_ARGUMENT);
   assert_int_equal(pyproc_future_wait_any(NULL, 1, -1), PYPROC_E_INVALID_ARGUMENT);
 
-  for (int i = 0; i < 6; i++) futures[i] = start(i < 4 ? pool : other, (question){.number = i});
+  for (int i = 0; i < 6; i++) futures[i] = start(i < 4 ? pool : other, (struct question){.number = i});
   assert_int_equal(pyproc_future_wait_all(futures, 6, -1), 0);
   assert_int_equal(pyproc_future_wait_all(futures, 6, 0), 0);
   assert_int_equal(pyproc_future_wait_any(futures, 6, 0), 0);
@@ -662,8 +663,8 @@ static void futures_are_waited_for(void **state) {
     futures[i] = NULL;
   }
 
-  futures[1] = start(pool, (question){.number = 1, .wait_ms = LONG_MS});
-  futures[3] = start(other, (question){.number = 3, .wait_ms = 30});
+  futures[1] = start(pool, (struct question){.number = 1, .wait_ms = LONG_MS});
+  futures[3] = start(other, (struct question){.number = 3, .wait_ms = 30});
   assert_int_equal(pyproc_future_wait_any(futures, 6, 1), PYPROC_E_DEADLINE_EXCEEDED);
   assert_int_equal(pyproc_future_wait_all(futures, 6, 1), PYPROC_E_DEADLINE_EXCEEDED);
   assert_int_equal(pyproc_future_wait_all(futures, 6, 0), PYPROC_E_DEADLINE_EXCEEDED);
@@ -672,7 +673,7 @@ static void futures_are_waited_for(void **state) {
   assert_int_equal(number, 3);
   pyproc_future_free(futures[3]);
   pyproc_future_free(futures[1]); /* cancels it */
-  futures[0] = start(pool, (question){.number = 9});
+  futures[0] = start(pool, (struct question){.number = 9});
   assert_int_equal(finish(futures[0], &number), PYPROC_OK); /* waits by itself */
   assert_int_equal(number, 9);
   pyproc_future_free(futures[0]);
@@ -687,10 +688,10 @@ static void futures_end_in_every_way(void **state) {
   pyproc_error *error = NULL;
   AsyncCalls__AskReply *reply = NULL;
   assert_int_equal(pyproc_cancel_new(&token), PYPROC_OK);
-  pyproc_future *cancelled = start(pool, (question){.wait_ms = LONG_MS, .token = token});
-  pyproc_future *late = start(pool, (question){.timeout_ms = 40});
-  pyproc_future *raising = start(pool, (question){.raises = "oh"});
-  pyproc_future *after = start(pool, (question){.number = 5, .token = token});
+  pyproc_future *cancelled = start(pool, (struct question){.wait_ms = LONG_MS, .token = token});
+  pyproc_future *late = start(pool, (struct question){.timeout_ms = 40});
+  pyproc_future *raising = start(pool, (struct question){.raises = "oh"});
+  pyproc_future *after = start(pool, (struct question){.number = 5, .token = token});
   wait_for_load(pool, 1, 0);
   assert_int_equal(finish(late, NULL), PYPROC_E_DEADLINE_EXCEEDED);
   pyproc_cancel_fire(token);
@@ -703,7 +704,7 @@ static void futures_end_in_every_way(void **state) {
   pyproc_future_free(raising);
   pyproc_future_free(late);
 
-  pyproc_future *wrong = start(pool, (question){.number = 6});
+  pyproc_future *wrong = start(pool, (struct question){.number = 6});
   assert_int_equal(refusal(async_calls_asker_ask_again_finish(wrong, &reply, &error), &error),
                    PYPROC_E_INVALID_ARGUMENT);
   assert_int_equal(refusal(async_calls_asker_ask_finish(wrong, NULL, &error), &error), PYPROC_E_INVALID_ARGUMENT);
@@ -718,10 +719,10 @@ static void futures_outlive_their_pool(void **state) {
   pyproc_cancel *token = NULL;
   int64_t number;
   assert_int_equal(pyproc_cancel_new(&token), PYPROC_OK);
-  pyproc_future *done = start(pool, (question){.number = 4, .token = token});
+  pyproc_future *done = start(pool, (struct question){.number = 4, .token = token});
   assert_int_equal(pyproc_future_wait_any(&done, 1, -1), 0);
-  pyproc_future *unfinished = start(pool, (question){.wait_ms = LONG_MS, .timeout_ms = LONG_MS, .token = token});
-  pyproc_future *dropped = start(pool, (question){.wait_ms = LONG_MS, .timeout_ms = LONG_MS});
+  pyproc_future *unfinished = start(pool, (struct question){.wait_ms = LONG_MS, .timeout_ms = LONG_MS, .token = token});
+  pyproc_future *dropped = start(pool, (struct question){.wait_ms = LONG_MS, .timeout_ms = LONG_MS});
   pyproc_pool_close(pool);
   pyproc_cancel_fire(token); /* both are still on it, and over */
   assert_int_equal(pyproc_future_wait_all(&unfinished, 1, 0), 0);
@@ -748,7 +749,7 @@ static void freeing_races_with_closing(void **state) {
     pthread_t thread;
     assert_int_equal(pyproc_cancel_new(&token), PYPROC_OK);
     for (size_t i = 0; i < LENGTH(futures); i++)
-      futures[i] = start(pool, (question){.wait_ms = (int64_t)i % 3, .token = i % 2 == 0 ? token : NULL});
+      futures[i] = start(pool, (struct question){.wait_ms = (int64_t)i % 3, .token = i % 2 == 0 ? token : NULL});
     assert_int_equal(pthread_create(&thread, NULL, close_it, pool), 0);
     for (size_t i = 0; i < LENGTH(futures); i++) {
       if (i == LENGTH(futures) / 2) pyproc_cancel_fire(token);
@@ -763,15 +764,15 @@ static void freeing_races_with_closing(void **state) {
 
 static void forked_child_has_no_use_for_it(void **state) {
   pyproc_pool *pool = open_pool(state, 1, 50);
-  outcome outcome = {0};
-  pyproc_future *future = start(pool, (question){.wait_ms = 100, .number = 2});
+  struct outcome outcome = {0};
+  pyproc_future *future = start(pool, (struct question){.wait_ms = 100, .number = 2});
   fflush(NULL);
   pid_t child = fork();
   assert_true(child >= 0);
   if (child == 0) {
     int wrong = (pyproc_pool_fd(pool) != PYPROC_E_FAILED_PRECONDITION) +
                 (pyproc_pool_dispatch(pool, -1) != PYPROC_E_FAILED_PRECONDITION) +
-                (submit(pool, (question){.number = 1}, &outcome) != PYPROC_E_FAILED_PRECONDITION) +
+                (submit(pool, (struct question){.number = 1}, &outcome) != PYPROC_E_FAILED_PRECONDITION) +
                 (pyproc_future_wait_all(&future, 1, -1) != PYPROC_E_FAILED_PRECONDITION) +
                 (pyproc_future_finish(future, &(ProtobufCMessage *){NULL}, NULL) != PYPROC_E_FAILED_PRECONDITION);
     pyproc_future_free(future);

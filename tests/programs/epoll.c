@@ -6,14 +6,14 @@
 
 enum { AT_FIRST = 8 };
 
-typedef struct app {
+struct app {
   pyproc_pool *pool;
   int open, answers, late, wrong;
-} app;
+};
 
 static quickstart_predictor_predict_done predicted;
 
-static void submit(app *app, double value, int64_t timeout_ms) {
+static void submit(struct app *app, double value, int64_t timeout_ms) {
   Quickstart__PredictRequest request = QUICKSTART__PREDICT_REQUEST__INIT;
   pyproc_call_options options = PYPROC_CALL_OPTIONS_INIT;
   pyproc_error *error = NULL;
@@ -29,7 +29,7 @@ static void submit(app *app, double value, int64_t timeout_ms) {
 }
 
 static void predicted(int result, Quickstart__PredictReply *reply, pyproc_error *error, void *userdata) {
-  app *app = userdata;
+  struct app *app = userdata;
   app->open--;
   app->late += result == PYPROC_E_DEADLINE_EXCEEDED;
   app->answers += result == 0;
@@ -39,7 +39,7 @@ static void predicted(int result, Quickstart__PredictReply *reply, pyproc_error 
 }
 
 /* Doubling 1 … 8 takes 20, 19, 19, 18, 18, 18, 18 and 17 answers to get to a million. */
-static int run_loop(app *app) {
+static int run_loop(struct app *app) {
   struct epoll_event event = {.events = EPOLLIN};
   int loop = epoll_create1(EPOLL_CLOEXEC);
   if (loop < 0 || epoll_ctl(loop, EPOLL_CTL_ADD, pyproc_pool_fd(app->pool), &event) < 0) return 1;
@@ -74,7 +74,7 @@ int main(void) {
   pyproc_pool_options options = PYPROC_POOL_OPTIONS_INIT;
   options.script = "gen/worker.py";
   options.workers = 2;
-  app app = {NULL, 0, 0, 0, 0};
+  struct app app = {NULL, 0, 0, 0, 0};
   if (pyproc_pool_open(&options, &app.pool, NULL) < 0) return 1;
   int failed = run_loop(&app) + run_futures(app.pool);
   pyproc_pool_close(app.pool);

@@ -14,33 +14,33 @@ enum { THREADS = 4, ROUNDS = 300 };
 
 static void closing_lets_in_and_shut_does_not(void **state) {
   (void)state;
-  gate gate;
-  gate_init(&gate);
-  assert_true(gate_enter(&gate));
-  assert_false(gate_is_closing(&gate));
-  gate_close(&gate);
-  assert_true(gate_is_closing(&gate));
-  assert_false(gate_wait(&gate, platform_now_ns() + 1000000));
-  assert_true(gate_enter(&gate));
-  gate_leave(&gate);
-  gate_leave(&gate);
-  assert_true(gate_wait(&gate, 0));
-  gate_shut(&gate);
-  assert_false(gate_enter(&gate));
-  assert_true(gate_wait(&gate, 0));
-  gate_destroy(&gate);
+  gate door;
+  gate_init(&door);
+  assert_true(gate_enter(&door));
+  assert_false(gate_is_closing(&door));
+  gate_close(&door);
+  assert_true(gate_is_closing(&door));
+  assert_false(gate_wait(&door, platform_now_ns() + 1000000));
+  assert_true(gate_enter(&door));
+  gate_leave(&door);
+  gate_leave(&door);
+  assert_true(gate_wait(&door, 0));
+  gate_shut(&door);
+  assert_false(gate_enter(&door));
+  assert_true(gate_wait(&door, 0));
+  gate_destroy(&door);
 }
 
 /* What a gate guards. The last one out finds it freed, should the gate let the closing thread go too early. */
-typedef struct house {
+struct house {
   gate gate;
   pthread_barrier_t begin;
   atomic_int *lamp;
   _Atomic int entered;
-} house;
+};
 
 static void *visit(void *argument) {
-  house *self = argument;
+  struct house *self = argument;
   pthread_barrier_wait(&self->begin);
   for (int i = 0; i < 50 && gate_enter(&self->gate); i++) {
     atomic_fetch_add(self->lamp, 1);
@@ -53,7 +53,7 @@ static void *visit(void *argument) {
 static void nobody_is_inside_once_it_is_shut(void **state) {
   (void)state;
   for (int round = 0; round < ROUNDS; round++) {
-    house house = {.lamp = calloc(1, sizeof(atomic_int))};
+    struct house house = {.lamp = calloc(1, sizeof(atomic_int))};
     pthread_t threads[THREADS];
     gate_init(&house.gate);
     pthread_barrier_init(&house.begin, NULL, THREADS + 1);
