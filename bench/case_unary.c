@@ -40,6 +40,10 @@ unary_pool *unary_open(const char *protocol, int64_t spin_us) {
   return self;
 }
 
+struct pyproc_pool *unary_handle(unary_pool *pool) {
+  return pool->pool;
+}
+
 static void call_typed(pyproc_pool *pool, double value) {
   pyproc_error *error = NULL;
   Bench__PredictRequest request = BENCH__PREDICT_REQUEST__INIT;

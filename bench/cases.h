@@ -20,8 +20,12 @@ void run_pingpong(pingpong_mode mode, double seconds, measure *to);
 /* Unary calls into Python. */
 typedef struct unary_pool unary_pool;
 unary_pool *unary_open(const char *protocol, int64_t spin_us);
+struct pyproc_pool *unary_handle(unary_pool *pool);
 typedef enum unary_kind { UNARY_TYPED, UNARY_DYNAMIC } unary_kind;
 void run_unary(unary_pool *pool, unary_kind kind, int threads, double seconds, measure *to);
 void unary_close(unary_pool *pool);
+
+/* One thread that keeps `in_flight` submitted calls under way and runs their callbacks. */
+void run_submit(unary_pool *pool, int in_flight, double seconds, measure *to);
 
 #endif

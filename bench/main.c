@@ -11,7 +11,7 @@
 
 #include "report.h"
 
-enum { ROUNDS = 3, SAMPLES = 3 << 20, MANY = 16 };
+enum { ROUNDS = 3, SAMPLES = 3 << 20, MANY = 16, IN_FLIGHT = 64 };
 
 enum {
   CASE_BLOCKING,
@@ -23,6 +23,9 @@ enum {
   CASE_JSON_MANY,
   CASE_DYNAMIC_1,
   CASE_DYNAMIC_JSON_1,
+  CASE_SUBMIT_1,
+  CASE_SUBMIT_MANY,
+  CASE_SUBMIT_JSON_MANY,
   CASES
 };
 
@@ -42,6 +45,9 @@ int main(int argc, char **argv) {
     run_unary(json, UNARY_TYPED, MANY, seconds, &measures[CASE_JSON_MANY]);
     run_unary(protobuf, UNARY_DYNAMIC, 1, seconds, &measures[CASE_DYNAMIC_1]);
     run_unary(json, UNARY_DYNAMIC, 1, seconds, &measures[CASE_DYNAMIC_JSON_1]);
+    run_submit(protobuf, 1, seconds, &measures[CASE_SUBMIT_1]);
+    run_submit(protobuf, IN_FLIGHT, seconds, &measures[CASE_SUBMIT_MANY]);
+    run_submit(json, IN_FLIGHT, seconds, &measures[CASE_SUBMIT_JSON_MANY]);
   }
   unary_close(protobuf);
   unary_close(json);
@@ -58,6 +64,9 @@ int main(int argc, char **argv) {
       {"typed, JSON, 16 threads", &measures[CASE_JSON_MANY], spinning, "spinning ping-pong"},
       {"@expose over protobuf, 1 thread", &measures[CASE_DYNAMIC_1], spinning, "spinning ping-pong"},
       {"@expose over JSON, 1 thread", &measures[CASE_DYNAMIC_JSON_1], spinning, "spinning ping-pong"},
+      {"submit, 1 in flight", &measures[CASE_SUBMIT_1], blocked, "blocking ping-pong"},
+      {.name = "pipelined submit, 64 in flight", .measure = &measures[CASE_SUBMIT_MANY]},
+      {.name = "the same, JSON", .measure = &measures[CASE_SUBMIT_JSON_MANY]},
   };
   int result = report(rows, (int)(sizeof rows / sizeof *rows), BENCH_RESULTS);
   for (int i = 0; i < CASES; i++) samples_free(&measures[i].samples);

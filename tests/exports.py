@@ -1,5 +1,6 @@
-"""Compares three lists that must be one: what the library exports, its export list, what the header declares."""
+"""Compares three lists that must be one: what the library exports, its export list, what the headers declare."""
 import argparse
+import os
 import re
 import subprocess
 import sys
@@ -24,7 +25,8 @@ def listed(map_file: str) -> Set[str]:
 
 def declared(header: str, compiler: str) -> Set[str]:
     """The functions that the header declares and does not define itself."""
-    text = subprocess.run([compiler, "-E", "-std=c11", header], check=True, capture_output=True, text=True).stdout
+    command = [compiler, "-E", "-std=c11", f"-I{os.path.dirname(header)}", header]
+    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     own = []
     here = False
     for line in text.splitlines():
@@ -49,13 +51,14 @@ def declared(header: str, compiler: str) -> Set[str]:
 def main() -> int:
     """Command line; one line for each difference."""
     parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("compiler", "library", "map", "header"):
+    for name in ("compiler", "library", "map"):
         parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--header", action="append", required=True)
     arguments = parser.parse_args()
     names = {
         "exported": {name for name in exported(arguments.library) if not GENERATED.match(name)},
         "in the export list": {name for name in listed(arguments.map) if not GENERATED.match(name)},
-        "declared in the header": declared(arguments.header, arguments.compiler),
+        "declared in a header": set().union(*(declared(header, arguments.compiler) for header in arguments.header)),
     }
     wrong = not names["exported"]
     for name in sorted(set().union(*names.values())):

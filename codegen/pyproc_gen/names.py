@@ -80,7 +80,7 @@ C_RESERVED_PREFIXES = (
 )
 
 # What each kind of rpc is called in C, now or in a later version: all of it is kept free.
-UNARY_SUFFIXES = ("", "_with", "_submit", "_start", "_finish", "_done", "_method")
+UNARY_SUFFIXES = ("", "_with", "_submit", "_start", "_finish", "_done", "_method", "__deliver")
 STREAM_SUFFIXES = (
     "_open", "_send", "_done_sending", "_recv", "_recv_submit", "_send_submit", "_close", "_done", "_method",
 )

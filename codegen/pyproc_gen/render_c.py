@@ -92,8 +92,21 @@ class _CFile:
                 "Returns PYPROC_OK and sets *ret_reply, or a negative PYPROC_E* and sets *reterr if it is given;\n"
                 "what is not set stays untouched. Free the reply with pyproc_reply_free and with nothing else, the\n"
                 "error with pyproc_error_free."),
+            "done_comment": _comment(
+                f"How a submitted call of {rpc} ends: `reply` or `error`, the other one is NULL.\n"
+                "Both are the callback's: free the reply with pyproc_reply_free and with nothing else, the error with\n"
+                "pyproc_error_free."),
             "with_comment": _comment("The same with options for this call, or NULL. Free the reply with "
                                      "pyproc_reply_free and with nothing else."),
+            "submit_comment": _comment(
+                "Sends the call and returns. 0: `done` runs exactly once, in pyproc_pool_dispatch or "
+                "pyproc_pool_close;\n"
+                "a negative PYPROC_E*: never. Request and options, which may be NULL, are copied. From any thread."),
+            "start_comment": _comment("Sends the call and returns a future for its reply; free that with "
+                                      "pyproc_future_free. Else as _submit."),
+            "finish_comment": _comment(
+                "Takes the result of a call that _start has sent, once; waits for it where it must. Free the reply\n"
+                "with pyproc_reply_free and with nothing else, then the future."),
         }
 
     def _service(self, service: Service) -> Dict[str, Any]:

@@ -48,10 +48,11 @@
  *
  * THREADS
  *   Any thread may call, fire a token, ask for health, read or free what it owns. Many calls may run at once over one
- *   pool; a thread makes one at a time. pyproc_pool_close is called once, by any thread, when no other thread will
+ *   pool; a thread waits for one at a time. pyproc_pool_close is called once, by any thread, when no other thread will
  *   begin a call: calls that are inside already are waited for. One error, reply or options struct is used by one
- *   thread at a time; nothing locks it. Callbacks run on the supervisor's thread, one at a time, and must not call any
- *   function that takes the same pool.
+ *   thread at a time; nothing locks it. Log and event callbacks run on the supervisor's thread, one at a time, and must
+ *   not call any function that takes the same pool. Callbacks of submitted calls run on the thread that dispatches, and
+ *   may.
  *
  * HOW WAITING WORKS
  *   No thread stands between a caller and its worker. The calling thread writes the request to the worker's socket and
@@ -70,7 +71,7 @@
  *   neither read nor freed. Free errors with pyproc_error_free.
  *   Replies and JSON bodies are freed with pyproc_reply_free and with nothing else: not with free(), not with
  *   protobuf-c's functions. A reply is one block: what it points to lives as long as it does. Do not change it.
- *   Replies, errors and tokens belong to no pool: they may be freed by any thread and after the pool is closed.
+ *   Replies, errors, tokens and futures belong to no pool: they may be freed by any thread and after the pool is closed.
  *   Everything that is passed in is the caller's and only read: requests and call options until the call returns, pool
  *   options until pyproc_pool_open returns (strings are copied; `services` points to constant tables and is kept).
  *   Functions that free, and accessors, take NULL.
@@ -317,9 +318,9 @@ typedef struct pyproc_log_record {
 } pyproc_log_record;
 
 /* Gets log records: on the supervisor's thread, one at a time, in the order of each worker's lines. It must not call
- * the pool and must not let a C++ exception out. One that blocks delays no call and no worker: up to 4096 records wait,
- * what is more is dropped, and a WARNING from "pyproc" says how many. Deaths and restarts of workers are seen to when
- * it returns. */
+ * the pool and must not let a C++ exception out. One that blocks delays no worker, and no calls but asynchronous ones:
+ * up to 4096 records wait, what is more is dropped, and a WARNING from "pyproc" says how many. Deaths and restarts of
+ * workers are seen to when it returns. */
 typedef void pyproc_log_callback(const pyproc_log_record *record, void *userdata);
 
 /* What events tell. */
@@ -543,8 +544,8 @@ int pyproc_pool_open(const pyproc_pool_options *options, pyproc_pool **ret_pool,
  * Closes the pool and frees it. Calls that are inside have drain_timeout_ms to end, waiting ones among them; then those
  * that wait end with UNAVAILABLE and the workers are told to stop. A worker ends the handler that it runs, then runs
  * its on_stop and atexit hooks; after another drain_timeout_ms it gets SIGTERM, a second later SIGKILL, and what it ran
- * is UNAVAILABLE. Returns when no worker, thread or descriptor of the pool is left. Log lines up to the end are
- * delivered; no callback runs afterwards.
+ * is UNAVAILABLE. Then the callbacks of submitted calls that were not dispatched run, on this thread. Returns when no
+ * worker, thread or descriptor of the pool is left. Log lines up to the end are delivered; no callback runs afterwards.
  *
  * No thread may begin a call on the pool once this was called. Not from a callback. NULL is fine. In a forked child it
  * frees memory only.
@@ -605,6 +606,162 @@ int pyproc_call(pyproc_pool *pool, const pyproc_method *method, const ProtobufCM
  */
 int pyproc_call_json(pyproc_pool *pool, const char *method, const char *body, const pyproc_call_options *options,
                      char **ret_body, pyproc_error **reterr);
+
+/* ---- asynchronous calls ---- */
+
+/*
+ * Calls that no thread waits for. A submitted call ends in a callback, which runs when the program dispatches: from its
+ * event loop, whenever the pool's descriptor is readable, or from a thread that does nothing else. A started call ends
+ * in a future, for which any thread can wait. Both are sent by the calling thread, which never waits for a worker; the
+ * supervisor reads the reply and minds the deadline; no other thread takes part. Nobody spins for such a call, so that
+ * the answer to a single one takes longer than that of a blocking call.
+ *
+ * All that is passed in (request, options, name, body) is copied or sent before the function returns. Deadline, token,
+ * queue_limit and codes are those of blocking calls. What is wrong from the outset fails right away, with a negative
+ * result and *reterr, and then there is no callback and no future: a bad argument, a request that cannot be sent, a
+ * deadline that has passed, a token that was fired, a full queue, a pool that is being closed.
+ *
+ * The supervisor runs the log and event callbacks, too: one of these that blocks holds up the end of asynchronous
+ * calls.
+ *
+ * With an event loop:
+ *
+ * ```c
+ * #include <poll.h>
+ * #include <stdio.h>
+ * #include "quickstart.pyproc.h"
+ *
+ * static quickstart_predictor_predict_done on_predicted;
+ * static void on_predicted(int result, Quickstart__PredictReply *reply, pyproc_error *error, void *userdata) {
+ *   int *open_calls = (int *)userdata;
+ *   if (result < 0) fprintf(stderr, "%s\n", pyproc_error_message(error));
+ *   else printf("%g\n", reply->result);
+ *   pyproc_reply_free(reply);
+ *   pyproc_error_free(error);
+ *   (*open_calls)--;
+ * }
+ *
+ * int main(void) {
+ *   pyproc_pool_options options = PYPROC_POOL_OPTIONS_INIT;
+ *   options.script = "gen/worker.py";
+ *   pyproc_pool *pool = NULL;
+ *   if (pyproc_pool_open(&options, &pool, NULL) < 0) return 1;
+ *   int open_calls = 0;
+ *   for (int i = 0; i < 8; i++) {
+ *     Quickstart__PredictRequest request = QUICKSTART__PREDICT_REQUEST__INIT;
+ *     request.value = i;
+ *     open_calls += quickstart_predictor_predict_submit(pool, &request, NULL, on_predicted, &open_calls, NULL) == 0;
+ *   }
+ *   struct pollfd readable = {pyproc_pool_fd(pool), POLLIN, 0};
+ *   while (open_calls > 0 && poll(&readable, 1, -1) >= 0 && pyproc_pool_dispatch(pool, 0) >= 0) {}
+ *   pyproc_pool_close(pool);
+ *   return 0;
+ * }
+ * ```
+ *
+ * With futures:
+ *
+ * ```c
+ * pyproc_future *futures[4] = {NULL};
+ * for (int i = 0; i < 4; i++) {
+ *   Quickstart__PredictRequest request = QUICKSTART__PREDICT_REQUEST__INIT;
+ *   request.value = i;
+ *   if (quickstart_predictor_predict_start(pool, &request, NULL, &futures[i], NULL) < 0) return -1;
+ * }
+ * if (pyproc_future_wait_all(futures, 4, 1000) < 0) puts("not all within a second");
+ * for (int i = 0; i < 4; i++) {
+ *   Quickstart__PredictReply *reply = NULL;
+ *   if (quickstart_predictor_predict_finish(futures[i], &reply, NULL) == 0) printf("%g\n", reply->result);
+ *   pyproc_reply_free(reply);
+ *   pyproc_future_free(futures[i]);
+ * }
+ * ```
+ */
+
+/* A call that was started, and its result once it is over. One thread at a time uses a future. */
+typedef struct pyproc_future pyproc_future;
+
+/*
+ * The end of a submitted call, on the thread that dispatches. `result` is 0 and `reply` not NULL, or `result` is a
+ * PYPROC_E* and `error` not NULL; the other one is NULL. Both are the callback's, which frees them with
+ * pyproc_reply_free and pyproc_error_free, or keeps them. No lock is held: a callback may call the pool, submit, start,
+ * fire tokens, and block, which holds up the callbacks after it. It must not close the pool, and must return (no
+ * longjmp, no exception).
+ */
+typedef void pyproc_done(int result, ProtobufCMessage *reply, pyproc_error *error, void *userdata);
+
+/* The same for a call with a JSON body, which is freed with pyproc_reply_free, too. */
+typedef void pyproc_json_done(int result, char *body, pyproc_error *error, void *userdata);
+
+/*
+ * Sends a typed call whose end `done` is told; what the generated _submit functions are made of. Returns 0, and then
+ * `done` runs exactly once with `userdata`, which is never looked at: in pyproc_pool_dispatch, possibly on another
+ * thread before this returns, or in pyproc_pool_close. On failure it never runs. `options` may be NULL. Any thread;
+ * never waits.
+ *
+ * Errors: those of pyproc_call that show before the call is sent; all others reach the callback.
+ */
+int pyproc_call_submit(pyproc_pool *pool, const pyproc_method *method, const ProtobufCMessage *request,
+                       const pyproc_call_options *options, pyproc_done *done, void *userdata, pyproc_error **reterr);
+
+/* pyproc_call_json whose end `done` is told; see pyproc_call_submit. */
+int pyproc_call_json_submit(pyproc_pool *pool, const char *method, const char *body, const pyproc_call_options *options,
+                            pyproc_json_done *done, void *userdata, pyproc_error **reterr);
+
+/*
+ * The descriptor to poll for reading: readable as long as callbacks wait to be run, whatever ended their calls, a
+ * deadline included, so that no timer is needed beside it. Level-triggered, the same for the pool's life, and the
+ * pool's: do not read, write or close it; take it out of the event loop before the pool is closed. Any thread.
+ *
+ * Errors: INVALID_ARGUMENT, FAILED_PRECONDITION (in a forked child); no pyproc_error.
+ */
+int pyproc_pool_fd(pyproc_pool *pool);
+
+/*
+ * Runs the callbacks of the calls that are over, in the order in which they ended, and returns how many; those of calls
+ * that end meanwhile are left for the next time. When there are none it waits for one: up to `timeout_ms` milliseconds,
+ * 0: not at all, negative: without limit, also when no call is in flight. Returns 0 when the time has passed. Any
+ * thread, but one at a time.
+ *
+ * Errors: INVALID_ARGUMENT; FAILED_PRECONDITION: another thread dispatches, or a callback calls this, or in a forked
+ * child; UNAVAILABLE: the pool is being closed; no pyproc_error.
+ */
+int pyproc_pool_dispatch(pyproc_pool *pool, int timeout_ms);
+
+/*
+ * Sends a typed call and gives a future for its reply; what the generated _start functions are made of. Free
+ * *ret_future with pyproc_future_free, whatever becomes of it. `options` may be NULL. Any thread; never waits.
+ *
+ * Errors: as pyproc_call_submit.
+ */
+int pyproc_call_start(pyproc_pool *pool, const pyproc_method *method, const ProtobufCMessage *request,
+                      const pyproc_call_options *options, pyproc_future **ret_future, pyproc_error **reterr);
+
+/*
+ * Waits until one of `count` futures, which may be of several pools, is over, with whatever result. Returns the lowest
+ * index of those that are; once its result is taken put NULL there: NULL entries are skipped. Waits up to `timeout_ms`
+ * milliseconds, 0: not at all, negative: without limit. That it takes too long ends no call. Any thread.
+ *
+ * Errors: DEADLINE_EXCEEDED: none is over yet; INVALID_ARGUMENT: all entries are NULL, or there are more than INT_MAX;
+ * FAILED_PRECONDITION: a call was started before this process was forked; no pyproc_error.
+ */
+int pyproc_future_wait_any(pyproc_future *const *futures, size_t count, int64_t timeout_ms);
+
+/* The same until all of them are over; then, and where there are none, returns 0. */
+int pyproc_future_wait_all(pyproc_future *const *futures, size_t count, int64_t timeout_ms);
+
+/*
+ * Takes the result of a started call, once: its reply, which is the caller's, or its error. Waits where the call is not
+ * over, at most until its deadline. The future is still to be freed. Legal after the pool is closed.
+ *
+ * Errors: those of pyproc_call; FAILED_PRECONDITION: the result was taken before. The generated _finish functions also
+ * refuse the future of another rpc (INVALID_ARGUMENT).
+ */
+int pyproc_future_finish(pyproc_future *future, ProtobufCMessage **ret_reply, pyproc_error **reterr);
+
+/* Frees a future. A call that is not over is cancelled; a result that was not taken is lost. Legal after the pool is
+ * closed. NULL is fine. */
+void pyproc_future_free(pyproc_future *future);
 
 /* Frees a reply or a JSON body with all that it points to. Any thread, also after the pool is closed. NULL is fine. */
 void pyproc_reply_free(void *reply);

@@ -85,6 +85,27 @@ struct pyproc_service {
   size_t method_count;
 };
 
+#if defined(__GNUC__)
+#pragma GCC visibility push(default)
+#endif
+
+/* Emitted once for each unary rpc: gives `done` its own type back and calls it. */
+typedef void pyproc_trampoline(void (*done)(void), int result, ProtobufCMessage *reply, pyproc_error *error,
+                               void *userdata);
+
+/* pyproc_call_submit for a callback with the rpc's own reply type. */
+int pyproc_call_submit_generated(pyproc_pool *pool, const pyproc_method *method, const ProtobufCMessage *request,
+                                 const pyproc_call_options *options, pyproc_trampoline *trampoline, void (*done)(void),
+                                 void *userdata, pyproc_error **reterr);
+
+/* pyproc_future_finish for a future of that method; one of another method is INVALID_ARGUMENT. */
+int pyproc_future_finish_generated(pyproc_future *future, const pyproc_method *method, ProtobufCMessage **ret_reply,
+                                   pyproc_error **reterr);
+
+#if defined(__GNUC__)
+#pragma GCC visibility pop
+#endif
+
 #ifdef __cplusplus
 }
 #endif

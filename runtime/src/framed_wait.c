@@ -44,7 +44,7 @@ void framed_hand_over(framed *self, const struct call *mine) {
   bool owes = self->thread_count == 0;
   pthread_mutex_unlock(&self->lock);
   if (bit != 0) lot_wake(self->settings.lot, bit);
-  if (owes) self->base.owner_ops->watch(self->base.owner);
+  if (owes) self->base.owner_ops->watch(self->base.owner, atomic_load(&self->write_blocked));
 }
 
 void framed_leave_reading(framed *self, const struct call *mine) {

@@ -5,20 +5,32 @@
 
 #include "error.h"
 
-enum { LEAVE_POLL_NS = 1000000 };
+bool pool_is_forked(const pyproc_pool *pool) {
+  return pool->fork_generation != platform_fork_generation();
+}
 
 int pool_enter(pyproc_pool *pool, pyproc_error **reterr) {
   if (pool == NULL)
     return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "pool is NULL: was pyproc_pool_open successful?");
-  if (pool->fork_generation != platform_fork_generation())
+  if (pool_is_forked(pool))
     return error_set(reterr, PYPROC_E_FAILED_PRECONDITION,
                      "the pool was opened before this process was forked: open one in the child, after the fork");
-  atomic_fetch_add(&pool->callers, 1);
+  if (!gate_enter(&pool->gate)) return error_set(reterr, PYPROC_E_UNAVAILABLE, "the pool is closed");
   return PYPROC_OK;
 }
 
 void pool_leave(pyproc_pool *pool) {
-  atomic_fetch_sub(&pool->callers, 1); /* the pool may be gone from here on */
+  gate_leave(&pool->gate);
+}
+
+void pool_ref(pyproc_pool *pool) {
+  atomic_fetch_add(&pool->references, 1);
+}
+
+void pool_unref(pyproc_pool *pool) {
+  if (atomic_fetch_sub(&pool->references, 1) > 1) return;
+  gate_destroy(&pool->gate);
+  free(pool);
 }
 
 void pool_count(pyproc_pool *pool, int result) {
@@ -32,53 +44,56 @@ int pyproc_pool_open(const pyproc_pool_options *given, pyproc_pool **ret_pool, p
   if (pool == NULL) return error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED, "out of memory");
   int result = options_copy(&pool->options, given, reterr);
   if (result < 0) goto no_options;
+  result = async_init(&pool->async, reterr);
+  if (result < 0) goto no_async;
+  gate_init(&pool->gate);
+  atomic_init(&pool->references, 1);
   pool->fork_generation = platform_fork_generation();
   lot_init(&pool->lot);
   admission_init(&pool->admission, &pool->lot, pool->options.queue_limit, (int)pool->options.max_in_flight);
-  result = supervisor_open(&pool->options, &pool->lot, &pool->admission, &pool->supervisor, reterr);
+  supervisor_tick tick = {.run = async_expire, .argument = pool};
+  result = supervisor_open(&pool->options, &pool->lot, &pool->admission, tick, &pool->supervisor, reterr);
   if (result < 0) goto no_supervisor;
   *ret_pool = pool;
   return PYPROC_OK;
 no_supervisor:
   admission_destroy(&pool->admission);
   lot_destroy(&pool->lot);
+  gate_destroy(&pool->gate);
+  async_destroy(&pool->async);
+no_async:
   options_free(&pool->options);
 no_options:
   free(pool);
   return result;
 }
 
-static bool nobody_inside(void *argument) {
-  return atomic_load(&((pyproc_pool *)argument)->callers) == 0;
-}
-
-/* Looks again and again: whoever leaves last must not touch the pool any more, not even to wake us. */
-static void wait_for_callers(pyproc_pool *pool, int64_t deadline_ns) {
-  lot_waiter waiter = {0};
-  lot_waiter_init(&pool->lot, &waiter);
-  for (int64_t now = platform_now_ns(); !nobody_inside(pool) && now < deadline_ns; now = platform_now_ns()) {
-    int64_t next = deadline_ns - now > LEAVE_POLL_NS ? now + LEAVE_POLL_NS : deadline_ns;
-    lot_sleep(&pool->lot, &waiter, nobody_inside, pool, next);
-  }
+/* Lets calls end, then ends them, and runs the callbacks that are left. */
+static void end_calls(pyproc_pool *pool) {
+  gate_close(&pool->gate);
+  completions_close(&pool->async.completions);
+  admission_close(&pool->admission, NULL);
+  gate_wait(&pool->gate, platform_now_ns() + pool->options.drain_timeout_ms * 1000000);
+  pyproc_error *error = error_new(PYPROC_E_UNAVAILABLE, "the pool was closed");
+  admission_close(&pool->admission, error);
+  pyproc_error_free(error);
+  supervisor_stop(pool->supervisor);
+  gate_wait(&pool->gate, PLATFORM_NO_DEADLINE);
+  while (completions_dispatch(&pool->async.completions, 0) > 0) {}
+  gate_shut(&pool->gate);
 }
 
 void pyproc_pool_close(pyproc_pool *pool) {
   if (pool == NULL) return;
-  if (pool->fork_generation == platform_fork_generation()) {
-    atomic_store(&pool->closing, true);
-    admission_close(&pool->admission, NULL);
-    wait_for_callers(pool, platform_now_ns() + pool->options.drain_timeout_ms * 1000000);
-    pyproc_error *error = error_new(PYPROC_E_UNAVAILABLE, "the pool was closed");
-    admission_close(&pool->admission, error);
-    pyproc_error_free(error);
-    supervisor_stop(pool->supervisor);
-    wait_for_callers(pool, INT64_MAX);
+  if (!pool_is_forked(pool)) {
+    end_calls(pool);
     admission_destroy(&pool->admission);
     lot_destroy(&pool->lot);
   }
   supervisor_free(pool->supervisor);
+  async_destroy(&pool->async);
   options_free(&pool->options);
-  free(pool);
+  pool_unref(pool);
 }
 
 int pyproc_pool_health(pyproc_pool *pool, pyproc_health *ret_health) {

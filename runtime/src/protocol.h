@@ -54,8 +54,8 @@ typedef struct connection_owner {
   void (*freed)(void *owner); /* there is room for more calls than before */
   /* The worker has given the call back, not started: it stops. The call is in no table; find another place for it. */
   void (*returned)(void *owner, struct call *call);
-  void (*broken)(void *owner); /* the connection is of no more use: `reason` says why */
-  void (*watch)(void *owner);  /* the supervisor should poll fd: something is owed and nobody reads */
+  void (*broken)(void *owner);                /* the connection is of no more use: `reason` says why */
+  void (*watch)(void *owner, bool for_write); /* the supervisor should poll fd: something is owed and nobody reads */
   /* While the supervisor is held up in a callback, whoever blocks here also polls these (at most two; returns how many)
    * and calls `drain` when it wakes, so that a worker never waits for its log to be read. */
   int (*logs)(void *owner, int fds[2]);

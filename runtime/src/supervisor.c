@@ -21,6 +21,7 @@ enum { EVENTS_MAX = 64, LOG_BATCH = 64, PATH_SIZE = 4096, BALANCE_NS = 2000000 }
 
 struct supervisor {
   const struct options *options;
+  supervisor_tick tick;
   worker_shop shop;
   struct worker *workers;
   struct connection **connections;
@@ -193,6 +194,8 @@ static void *run(void *argument) {
     bool running = take_stock(self);
     if (closing && !running) break;
     due = balance(self, due);
+    int64_t next = self->tick.run(self->tick.argument, platform_now_ns());
+    if (next < due) due = next;
     if (log_deliver(self->shop.log, LOG_BATCH)) due = 0; /* more lines wait */
     wait_for_events(self, due);
   }
@@ -225,11 +228,12 @@ static int wait_until_ready(struct supervisor *self, pyproc_error **reterr) {
   return result;
 }
 
-int supervisor_open(const struct options *options, struct lot *lot, struct admission *admission,
+int supervisor_open(const struct options *options, struct lot *lot, struct admission *admission, supervisor_tick tick,
                     struct supervisor **ret_supervisor, pyproc_error **reterr) {
   struct supervisor *self = calloc(1, sizeof *self);
   if (self == NULL) return error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED, "out of memory");
   self->options = options;
+  self->tick = tick;
   self->poller.fd = self->wake.read_fd = self->wake.write_fd = self->host_fd = self->host_keep_fd = -1;
   pthread_mutex_init(&self->lock, NULL);
   pthread_cond_init(&self->changed, NULL);
@@ -270,6 +274,10 @@ void supervisor_free(struct supervisor *self) {
   pthread_cond_destroy(&self->changed);
   pthread_mutex_destroy(&self->lock);
   free(self);
+}
+
+void supervisor_wake(struct supervisor *self) {
+  wake_signal(&self->wake);
 }
 
 int supervisor_ready_workers(const struct supervisor *self) {

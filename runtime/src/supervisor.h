@@ -10,9 +10,15 @@
 
 struct supervisor;
 
+/* What else the thread does: `run` returns when it is due again (CLOCK_MONOTONIC ns; INT64_MAX: never). */
+typedef struct supervisor_tick {
+  int64_t (*run)(void *argument, int64_t now_ns);
+  void *argument;
+} supervisor_tick;
+
 /* Starts the thread and the workers, and waits until all of them are ready, or one has failed, which is the error.
  * `options`, `lot` and `admission` must outlive it; the connections are created here and put into `admission`. */
-int supervisor_open(const struct options *options, struct lot *lot, struct admission *admission,
+int supervisor_open(const struct options *options, struct lot *lot, struct admission *admission, supervisor_tick tick,
                     struct supervisor **ret_supervisor, pyproc_error **reterr);
 
 /* Ends the workers (asked at first, killed after options.drain_timeout_ms) and the thread, and waits for both. */
@@ -21,6 +27,9 @@ void supervisor_stop(struct supervisor *self);
 /* Frees everything; no call is inside a connection any more. In a forked child, where the thread does not exist, it
  * may be called without supervisor_stop. */
 void supervisor_free(struct supervisor *self);
+
+/* Makes it look again at what is due. Any thread. */
+void supervisor_wake(struct supervisor *self);
 
 /* Any thread. */
 int supervisor_ready_workers(const struct supervisor *self);

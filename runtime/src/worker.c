@@ -55,9 +55,10 @@ static void on_broken(void *owner) {
   raise_flag(self, &self->became_broken);
 }
 
-static void on_watch(void *owner) {
+static void on_watch(void *owner, bool for_write) {
   struct worker *self = owner;
-  raise_flag(self, &self->wants_watch);
+  uint32_t wanted = for_write ? POLLER_IN | POLLER_OUT : POLLER_IN;
+  if ((atomic_load(&self->socket_events) & wanted) != wanted) raise_flag(self, &self->wants_watch);
 }
 
 static void on_freed(void *owner) {
@@ -103,6 +104,7 @@ const connection_owner worker_connection_owner = {
 
 static void watch(struct worker *self, worker_source source, int fd, uint32_t events) {
   worker_watch *watch = &self->watches[source];
+  if (source == WORKER_SOCKET) atomic_store(&self->socket_events, events);
   if (watch->fd == fd && watch->events == events) return;
   if (watch->fd >= 0 && (watch->fd != fd || events == 0)) poller_set(self->shop->poller, watch->fd, 0, NULL);
   watch->fd = events != 0 ? fd : -1;
@@ -114,9 +116,11 @@ static void unwatch(struct worker *self, worker_source source) {
   watch(self, source, -1, 0);
 }
 
-/* The socket is watched only while the worker owes something that no caller waits for. */
+/* The socket is watched only while the worker owes something that no caller waits for. Others see first that it may
+ * not be watched, then we look whether something is owed: whoever makes that so afterwards, tells us. */
 static void watch_socket(struct worker *self) {
   bool for_write = false;
+  atomic_store(&self->socket_events, 0);
   if (!self->connection->protocol->owes(self->connection)) {
     unwatch(self, WORKER_SOCKET);
     return;
@@ -136,10 +140,8 @@ void worker_handle(worker_watch *watch, uint32_t events) {
   (void)events;
   switch (watch->source) {
   case WORKER_SOCKET:
-    if (!self->connection->protocol->pump(self->connection))
-      unwatch(self, WORKER_SOCKET); /* a caller reads */
-    else
-      watch_socket(self);
+    self->connection->protocol->pump(self->connection);
+    watch_socket(self);
     break;
   case WORKER_STDOUT:
     read_log(self, 0);
@@ -479,7 +481,7 @@ int64_t worker_step(struct worker *self, int64_t now_ns) {
   if (atomic_exchange(&self->became_broken, false)) become_broken(self, now_ns);
   bury_if_ended(self, now_ns);
   if (now_ns >= self->due_ns) do_what_is_due(self, now_ns);
-  if (atomic_exchange(&self->wants_watch, false) && (self->state == WORKER_READY || self->state == WORKER_STARTING))
+  if (atomic_exchange(&self->wants_watch, false) && self->state != WORKER_DOWN && self->state != WORKER_GONE)
     watch_socket(self);
   return self->due_ns;
 }

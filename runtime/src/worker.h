@@ -62,10 +62,11 @@ struct worker {
   worker_watch watches[WORKER_SOURCES];
   log_stream *streams[2];
   log_tail *tail;
-  int failures;             /* starts that failed, or workers that died before a good call, in a row */
-  pyproc_error *verdict;    /* why the supervisor ends it; NULL: it does not */
-  pyproc_error *last_error; /* of the last process in this place */
-  bool may_have_ended;      /* its watch said so */
+  int failures;                   /* starts that failed, or workers that died before a good call, in a row */
+  pyproc_error *verdict;          /* why the supervisor ends it; NULL: it does not */
+  pyproc_error *last_error;       /* of the last process in this place */
+  bool may_have_ended;            /* its watch said so */
+  _Atomic uint32_t socket_events; /* POLLER_* that its socket is watched for; at least these */
   atomic_bool became_ready, became_broken, wants_watch;
 };
 

@@ -1,4 +1,4 @@
-/* What generated code does when it runs, over a pyproc_call of our own. Writes a serialised message to standard output. */
+/* What generated code does when it runs, over a library of our own. Writes a serialised message to standard output. */
 #include "proto2.pyproc.h"
 #include "types.pyproc.h"
 
@@ -23,10 +23,75 @@ int pyproc_call(pyproc_pool *pool, const pyproc_method *method, const ProtobufCM
   return answer;
 }
 
+int pyproc_call_submit_generated(pyproc_pool *pool, const pyproc_method *method, const ProtobufCMessage *request,
+                                 const pyproc_call_options *options, pyproc_trampoline *trampoline, void (*done)(void),
+                                 void *userdata, pyproc_error **reterr) {
+  (void)pool;
+  (void)reterr;
+  called = method;
+  given = options;
+  if (request == NULL || done == NULL) return PYPROC_E_INVALID_ARGUMENT;
+  trampoline(done, answer, answer == PYPROC_OK ? &reply_message : NULL, NULL, userdata);
+  return PYPROC_OK;
+}
+
+int pyproc_call_start(pyproc_pool *pool, const pyproc_method *method, const ProtobufCMessage *request,
+                      const pyproc_call_options *options, pyproc_future **ret_future, pyproc_error **reterr) {
+  (void)pool;
+  (void)reterr;
+  (void)ret_future;
+  called = method;
+  given = options;
+  return request == NULL ? PYPROC_E_INVALID_ARGUMENT : answer;
+}
+
+int pyproc_future_finish_generated(pyproc_future *future, const pyproc_method *method, ProtobufCMessage **ret_reply,
+                                   pyproc_error **reterr) {
+  (void)future;
+  return pyproc_call(NULL, method, &reply_message, NULL, ret_reply, reterr);
+}
+
 static void check(int condition, const char *what) {
   if (condition) return;
   fprintf(stderr, "failed: %s\n", what);
   exit(1);
+}
+
+static Golden__Types__Optionals *delivered;
+static int delivered_result;
+
+static golden_types_types_scalar_done on_done;
+static void on_done(int result, Golden__Types__Optionals *reply, pyproc_error *error, void *userdata) {
+  check(error == NULL && userdata == &answer, "the callback gets what it was given");
+  delivered_result = result;
+  delivered = reply;
+}
+
+static void check_asynchronous_calls(void) {
+  Golden__Types__Scalars request = GOLDEN__TYPES__SCALARS__INIT;
+  Golden__Types__Optionals untouched, *reply = &untouched;
+  pyproc_call_options options;
+  pyproc_future *future = NULL;
+  memset(&options, 0, sizeof options);
+
+  answer = PYPROC_OK;
+  check(golden_types_types_scalar_submit(NULL, &request, &options, on_done, &answer, NULL) == PYPROC_OK, "submit");
+  check(called == &golden_types_types_scalar_method && given == &options, "submit passes method and options on");
+  check(delivered_result == PYPROC_OK && (void *)delivered == (void *)&reply_message, "the callback has the reply");
+  answer = PYPROC_E_UNAVAILABLE;
+  check(golden_types_types_scalar_submit(NULL, &request, NULL, on_done, &answer, NULL) == PYPROC_OK, "submit");
+  check(delivered_result == PYPROC_E_UNAVAILABLE && delivered == NULL, "the callback has the result");
+  check(golden_types_types_scalar_submit(NULL, NULL, NULL, on_done, &answer, NULL) < 0, "NULL request of submit");
+  check(golden_types_types_scalar_submit(NULL, &request, NULL, NULL, &answer, NULL) < 0, "NULL callback");
+
+  check(golden_types_types_scalar_start(NULL, NULL, &options, &future, NULL) < 0, "NULL request of start");
+  check(golden_types_types_scalar_start(NULL, &request, &options, &future, NULL) == answer, "start");
+  check(called == &golden_types_types_scalar_method && given == &options, "start passes method and options on");
+  check(golden_types_types_scalar_finish(future, &reply, NULL) == answer && reply == &untouched, "a failed finish");
+  answer = PYPROC_OK;
+  check(golden_types_types_scalar_finish(future, &reply, NULL) == PYPROC_OK, "finish");
+  check((void *)reply == (void *)&reply_message, "finish gives the reply");
+  check(golden_types_types_scalar_finish(future, NULL, NULL) < 0, "NULL ret_reply of finish");
 }
 
 static void check_calls(void) {
@@ -113,6 +178,7 @@ static void write_optionals(void) {
 
 int main(void) {
   check_calls();
+  check_asynchronous_calls();
   check_tables();
   check_defaults();
   write_optionals();

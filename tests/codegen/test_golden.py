@@ -61,7 +61,8 @@ def test_needs_nothing_but_the_library(name: str, generated: Generated, well_kno
     sources = sorted(out.rglob("*.c")) + sorted(well_known.rglob("*.c"))
     needed = {symbol for symbol in undefined_symbols(sources, [out, well_known], tmp_path)
               if not symbol.startswith("protobuf_c_")}
-    assert needed - {"__assert_fail", "_GLOBAL_OFFSET_TABLE_", "__stack_chk_fail"} == {"pyproc_call"}
+    assert needed - {"__assert_fail", "_GLOBAL_OFFSET_TABLE_", "__stack_chk_fail"} == {
+        "pyproc_call", "pyproc_call_start", "pyproc_call_submit_generated", "pyproc_future_finish_generated"}
 
 
 @cases
@@ -91,8 +92,8 @@ def test_streams_have_no_c_function(generated: Generated) -> None:
     header = (generated.case(support.CASES[0]) / "chat.pyproc.h").read_text()
     assert "extern const pyproc_method acme_chat_v1_chat_room_history_method;" in header
     assert re.findall(r"^int (\w+)\(", header, re.MULTILINE) == [
-        "acme_chat_v1_chat_room_say", "acme_chat_v1_chat_room_say_with",
-        "acme_chat_v1_chat_room_get_httpinfo", "acme_chat_v1_chat_room_get_httpinfo_with"]
+        f"acme_chat_v1_chat_room_{rpc}{suffix}" for rpc in ("say", "get_httpinfo")
+        for suffix in ("", "_with", "_submit", "_start", "_finish")]
 
 
 def test_imports_for_options_cost_c_nothing(generated: Generated) -> None:
@@ -107,8 +108,9 @@ def test_imports_for_options_cost_c_nothing(generated: Generated) -> None:
 def test_every_reply_says_how_it_is_freed(generated: Generated) -> None:
     for case in support.CASES:
         for path in generated.case(case).rglob("*.pyproc.h"):
-            declarations = re.findall(r"(/\*(?:(?!\*/).)*\*/)\nint \w+\(", path.read_text(), re.DOTALL)
-            assert len(declarations) == path.read_text().count("**ret_reply")
+            declarations = re.findall(r"(/\*(?:(?!\*/).)*\*/)\n(?:int \w+\([^;]*\*\*ret_reply|typedef void \w+_done\()",
+                                      path.read_text(), re.DOTALL)
+            assert len(declarations) == path.read_text().count("**ret_reply") + path.read_text().count("_done(int")
             for comment in declarations:
                 words = " ".join(re.sub(r"(?m)^ \*", "", comment).split())
-                assert "Free the reply with pyproc_reply_free and with nothing else" in words
+                assert "ree the reply with pyproc_reply_free and with nothing else" in words

@@ -138,19 +138,25 @@ def test_snippet_compiles(build: Build, stubs: Path, code: str, language: str) -
 
 
 def test_quick_start_runs(build: Build, work: Path) -> None:
-    """The README's steps, command by command, and the header's program print 84."""
+    """The README's steps, command by command, and the header's program print 84; their loops dispatch callbacks."""
     (work / "quickstart.proto").write_text(readme("proto", "service Predictor"), encoding="utf-8")
     command = shlex.split(readme("sh", "pyproc-gen"))
     assert command == ["pyproc-gen", "quickstart.proto", "--out", "gen"]
     build.generate("quickstart.proto", work, *command[2:])
     assert (work / "gen/worker.py").exists()
     (work / "gen/worker.py").write_text(readme("python", "PredictorHandler"), encoding="utf-8")
-    programs = {"readme": readme("c", "quickstart.pyproc.h"),
+    programs = {"readme": readme("c", "static void die"),
                 "header": next(code for _, code in snippets(HEADER, "c") if is_program(code))}
     for name, code in programs.items():
         (work / f"{name}.c").write_text(code, encoding="utf-8")
         build.link(f"{name}.c", name, work)
         assert build.run([f"./{name}"], work) == "84\n"
+    loops = {"readme_loop": readme("c", "pyproc_pool_fd"),
+             "header_loop": next(code for _, code in snippets(HEADER, "c") if "pyproc_pool_fd" in code)}
+    for name, code in loops.items():
+        (work / f"{name}.c").write_text(code, encoding="utf-8")
+        build.link(f"{name}.c", name, work)
+        assert sorted(build.run([f"./{name}"], work).split(), key=int) == [str(2 * number) for number in range(8)]
 
 
 def test_schema_less_example_runs(build: Build, work: Path) -> None:

@@ -21,6 +21,17 @@ int main() {
   int result = quickstart_predictor_predict_with(pool, &request, &call, &reply, nullptr);
   bool right = result == 0 && static_cast<int>(reply->result) == 84;
   pyproc_reply_free(reply);
+
+  int answers = 0;
+  result = quickstart_predictor_predict_submit(
+      pool, &request, &call,
+      [](int code, Quickstart__PredictReply *answer, pyproc_error *failure, void *count) {
+        if (code == 0 && static_cast<int>(answer->result) == 84) ++*static_cast<int *>(count);
+        pyproc_reply_free(answer);
+        pyproc_error_free(failure);
+      },
+      &answers, nullptr);
+  while (result == 0 && pyproc_pool_dispatch(pool, -1) == 0) {}
   pyproc_pool_close(pool);
-  return right ? 0 : 1;
+  return right && answers == 1 ? 0 : 1;
 }

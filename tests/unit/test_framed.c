@@ -58,7 +58,8 @@ static void on_broken(void *owner) {
   atomic_fetch_add(&((struct link *)owner)->broken, 1);
 }
 
-static void on_watch(void *owner) {
+static void on_watch(void *owner, bool for_write) {
+  (void)for_write;
   atomic_fetch_add(&((struct link *)owner)->watched, 1);
 }
 

@@ -73,6 +73,34 @@ int acme_chat_v1_chat_room_say_with(pyproc_pool *pool, const Acme__Chat__V1__Say
   return result;
 }
 
+static void acme_chat_v1_chat_room_say__deliver(void (*done)(void), int result, ProtobufCMessage *reply, pyproc_error *error,
+                                                void *userdata) {
+  ((acme_chat_v1_chat_room_say_done *)done)(result, (Acme__Chat__V1__SayReply *)(void *)reply, error, userdata);
+}
+
+int acme_chat_v1_chat_room_say_submit(pyproc_pool *pool, const Acme__Chat__V1__SayRequest *request,
+                                      const pyproc_call_options *options, acme_chat_v1_chat_room_say_done *done,
+                                      void *userdata, pyproc_error **reterr) {
+  return pyproc_call_submit_generated(pool, &acme_chat_v1_chat_room_say_method, request == NULL ? NULL : &request->base, options,
+                                      acme_chat_v1_chat_room_say__deliver, (void (*)(void))done, userdata, reterr);
+}
+
+int acme_chat_v1_chat_room_say_start(pyproc_pool *pool, const Acme__Chat__V1__SayRequest *request,
+                                     const pyproc_call_options *options, pyproc_future **ret_future,
+                                     pyproc_error **reterr) {
+  return pyproc_call_start(pool, &acme_chat_v1_chat_room_say_method, request == NULL ? NULL : &request->base, options,
+                           ret_future, reterr);
+}
+
+int acme_chat_v1_chat_room_say_finish(pyproc_future *future, Acme__Chat__V1__SayReply **ret_reply,
+                                      pyproc_error **reterr) {
+  ProtobufCMessage *reply = NULL;
+  const int result = pyproc_future_finish_generated(future, &acme_chat_v1_chat_room_say_method, ret_reply == NULL ? NULL : &reply,
+                                                    reterr);
+  if (result >= 0 && ret_reply != NULL) *ret_reply = (Acme__Chat__V1__SayReply *)(void *)reply;
+  return result;
+}
+
 const pyproc_method acme_chat_v1_chat_room_history_method = {
   sizeof(pyproc_method), "acme.chat.v1.ChatRoom/History",
   &acme__chat__v1__say_request__info, &acme__chat__v1__say_reply__info,
@@ -108,6 +136,34 @@ int acme_chat_v1_chat_room_get_httpinfo_with(pyproc_pool *pool, const Acme__Chat
   ProtobufCMessage *reply = NULL;
   const int result = pyproc_call(pool, &acme_chat_v1_chat_room_get_httpinfo_method, request == NULL ? NULL : &request->base, options,
                                  ret_reply == NULL ? NULL : &reply, reterr);
+  if (result >= 0 && ret_reply != NULL) *ret_reply = (Acme__Chat__V1__HTTPInfo *)(void *)reply;
+  return result;
+}
+
+static void acme_chat_v1_chat_room_get_httpinfo__deliver(void (*done)(void), int result, ProtobufCMessage *reply, pyproc_error *error,
+                                                         void *userdata) {
+  ((acme_chat_v1_chat_room_get_httpinfo_done *)done)(result, (Acme__Chat__V1__HTTPInfo *)(void *)reply, error, userdata);
+}
+
+int acme_chat_v1_chat_room_get_httpinfo_submit(pyproc_pool *pool, const Acme__Chat__V1__SayRequest *request,
+                                               const pyproc_call_options *options, acme_chat_v1_chat_room_get_httpinfo_done *done,
+                                               void *userdata, pyproc_error **reterr) {
+  return pyproc_call_submit_generated(pool, &acme_chat_v1_chat_room_get_httpinfo_method, request == NULL ? NULL : &request->base, options,
+                                      acme_chat_v1_chat_room_get_httpinfo__deliver, (void (*)(void))done, userdata, reterr);
+}
+
+int acme_chat_v1_chat_room_get_httpinfo_start(pyproc_pool *pool, const Acme__Chat__V1__SayRequest *request,
+                                              const pyproc_call_options *options, pyproc_future **ret_future,
+                                              pyproc_error **reterr) {
+  return pyproc_call_start(pool, &acme_chat_v1_chat_room_get_httpinfo_method, request == NULL ? NULL : &request->base, options,
+                           ret_future, reterr);
+}
+
+int acme_chat_v1_chat_room_get_httpinfo_finish(pyproc_future *future, Acme__Chat__V1__HTTPInfo **ret_reply,
+                                               pyproc_error **reterr) {
+  ProtobufCMessage *reply = NULL;
+  const int result = pyproc_future_finish_generated(future, &acme_chat_v1_chat_room_get_httpinfo_method, ret_reply == NULL ? NULL : &reply,
+                                                    reterr);
   if (result >= 0 && ret_reply != NULL) *ret_reply = (Acme__Chat__V1__HTTPInfo *)(void *)reply;
   return result;
 }

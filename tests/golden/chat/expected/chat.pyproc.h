@@ -31,6 +31,12 @@ extern const pyproc_method acme_chat_v1_chat_room_upload_method;
 extern const pyproc_method acme_chat_v1_chat_room_converse_method;
 extern const pyproc_method acme_chat_v1_chat_room_get_httpinfo_method;
 
+/* How a submitted call of acme.chat.v1.ChatRoom/Say ends: `reply` or `error`, the other one is NULL.
+ * Both are the callback's: free the reply with pyproc_reply_free and with nothing else, the error with
+ * pyproc_error_free.
+ */
+typedef void acme_chat_v1_chat_room_say_done(int result, Acme__Chat__V1__SayReply *reply, pyproc_error *error, void *userdata);
+
 /* Calls acme.chat.v1.ChatRoom/Say and waits for its reply; timeout: the pool's call_timeout_ms. From any thread.
  * Returns PYPROC_OK and sets *ret_reply, or a negative PYPROC_E* and sets *reterr if it is given;
  * what is not set stays untouched. Free the reply with pyproc_reply_free and with nothing else, the
@@ -44,6 +50,30 @@ int acme_chat_v1_chat_room_say_with(pyproc_pool *pool, const Acme__Chat__V1__Say
                                     const pyproc_call_options *options, Acme__Chat__V1__SayReply **ret_reply,
                                     pyproc_error **reterr);
 
+/* Sends the call and returns. 0: `done` runs exactly once, in pyproc_pool_dispatch or pyproc_pool_close;
+ * a negative PYPROC_E*: never. Request and options, which may be NULL, are copied. From any thread.
+ */
+int acme_chat_v1_chat_room_say_submit(pyproc_pool *pool, const Acme__Chat__V1__SayRequest *request,
+                                      const pyproc_call_options *options, acme_chat_v1_chat_room_say_done *done,
+                                      void *userdata, pyproc_error **reterr);
+
+/* Sends the call and returns a future for its reply; free that with pyproc_future_free. Else as _submit. */
+int acme_chat_v1_chat_room_say_start(pyproc_pool *pool, const Acme__Chat__V1__SayRequest *request,
+                                     const pyproc_call_options *options, pyproc_future **ret_future,
+                                     pyproc_error **reterr);
+
+/* Takes the result of a call that _start has sent, once; waits for it where it must. Free the reply
+ * with pyproc_reply_free and with nothing else, then the future.
+ */
+int acme_chat_v1_chat_room_say_finish(pyproc_future *future, Acme__Chat__V1__SayReply **ret_reply,
+                                      pyproc_error **reterr);
+
+/* How a submitted call of acme.chat.v1.ChatRoom/GetHTTPInfo ends: `reply` or `error`, the other one is NULL.
+ * Both are the callback's: free the reply with pyproc_reply_free and with nothing else, the error with
+ * pyproc_error_free.
+ */
+typedef void acme_chat_v1_chat_room_get_httpinfo_done(int result, Acme__Chat__V1__HTTPInfo *reply, pyproc_error *error, void *userdata);
+
 /* Calls acme.chat.v1.ChatRoom/GetHTTPInfo and waits for its reply; timeout: the pool's call_timeout_ms. From any thread.
  * Returns PYPROC_OK and sets *ret_reply, or a negative PYPROC_E* and sets *reterr if it is given;
  * what is not set stays untouched. Free the reply with pyproc_reply_free and with nothing else, the
@@ -56,6 +86,24 @@ int acme_chat_v1_chat_room_get_httpinfo(pyproc_pool *pool, const Acme__Chat__V1_
 int acme_chat_v1_chat_room_get_httpinfo_with(pyproc_pool *pool, const Acme__Chat__V1__SayRequest *request,
                                              const pyproc_call_options *options, Acme__Chat__V1__HTTPInfo **ret_reply,
                                              pyproc_error **reterr);
+
+/* Sends the call and returns. 0: `done` runs exactly once, in pyproc_pool_dispatch or pyproc_pool_close;
+ * a negative PYPROC_E*: never. Request and options, which may be NULL, are copied. From any thread.
+ */
+int acme_chat_v1_chat_room_get_httpinfo_submit(pyproc_pool *pool, const Acme__Chat__V1__SayRequest *request,
+                                               const pyproc_call_options *options, acme_chat_v1_chat_room_get_httpinfo_done *done,
+                                               void *userdata, pyproc_error **reterr);
+
+/* Sends the call and returns a future for its reply; free that with pyproc_future_free. Else as _submit. */
+int acme_chat_v1_chat_room_get_httpinfo_start(pyproc_pool *pool, const Acme__Chat__V1__SayRequest *request,
+                                              const pyproc_call_options *options, pyproc_future **ret_future,
+                                              pyproc_error **reterr);
+
+/* Takes the result of a call that _start has sent, once; waits for it where it must. Free the reply
+ * with pyproc_reply_free and with nothing else, then the future.
+ */
+int acme_chat_v1_chat_room_get_httpinfo_finish(pyproc_future *future, Acme__Chat__V1__HTTPInfo **ret_reply,
+                                               pyproc_error **reterr);
 
 #ifdef __cplusplus
 }

@@ -32,6 +32,34 @@ int mine_timed_with(pyproc_pool *pool, const Golden__Options__Request *request,
   return result;
 }
 
+static void mine_timed__deliver(void (*done)(void), int result, ProtobufCMessage *reply, pyproc_error *error,
+                                void *userdata) {
+  ((mine_timed_done *)done)(result, (Golden__Options__Reply *)(void *)reply, error, userdata);
+}
+
+int mine_timed_submit(pyproc_pool *pool, const Golden__Options__Request *request,
+                      const pyproc_call_options *options, mine_timed_done *done,
+                      void *userdata, pyproc_error **reterr) {
+  return pyproc_call_submit_generated(pool, &mine_timed_method, request == NULL ? NULL : &request->base, options,
+                                      mine_timed__deliver, (void (*)(void))done, userdata, reterr);
+}
+
+int mine_timed_start(pyproc_pool *pool, const Golden__Options__Request *request,
+                     const pyproc_call_options *options, pyproc_future **ret_future,
+                     pyproc_error **reterr) {
+  return pyproc_call_start(pool, &mine_timed_method, request == NULL ? NULL : &request->base, options,
+                           ret_future, reterr);
+}
+
+int mine_timed_finish(pyproc_future *future, Golden__Options__Reply **ret_reply,
+                      pyproc_error **reterr) {
+  ProtobufCMessage *reply = NULL;
+  const int result = pyproc_future_finish_generated(future, &mine_timed_method, ret_reply == NULL ? NULL : &reply,
+                                                    reterr);
+  if (result >= 0 && ret_reply != NULL) *ret_reply = (Golden__Options__Reply *)(void *)reply;
+  return result;
+}
+
 const pyproc_method mine_run_method = {
   sizeof(pyproc_method), "golden.options.Chosen/Named",
   &golden__options__request__info, &golden__options__reply__info,
@@ -53,6 +81,34 @@ int mine_run_with(pyproc_pool *pool, const Golden__Options__Request *request,
   return result;
 }
 
+static void mine_run__deliver(void (*done)(void), int result, ProtobufCMessage *reply, pyproc_error *error,
+                              void *userdata) {
+  ((mine_run_done *)done)(result, (Golden__Options__Reply *)(void *)reply, error, userdata);
+}
+
+int mine_run_submit(pyproc_pool *pool, const Golden__Options__Request *request,
+                    const pyproc_call_options *options, mine_run_done *done,
+                    void *userdata, pyproc_error **reterr) {
+  return pyproc_call_submit_generated(pool, &mine_run_method, request == NULL ? NULL : &request->base, options,
+                                      mine_run__deliver, (void (*)(void))done, userdata, reterr);
+}
+
+int mine_run_start(pyproc_pool *pool, const Golden__Options__Request *request,
+                   const pyproc_call_options *options, pyproc_future **ret_future,
+                   pyproc_error **reterr) {
+  return pyproc_call_start(pool, &mine_run_method, request == NULL ? NULL : &request->base, options,
+                           ret_future, reterr);
+}
+
+int mine_run_finish(pyproc_future *future, Golden__Options__Reply **ret_reply,
+                    pyproc_error **reterr) {
+  ProtobufCMessage *reply = NULL;
+  const int result = pyproc_future_finish_generated(future, &mine_run_method, ret_reply == NULL ? NULL : &reply,
+                                                    reterr);
+  if (result >= 0 && ret_reply != NULL) *ret_reply = (Golden__Options__Reply *)(void *)reply;
+  return result;
+}
+
 const pyproc_method mine_run_2_method = {
   sizeof(pyproc_method), "golden.options.Chosen/run",
   &golden__options__request__info, &golden__options__reply__info,
@@ -70,6 +126,34 @@ int mine_run_2_with(pyproc_pool *pool, const Golden__Options__Request *request,
   ProtobufCMessage *reply = NULL;
   const int result = pyproc_call(pool, &mine_run_2_method, request == NULL ? NULL : &request->base, options,
                                  ret_reply == NULL ? NULL : &reply, reterr);
+  if (result >= 0 && ret_reply != NULL) *ret_reply = (Golden__Options__Reply *)(void *)reply;
+  return result;
+}
+
+static void mine_run_2__deliver(void (*done)(void), int result, ProtobufCMessage *reply, pyproc_error *error,
+                                void *userdata) {
+  ((mine_run_2_done *)done)(result, (Golden__Options__Reply *)(void *)reply, error, userdata);
+}
+
+int mine_run_2_submit(pyproc_pool *pool, const Golden__Options__Request *request,
+                      const pyproc_call_options *options, mine_run_2_done *done,
+                      void *userdata, pyproc_error **reterr) {
+  return pyproc_call_submit_generated(pool, &mine_run_2_method, request == NULL ? NULL : &request->base, options,
+                                      mine_run_2__deliver, (void (*)(void))done, userdata, reterr);
+}
+
+int mine_run_2_start(pyproc_pool *pool, const Golden__Options__Request *request,
+                     const pyproc_call_options *options, pyproc_future **ret_future,
+                     pyproc_error **reterr) {
+  return pyproc_call_start(pool, &mine_run_2_method, request == NULL ? NULL : &request->base, options,
+                           ret_future, reterr);
+}
+
+int mine_run_2_finish(pyproc_future *future, Golden__Options__Reply **ret_reply,
+                      pyproc_error **reterr) {
+  ProtobufCMessage *reply = NULL;
+  const int result = pyproc_future_finish_generated(future, &mine_run_2_method, ret_reply == NULL ? NULL : &reply,
+                                                    reterr);
   if (result >= 0 && ret_reply != NULL) *ret_reply = (Golden__Options__Reply *)(void *)reply;
   return result;
 }

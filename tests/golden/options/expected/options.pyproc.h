@@ -30,6 +30,12 @@ extern const pyproc_method mine_timed_method;
 extern const pyproc_method mine_run_method;
 extern const pyproc_method mine_run_2_method;
 
+/* How a submitted call of golden.options.Chosen/Timed ends: `reply` or `error`, the other one is NULL.
+ * Both are the callback's: free the reply with pyproc_reply_free and with nothing else, the error with
+ * pyproc_error_free.
+ */
+typedef void mine_timed_done(int result, Golden__Options__Reply *reply, pyproc_error *error, void *userdata);
+
 /* Takes half a second.
  *
  * Calls golden.options.Chosen/Timed and waits for its reply; timeout: 500 ms, from the schema. From any thread.
@@ -45,6 +51,30 @@ int mine_timed_with(pyproc_pool *pool, const Golden__Options__Request *request,
                     const pyproc_call_options *options, Golden__Options__Reply **ret_reply,
                     pyproc_error **reterr);
 
+/* Sends the call and returns. 0: `done` runs exactly once, in pyproc_pool_dispatch or pyproc_pool_close;
+ * a negative PYPROC_E*: never. Request and options, which may be NULL, are copied. From any thread.
+ */
+int mine_timed_submit(pyproc_pool *pool, const Golden__Options__Request *request,
+                      const pyproc_call_options *options, mine_timed_done *done,
+                      void *userdata, pyproc_error **reterr);
+
+/* Sends the call and returns a future for its reply; free that with pyproc_future_free. Else as _submit. */
+int mine_timed_start(pyproc_pool *pool, const Golden__Options__Request *request,
+                     const pyproc_call_options *options, pyproc_future **ret_future,
+                     pyproc_error **reterr);
+
+/* Takes the result of a call that _start has sent, once; waits for it where it must. Free the reply
+ * with pyproc_reply_free and with nothing else, then the future.
+ */
+int mine_timed_finish(pyproc_future *future, Golden__Options__Reply **ret_reply,
+                      pyproc_error **reterr);
+
+/* How a submitted call of golden.options.Chosen/Named ends: `reply` or `error`, the other one is NULL.
+ * Both are the callback's: free the reply with pyproc_reply_free and with nothing else, the error with
+ * pyproc_error_free.
+ */
+typedef void mine_run_done(int result, Golden__Options__Reply *reply, pyproc_error *error, void *userdata);
+
 /* Calls golden.options.Chosen/Named and waits for its reply; timeout: the pool's call_timeout_ms. From any thread.
  * Returns PYPROC_OK and sets *ret_reply, or a negative PYPROC_E* and sets *reterr if it is given;
  * what is not set stays untouched. Free the reply with pyproc_reply_free and with nothing else, the
@@ -57,6 +87,30 @@ int mine_run(pyproc_pool *pool, const Golden__Options__Request *request,
 int mine_run_with(pyproc_pool *pool, const Golden__Options__Request *request,
                   const pyproc_call_options *options, Golden__Options__Reply **ret_reply,
                   pyproc_error **reterr);
+
+/* Sends the call and returns. 0: `done` runs exactly once, in pyproc_pool_dispatch or pyproc_pool_close;
+ * a negative PYPROC_E*: never. Request and options, which may be NULL, are copied. From any thread.
+ */
+int mine_run_submit(pyproc_pool *pool, const Golden__Options__Request *request,
+                    const pyproc_call_options *options, mine_run_done *done,
+                    void *userdata, pyproc_error **reterr);
+
+/* Sends the call and returns a future for its reply; free that with pyproc_future_free. Else as _submit. */
+int mine_run_start(pyproc_pool *pool, const Golden__Options__Request *request,
+                   const pyproc_call_options *options, pyproc_future **ret_future,
+                   pyproc_error **reterr);
+
+/* Takes the result of a call that _start has sent, once; waits for it where it must. Free the reply
+ * with pyproc_reply_free and with nothing else, then the future.
+ */
+int mine_run_finish(pyproc_future *future, Golden__Options__Reply **ret_reply,
+                    pyproc_error **reterr);
+
+/* How a submitted call of golden.options.Chosen/run ends: `reply` or `error`, the other one is NULL.
+ * Both are the callback's: free the reply with pyproc_reply_free and with nothing else, the error with
+ * pyproc_error_free.
+ */
+typedef void mine_run_2_done(int result, Golden__Options__Reply *reply, pyproc_error *error, void *userdata);
 
 /* Both a name that is taken
  * and a block comment.
@@ -73,6 +127,24 @@ int mine_run_2(pyproc_pool *pool, const Golden__Options__Request *request,
 int mine_run_2_with(pyproc_pool *pool, const Golden__Options__Request *request,
                     const pyproc_call_options *options, Golden__Options__Reply **ret_reply,
                     pyproc_error **reterr);
+
+/* Sends the call and returns. 0: `done` runs exactly once, in pyproc_pool_dispatch or pyproc_pool_close;
+ * a negative PYPROC_E*: never. Request and options, which may be NULL, are copied. From any thread.
+ */
+int mine_run_2_submit(pyproc_pool *pool, const Golden__Options__Request *request,
+                      const pyproc_call_options *options, mine_run_2_done *done,
+                      void *userdata, pyproc_error **reterr);
+
+/* Sends the call and returns a future for its reply; free that with pyproc_future_free. Else as _submit. */
+int mine_run_2_start(pyproc_pool *pool, const Golden__Options__Request *request,
+                     const pyproc_call_options *options, pyproc_future **ret_future,
+                     pyproc_error **reterr);
+
+/* Takes the result of a call that _start has sent, once; waits for it where it must. Free the reply
+ * with pyproc_reply_free and with nothing else, then the future.
+ */
+int mine_run_2_finish(pyproc_future *future, Golden__Options__Reply **ret_reply,
+                      pyproc_error **reterr);
 
 #ifdef __cplusplus
 }

@@ -64,6 +64,34 @@ int golden_proto2_old_get_with(pyproc_pool *pool, const Golden__Proto2__Defaults
   return result;
 }
 
+static void golden_proto2_old_get__deliver(void (*done)(void), int result, ProtobufCMessage *reply, pyproc_error *error,
+                                           void *userdata) {
+  ((golden_proto2_old_get_done *)done)(result, (Golden__Proto2__Extended *)(void *)reply, error, userdata);
+}
+
+int golden_proto2_old_get_submit(pyproc_pool *pool, const Golden__Proto2__Defaults *request,
+                                 const pyproc_call_options *options, golden_proto2_old_get_done *done,
+                                 void *userdata, pyproc_error **reterr) {
+  return pyproc_call_submit_generated(pool, &golden_proto2_old_get_method, request == NULL ? NULL : &request->base, options,
+                                      golden_proto2_old_get__deliver, (void (*)(void))done, userdata, reterr);
+}
+
+int golden_proto2_old_get_start(pyproc_pool *pool, const Golden__Proto2__Defaults *request,
+                                const pyproc_call_options *options, pyproc_future **ret_future,
+                                pyproc_error **reterr) {
+  return pyproc_call_start(pool, &golden_proto2_old_get_method, request == NULL ? NULL : &request->base, options,
+                           ret_future, reterr);
+}
+
+int golden_proto2_old_get_finish(pyproc_future *future, Golden__Proto2__Extended **ret_reply,
+                                 pyproc_error **reterr) {
+  ProtobufCMessage *reply = NULL;
+  const int result = pyproc_future_finish_generated(future, &golden_proto2_old_get_method, ret_reply == NULL ? NULL : &reply,
+                                                    reterr);
+  if (result >= 0 && ret_reply != NULL) *ret_reply = (Golden__Proto2__Extended *)(void *)reply;
+  return result;
+}
+
 static const pyproc_method *const golden_proto2_old_methods[] = {
   &golden_proto2_old_get_method,
 };

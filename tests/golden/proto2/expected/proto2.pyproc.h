@@ -23,6 +23,12 @@ extern const pyproc_message_info golden__proto2__extended__info;
 extern const pyproc_service golden_proto2_old_service;
 extern const pyproc_method golden_proto2_old_get_method;
 
+/* How a submitted call of golden.proto2.Old/Get ends: `reply` or `error`, the other one is NULL.
+ * Both are the callback's: free the reply with pyproc_reply_free and with nothing else, the error with
+ * pyproc_error_free.
+ */
+typedef void golden_proto2_old_get_done(int result, Golden__Proto2__Extended *reply, pyproc_error *error, void *userdata);
+
 /* Calls golden.proto2.Old/Get and waits for its reply; timeout: the pool's call_timeout_ms. From any thread.
  * Returns PYPROC_OK and sets *ret_reply, or a negative PYPROC_E* and sets *reterr if it is given;
  * what is not set stays untouched. Free the reply with pyproc_reply_free and with nothing else, the
@@ -35,6 +41,24 @@ int golden_proto2_old_get(pyproc_pool *pool, const Golden__Proto2__Defaults *req
 int golden_proto2_old_get_with(pyproc_pool *pool, const Golden__Proto2__Defaults *request,
                                const pyproc_call_options *options, Golden__Proto2__Extended **ret_reply,
                                pyproc_error **reterr);
+
+/* Sends the call and returns. 0: `done` runs exactly once, in pyproc_pool_dispatch or pyproc_pool_close;
+ * a negative PYPROC_E*: never. Request and options, which may be NULL, are copied. From any thread.
+ */
+int golden_proto2_old_get_submit(pyproc_pool *pool, const Golden__Proto2__Defaults *request,
+                                 const pyproc_call_options *options, golden_proto2_old_get_done *done,
+                                 void *userdata, pyproc_error **reterr);
+
+/* Sends the call and returns a future for its reply; free that with pyproc_future_free. Else as _submit. */
+int golden_proto2_old_get_start(pyproc_pool *pool, const Golden__Proto2__Defaults *request,
+                                const pyproc_call_options *options, pyproc_future **ret_future,
+                                pyproc_error **reterr);
+
+/* Takes the result of a call that _start has sent, once; waits for it where it must. Free the reply
+ * with pyproc_reply_free and with nothing else, then the future.
+ */
+int golden_proto2_old_get_finish(pyproc_future *future, Golden__Proto2__Extended **ret_reply,
+                                 pyproc_error **reterr);
 
 #ifdef __cplusplus
 }

@@ -38,6 +38,34 @@ int quickstart_predictor_predict_with(pyproc_pool *pool, const Quickstart__Predi
   return result;
 }
 
+static void quickstart_predictor_predict__deliver(void (*done)(void), int result, ProtobufCMessage *reply, pyproc_error *error,
+                                                  void *userdata) {
+  ((quickstart_predictor_predict_done *)done)(result, (Quickstart__PredictReply *)(void *)reply, error, userdata);
+}
+
+int quickstart_predictor_predict_submit(pyproc_pool *pool, const Quickstart__PredictRequest *request,
+                                        const pyproc_call_options *options, quickstart_predictor_predict_done *done,
+                                        void *userdata, pyproc_error **reterr) {
+  return pyproc_call_submit_generated(pool, &quickstart_predictor_predict_method, request == NULL ? NULL : &request->base, options,
+                                      quickstart_predictor_predict__deliver, (void (*)(void))done, userdata, reterr);
+}
+
+int quickstart_predictor_predict_start(pyproc_pool *pool, const Quickstart__PredictRequest *request,
+                                       const pyproc_call_options *options, pyproc_future **ret_future,
+                                       pyproc_error **reterr) {
+  return pyproc_call_start(pool, &quickstart_predictor_predict_method, request == NULL ? NULL : &request->base, options,
+                           ret_future, reterr);
+}
+
+int quickstart_predictor_predict_finish(pyproc_future *future, Quickstart__PredictReply **ret_reply,
+                                        pyproc_error **reterr) {
+  ProtobufCMessage *reply = NULL;
+  const int result = pyproc_future_finish_generated(future, &quickstart_predictor_predict_method, ret_reply == NULL ? NULL : &reply,
+                                                    reterr);
+  if (result >= 0 && ret_reply != NULL) *ret_reply = (Quickstart__PredictReply *)(void *)reply;
+  return result;
+}
+
 static const pyproc_method *const quickstart_predictor_methods[] = {
   &quickstart_predictor_predict_method,
 };

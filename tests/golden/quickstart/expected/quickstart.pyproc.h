@@ -23,6 +23,12 @@ extern const pyproc_message_info quickstart__predict_reply__info;
 extern const pyproc_service quickstart_predictor_service;
 extern const pyproc_method quickstart_predictor_predict_method;
 
+/* How a submitted call of quickstart.Predictor/Predict ends: `reply` or `error`, the other one is NULL.
+ * Both are the callback's: free the reply with pyproc_reply_free and with nothing else, the error with
+ * pyproc_error_free.
+ */
+typedef void quickstart_predictor_predict_done(int result, Quickstart__PredictReply *reply, pyproc_error *error, void *userdata);
+
 /* Calls quickstart.Predictor/Predict and waits for its reply; timeout: the pool's call_timeout_ms. From any thread.
  * Returns PYPROC_OK and sets *ret_reply, or a negative PYPROC_E* and sets *reterr if it is given;
  * what is not set stays untouched. Free the reply with pyproc_reply_free and with nothing else, the
@@ -35,6 +41,24 @@ int quickstart_predictor_predict(pyproc_pool *pool, const Quickstart__PredictReq
 int quickstart_predictor_predict_with(pyproc_pool *pool, const Quickstart__PredictRequest *request,
                                       const pyproc_call_options *options, Quickstart__PredictReply **ret_reply,
                                       pyproc_error **reterr);
+
+/* Sends the call and returns. 0: `done` runs exactly once, in pyproc_pool_dispatch or pyproc_pool_close;
+ * a negative PYPROC_E*: never. Request and options, which may be NULL, are copied. From any thread.
+ */
+int quickstart_predictor_predict_submit(pyproc_pool *pool, const Quickstart__PredictRequest *request,
+                                        const pyproc_call_options *options, quickstart_predictor_predict_done *done,
+                                        void *userdata, pyproc_error **reterr);
+
+/* Sends the call and returns a future for its reply; free that with pyproc_future_free. Else as _submit. */
+int quickstart_predictor_predict_start(pyproc_pool *pool, const Quickstart__PredictRequest *request,
+                                       const pyproc_call_options *options, pyproc_future **ret_future,
+                                       pyproc_error **reterr);
+
+/* Takes the result of a call that _start has sent, once; waits for it where it must. Free the reply
+ * with pyproc_reply_free and with nothing else, then the future.
+ */
+int quickstart_predictor_predict_finish(pyproc_future *future, Quickstart__PredictReply **ret_reply,
+                                        pyproc_error **reterr);
 
 #ifdef __cplusplus
 }

@@ -50,6 +50,34 @@ int static_cast_2_with(pyproc_pool *pool, const FILE2 *request,
   return result;
 }
 
+static void static_cast_2__deliver(void (*done)(void), int result, ProtobufCMessage *reply, pyproc_error *error,
+                                   void *userdata) {
+  ((static_cast_2_done *)done)(result, (EOF2 *)(void *)reply, error, userdata);
+}
+
+int static_cast_2_submit(pyproc_pool *pool, const FILE2 *request,
+                         const pyproc_call_options *options, static_cast_2_done *done,
+                         void *userdata, pyproc_error **reterr) {
+  return pyproc_call_submit_generated(pool, &static_cast_2_method, request == NULL ? NULL : &request->base, options,
+                                      static_cast_2__deliver, (void (*)(void))done, userdata, reterr);
+}
+
+int static_cast_2_start(pyproc_pool *pool, const FILE2 *request,
+                        const pyproc_call_options *options, pyproc_future **ret_future,
+                        pyproc_error **reterr) {
+  return pyproc_call_start(pool, &static_cast_2_method, request == NULL ? NULL : &request->base, options,
+                           ret_future, reterr);
+}
+
+int static_cast_2_finish(pyproc_future *future, EOF2 **ret_reply,
+                         pyproc_error **reterr) {
+  ProtobufCMessage *reply = NULL;
+  const int result = pyproc_future_finish_generated(future, &static_cast_2_method, ret_reply == NULL ? NULL : &reply,
+                                                    reterr);
+  if (result >= 0 && ret_reply != NULL) *ret_reply = (EOF2 *)(void *)reply;
+  return result;
+}
+
 static const pyproc_method *const static_methods[] = {
   &static_cast_2_method,
 };
@@ -78,6 +106,34 @@ int x_pthread_create_with(pyproc_pool *pool, const Int *request,
   return result;
 }
 
+static void x_pthread_create__deliver(void (*done)(void), int result, ProtobufCMessage *reply, pyproc_error *error,
+                                      void *userdata) {
+  ((x_pthread_create_done *)done)(result, (XY2 *)(void *)reply, error, userdata);
+}
+
+int x_pthread_create_submit(pyproc_pool *pool, const Int *request,
+                            const pyproc_call_options *options, x_pthread_create_done *done,
+                            void *userdata, pyproc_error **reterr) {
+  return pyproc_call_submit_generated(pool, &x_pthread_create_method, request == NULL ? NULL : &request->base, options,
+                                      x_pthread_create__deliver, (void (*)(void))done, userdata, reterr);
+}
+
+int x_pthread_create_start(pyproc_pool *pool, const Int *request,
+                           const pyproc_call_options *options, pyproc_future **ret_future,
+                           pyproc_error **reterr) {
+  return pyproc_call_start(pool, &x_pthread_create_method, request == NULL ? NULL : &request->base, options,
+                           ret_future, reterr);
+}
+
+int x_pthread_create_finish(pyproc_future *future, XY2 **ret_reply,
+                            pyproc_error **reterr) {
+  ProtobufCMessage *reply = NULL;
+  const int result = pyproc_future_finish_generated(future, &x_pthread_create_method, ret_reply == NULL ? NULL : &reply,
+                                                    reterr);
+  if (result >= 0 && ret_reply != NULL) *ret_reply = (XY2 *)(void *)reply;
+  return result;
+}
+
 static const pyproc_method *const x_pthread_methods[] = {
   &x_pthread_create_method,
 };
@@ -102,6 +158,34 @@ int size_t_2_with(pyproc_pool *pool, const FILE2 *request,
   ProtobufCMessage *reply = NULL;
   const int result = pyproc_call(pool, &size_t_2_method, request == NULL ? NULL : &request->base, options,
                                  ret_reply == NULL ? NULL : &reply, reterr);
+  if (result >= 0 && ret_reply != NULL) *ret_reply = (FILE2 *)(void *)reply;
+  return result;
+}
+
+static void size_t_2__deliver(void (*done)(void), int result, ProtobufCMessage *reply, pyproc_error *error,
+                              void *userdata) {
+  ((size_t_2_done *)done)(result, (FILE2 *)(void *)reply, error, userdata);
+}
+
+int size_t_2_submit(pyproc_pool *pool, const FILE2 *request,
+                    const pyproc_call_options *options, size_t_2_done *done,
+                    void *userdata, pyproc_error **reterr) {
+  return pyproc_call_submit_generated(pool, &size_t_2_method, request == NULL ? NULL : &request->base, options,
+                                      size_t_2__deliver, (void (*)(void))done, userdata, reterr);
+}
+
+int size_t_2_start(pyproc_pool *pool, const FILE2 *request,
+                   const pyproc_call_options *options, pyproc_future **ret_future,
+                   pyproc_error **reterr) {
+  return pyproc_call_start(pool, &size_t_2_method, request == NULL ? NULL : &request->base, options,
+                           ret_future, reterr);
+}
+
+int size_t_2_finish(pyproc_future *future, FILE2 **ret_reply,
+                    pyproc_error **reterr) {
+  ProtobufCMessage *reply = NULL;
+  const int result = pyproc_future_finish_generated(future, &size_t_2_method, ret_reply == NULL ? NULL : &reply,
+                                                    reterr);
   if (result >= 0 && ret_reply != NULL) *ret_reply = (FILE2 *)(void *)reply;
   return result;
 }

@@ -26,6 +26,12 @@ extern const pyproc_message_info x_y_2__info;
 extern const pyproc_service static_service;
 extern const pyproc_method static_cast_2_method;
 
+/* How a submitted call of static/cast ends: `reply` or `error`, the other one is NULL.
+ * Both are the callback's: free the reply with pyproc_reply_free and with nothing else, the error with
+ * pyproc_error_free.
+ */
+typedef void static_cast_2_done(int result, EOF2 *reply, pyproc_error *error, void *userdata);
+
 /* Calls static/cast and waits for its reply; timeout: the pool's call_timeout_ms. From any thread.
  * Returns PYPROC_OK and sets *ret_reply, or a negative PYPROC_E* and sets *reterr if it is given;
  * what is not set stays untouched. Free the reply with pyproc_reply_free and with nothing else, the
@@ -39,9 +45,33 @@ int static_cast_2_with(pyproc_pool *pool, const FILE2 *request,
                        const pyproc_call_options *options, EOF2 **ret_reply,
                        pyproc_error **reterr);
 
+/* Sends the call and returns. 0: `done` runs exactly once, in pyproc_pool_dispatch or pyproc_pool_close;
+ * a negative PYPROC_E*: never. Request and options, which may be NULL, are copied. From any thread.
+ */
+int static_cast_2_submit(pyproc_pool *pool, const FILE2 *request,
+                         const pyproc_call_options *options, static_cast_2_done *done,
+                         void *userdata, pyproc_error **reterr);
+
+/* Sends the call and returns a future for its reply; free that with pyproc_future_free. Else as _submit. */
+int static_cast_2_start(pyproc_pool *pool, const FILE2 *request,
+                        const pyproc_call_options *options, pyproc_future **ret_future,
+                        pyproc_error **reterr);
+
+/* Takes the result of a call that _start has sent, once; waits for it where it must. Free the reply
+ * with pyproc_reply_free and with nothing else, then the future.
+ */
+int static_cast_2_finish(pyproc_future *future, EOF2 **ret_reply,
+                         pyproc_error **reterr);
+
 /* Service Pthread, for pyproc_pool_options.services. */
 extern const pyproc_service x_pthread_service;
 extern const pyproc_method x_pthread_create_method;
+
+/* How a submitted call of Pthread/Create ends: `reply` or `error`, the other one is NULL.
+ * Both are the callback's: free the reply with pyproc_reply_free and with nothing else, the error with
+ * pyproc_error_free.
+ */
+typedef void x_pthread_create_done(int result, XY2 *reply, pyproc_error *error, void *userdata);
 
 /* Calls Pthread/Create and waits for its reply; timeout: the pool's call_timeout_ms. From any thread.
  * Returns PYPROC_OK and sets *ret_reply, or a negative PYPROC_E* and sets *reterr if it is given;
@@ -56,9 +86,33 @@ int x_pthread_create_with(pyproc_pool *pool, const Int *request,
                           const pyproc_call_options *options, XY2 **ret_reply,
                           pyproc_error **reterr);
 
+/* Sends the call and returns. 0: `done` runs exactly once, in pyproc_pool_dispatch or pyproc_pool_close;
+ * a negative PYPROC_E*: never. Request and options, which may be NULL, are copied. From any thread.
+ */
+int x_pthread_create_submit(pyproc_pool *pool, const Int *request,
+                            const pyproc_call_options *options, x_pthread_create_done *done,
+                            void *userdata, pyproc_error **reterr);
+
+/* Sends the call and returns a future for its reply; free that with pyproc_future_free. Else as _submit. */
+int x_pthread_create_start(pyproc_pool *pool, const Int *request,
+                           const pyproc_call_options *options, pyproc_future **ret_future,
+                           pyproc_error **reterr);
+
+/* Takes the result of a call that _start has sent, once; waits for it where it must. Free the reply
+ * with pyproc_reply_free and with nothing else, then the future.
+ */
+int x_pthread_create_finish(pyproc_future *future, XY2 **ret_reply,
+                            pyproc_error **reterr);
+
 /* Service Size, for pyproc_pool_options.services. */
 extern const pyproc_service size_service;
 extern const pyproc_method size_t_2_method;
+
+/* How a submitted call of Size/t ends: `reply` or `error`, the other one is NULL.
+ * Both are the callback's: free the reply with pyproc_reply_free and with nothing else, the error with
+ * pyproc_error_free.
+ */
+typedef void size_t_2_done(int result, FILE2 *reply, pyproc_error *error, void *userdata);
 
 /* Calls Size/t and waits for its reply; timeout: the pool's call_timeout_ms. From any thread.
  * Returns PYPROC_OK and sets *ret_reply, or a negative PYPROC_E* and sets *reterr if it is given;
@@ -72,6 +126,24 @@ int size_t_2(pyproc_pool *pool, const FILE2 *request,
 int size_t_2_with(pyproc_pool *pool, const FILE2 *request,
                   const pyproc_call_options *options, FILE2 **ret_reply,
                   pyproc_error **reterr);
+
+/* Sends the call and returns. 0: `done` runs exactly once, in pyproc_pool_dispatch or pyproc_pool_close;
+ * a negative PYPROC_E*: never. Request and options, which may be NULL, are copied. From any thread.
+ */
+int size_t_2_submit(pyproc_pool *pool, const FILE2 *request,
+                    const pyproc_call_options *options, size_t_2_done *done,
+                    void *userdata, pyproc_error **reterr);
+
+/* Sends the call and returns a future for its reply; free that with pyproc_future_free. Else as _submit. */
+int size_t_2_start(pyproc_pool *pool, const FILE2 *request,
+                   const pyproc_call_options *options, pyproc_future **ret_future,
+                   pyproc_error **reterr);
+
+/* Takes the result of a call that _start has sent, once; waits for it where it must. Free the reply
+ * with pyproc_reply_free and with nothing else, then the future.
+ */
+int size_t_2_finish(pyproc_future *future, FILE2 **ret_reply,
+                    pyproc_error **reterr);
 
 #ifdef __cplusplus
 }

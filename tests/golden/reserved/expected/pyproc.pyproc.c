@@ -32,6 +32,34 @@ int x_pyproc_pool__open_with(pyproc_pool *pool, const Pyproc__Pool *request,
   return result;
 }
 
+static void x_pyproc_pool__open__deliver(void (*done)(void), int result, ProtobufCMessage *reply, pyproc_error *error,
+                                         void *userdata) {
+  ((x_pyproc_pool__open_done *)done)(result, (Pyproc__Error *)(void *)reply, error, userdata);
+}
+
+int x_pyproc_pool__open_submit(pyproc_pool *pool, const Pyproc__Pool *request,
+                               const pyproc_call_options *options, x_pyproc_pool__open_done *done,
+                               void *userdata, pyproc_error **reterr) {
+  return pyproc_call_submit_generated(pool, &x_pyproc_pool__open_method, request == NULL ? NULL : &request->base, options,
+                                      x_pyproc_pool__open__deliver, (void (*)(void))done, userdata, reterr);
+}
+
+int x_pyproc_pool__open_start(pyproc_pool *pool, const Pyproc__Pool *request,
+                              const pyproc_call_options *options, pyproc_future **ret_future,
+                              pyproc_error **reterr) {
+  return pyproc_call_start(pool, &x_pyproc_pool__open_method, request == NULL ? NULL : &request->base, options,
+                           ret_future, reterr);
+}
+
+int x_pyproc_pool__open_finish(pyproc_future *future, Pyproc__Error **ret_reply,
+                               pyproc_error **reterr) {
+  ProtobufCMessage *reply = NULL;
+  const int result = pyproc_future_finish_generated(future, &x_pyproc_pool__open_method, ret_reply == NULL ? NULL : &reply,
+                                                    reterr);
+  if (result >= 0 && ret_reply != NULL) *ret_reply = (Pyproc__Error *)(void *)reply;
+  return result;
+}
+
 static const pyproc_method *const x_pyproc_pool__methods[] = {
   &x_pyproc_pool__open_method,
 };
@@ -56,6 +84,34 @@ int x_pyproc_call_json_with(pyproc_pool *pool, const Pyproc__Pool *request,
   ProtobufCMessage *reply = NULL;
   const int result = pyproc_call(pool, &x_pyproc_call_json_method, request == NULL ? NULL : &request->base, options,
                                  ret_reply == NULL ? NULL : &reply, reterr);
+  if (result >= 0 && ret_reply != NULL) *ret_reply = (Pyproc__Error *)(void *)reply;
+  return result;
+}
+
+static void x_pyproc_call_json__deliver(void (*done)(void), int result, ProtobufCMessage *reply, pyproc_error *error,
+                                        void *userdata) {
+  ((x_pyproc_call_json_done *)done)(result, (Pyproc__Error *)(void *)reply, error, userdata);
+}
+
+int x_pyproc_call_json_submit(pyproc_pool *pool, const Pyproc__Pool *request,
+                              const pyproc_call_options *options, x_pyproc_call_json_done *done,
+                              void *userdata, pyproc_error **reterr) {
+  return pyproc_call_submit_generated(pool, &x_pyproc_call_json_method, request == NULL ? NULL : &request->base, options,
+                                      x_pyproc_call_json__deliver, (void (*)(void))done, userdata, reterr);
+}
+
+int x_pyproc_call_json_start(pyproc_pool *pool, const Pyproc__Pool *request,
+                             const pyproc_call_options *options, pyproc_future **ret_future,
+                             pyproc_error **reterr) {
+  return pyproc_call_start(pool, &x_pyproc_call_json_method, request == NULL ? NULL : &request->base, options,
+                           ret_future, reterr);
+}
+
+int x_pyproc_call_json_finish(pyproc_future *future, Pyproc__Error **ret_reply,
+                              pyproc_error **reterr) {
+  ProtobufCMessage *reply = NULL;
+  const int result = pyproc_future_finish_generated(future, &x_pyproc_call_json_method, ret_reply == NULL ? NULL : &reply,
+                                                    reterr);
   if (result >= 0 && ret_reply != NULL) *ret_reply = (Pyproc__Error *)(void *)reply;
   return result;
 }

@@ -23,6 +23,12 @@ extern const pyproc_message_info pyproc__error__info;
 extern const pyproc_service x_pyproc_pool__service;
 extern const pyproc_method x_pyproc_pool__open_method;
 
+/* How a submitted call of pyproc.Pool_/Open ends: `reply` or `error`, the other one is NULL.
+ * Both are the callback's: free the reply with pyproc_reply_free and with nothing else, the error with
+ * pyproc_error_free.
+ */
+typedef void x_pyproc_pool__open_done(int result, Pyproc__Error *reply, pyproc_error *error, void *userdata);
+
 /* Calls pyproc.Pool_/Open and waits for its reply; timeout: the pool's call_timeout_ms. From any thread.
  * Returns PYPROC_OK and sets *ret_reply, or a negative PYPROC_E* and sets *reterr if it is given;
  * what is not set stays untouched. Free the reply with pyproc_reply_free and with nothing else, the
@@ -36,9 +42,33 @@ int x_pyproc_pool__open_with(pyproc_pool *pool, const Pyproc__Pool *request,
                              const pyproc_call_options *options, Pyproc__Error **ret_reply,
                              pyproc_error **reterr);
 
+/* Sends the call and returns. 0: `done` runs exactly once, in pyproc_pool_dispatch or pyproc_pool_close;
+ * a negative PYPROC_E*: never. Request and options, which may be NULL, are copied. From any thread.
+ */
+int x_pyproc_pool__open_submit(pyproc_pool *pool, const Pyproc__Pool *request,
+                               const pyproc_call_options *options, x_pyproc_pool__open_done *done,
+                               void *userdata, pyproc_error **reterr);
+
+/* Sends the call and returns a future for its reply; free that with pyproc_future_free. Else as _submit. */
+int x_pyproc_pool__open_start(pyproc_pool *pool, const Pyproc__Pool *request,
+                              const pyproc_call_options *options, pyproc_future **ret_future,
+                              pyproc_error **reterr);
+
+/* Takes the result of a call that _start has sent, once; waits for it where it must. Free the reply
+ * with pyproc_reply_free and with nothing else, then the future.
+ */
+int x_pyproc_pool__open_finish(pyproc_future *future, Pyproc__Error **ret_reply,
+                               pyproc_error **reterr);
+
 /* Service pyproc.Call, for pyproc_pool_options.services. */
 extern const pyproc_service x_pyproc_call_service;
 extern const pyproc_method x_pyproc_call_json_method;
+
+/* How a submitted call of pyproc.Call/Json ends: `reply` or `error`, the other one is NULL.
+ * Both are the callback's: free the reply with pyproc_reply_free and with nothing else, the error with
+ * pyproc_error_free.
+ */
+typedef void x_pyproc_call_json_done(int result, Pyproc__Error *reply, pyproc_error *error, void *userdata);
 
 /* Calls pyproc.Call/Json and waits for its reply; timeout: the pool's call_timeout_ms. From any thread.
  * Returns PYPROC_OK and sets *ret_reply, or a negative PYPROC_E* and sets *reterr if it is given;
@@ -52,6 +82,24 @@ int x_pyproc_call_json(pyproc_pool *pool, const Pyproc__Pool *request,
 int x_pyproc_call_json_with(pyproc_pool *pool, const Pyproc__Pool *request,
                             const pyproc_call_options *options, Pyproc__Error **ret_reply,
                             pyproc_error **reterr);
+
+/* Sends the call and returns. 0: `done` runs exactly once, in pyproc_pool_dispatch or pyproc_pool_close;
+ * a negative PYPROC_E*: never. Request and options, which may be NULL, are copied. From any thread.
+ */
+int x_pyproc_call_json_submit(pyproc_pool *pool, const Pyproc__Pool *request,
+                              const pyproc_call_options *options, x_pyproc_call_json_done *done,
+                              void *userdata, pyproc_error **reterr);
+
+/* Sends the call and returns a future for its reply; free that with pyproc_future_free. Else as _submit. */
+int x_pyproc_call_json_start(pyproc_pool *pool, const Pyproc__Pool *request,
+                             const pyproc_call_options *options, pyproc_future **ret_future,
+                             pyproc_error **reterr);
+
+/* Takes the result of a call that _start has sent, once; waits for it where it must. Free the reply
+ * with pyproc_reply_free and with nothing else, then the future.
+ */
+int x_pyproc_call_json_finish(pyproc_future *future, Pyproc__Error **ret_reply,
+                              pyproc_error **reterr);
 
 #ifdef __cplusplus
 }

@@ -147,6 +147,34 @@ int class_none_calls_foo_with(pyproc_pool *pool, const Class__None__Serve *reque
   return result;
 }
 
+static void class_none_calls_foo__deliver(void (*done)(void), int result, ProtobufCMessage *reply, pyproc_error *error,
+                                          void *userdata) {
+  ((class_none_calls_foo_done *)done)(result, (Class__None__Context *)(void *)reply, error, userdata);
+}
+
+int class_none_calls_foo_submit(pyproc_pool *pool, const Class__None__Serve *request,
+                                const pyproc_call_options *options, class_none_calls_foo_done *done,
+                                void *userdata, pyproc_error **reterr) {
+  return pyproc_call_submit_generated(pool, &class_none_calls_foo_method, request == NULL ? NULL : &request->base, options,
+                                      class_none_calls_foo__deliver, (void (*)(void))done, userdata, reterr);
+}
+
+int class_none_calls_foo_start(pyproc_pool *pool, const Class__None__Serve *request,
+                               const pyproc_call_options *options, pyproc_future **ret_future,
+                               pyproc_error **reterr) {
+  return pyproc_call_start(pool, &class_none_calls_foo_method, request == NULL ? NULL : &request->base, options,
+                           ret_future, reterr);
+}
+
+int class_none_calls_foo_finish(pyproc_future *future, Class__None__Context **ret_reply,
+                                pyproc_error **reterr) {
+  ProtobufCMessage *reply = NULL;
+  const int result = pyproc_future_finish_generated(future, &class_none_calls_foo_method, ret_reply == NULL ? NULL : &reply,
+                                                    reterr);
+  if (result >= 0 && ret_reply != NULL) *ret_reply = (Class__None__Context *)(void *)reply;
+  return result;
+}
+
 const pyproc_method class_none_calls_foo_2_method = {
   sizeof(pyproc_method), "class.None.Calls/foo",
   &class__none__error__info, &class__none__sys__info,
@@ -164,6 +192,34 @@ int class_none_calls_foo_2_with(pyproc_pool *pool, const Class__None__Error *req
   ProtobufCMessage *reply = NULL;
   const int result = pyproc_call(pool, &class_none_calls_foo_2_method, request == NULL ? NULL : &request->base, options,
                                  ret_reply == NULL ? NULL : &reply, reterr);
+  if (result >= 0 && ret_reply != NULL) *ret_reply = (Class__None__Sys *)(void *)reply;
+  return result;
+}
+
+static void class_none_calls_foo_2__deliver(void (*done)(void), int result, ProtobufCMessage *reply, pyproc_error *error,
+                                            void *userdata) {
+  ((class_none_calls_foo_2_done *)done)(result, (Class__None__Sys *)(void *)reply, error, userdata);
+}
+
+int class_none_calls_foo_2_submit(pyproc_pool *pool, const Class__None__Error *request,
+                                  const pyproc_call_options *options, class_none_calls_foo_2_done *done,
+                                  void *userdata, pyproc_error **reterr) {
+  return pyproc_call_submit_generated(pool, &class_none_calls_foo_2_method, request == NULL ? NULL : &request->base, options,
+                                      class_none_calls_foo_2__deliver, (void (*)(void))done, userdata, reterr);
+}
+
+int class_none_calls_foo_2_start(pyproc_pool *pool, const Class__None__Error *request,
+                                 const pyproc_call_options *options, pyproc_future **ret_future,
+                                 pyproc_error **reterr) {
+  return pyproc_call_start(pool, &class_none_calls_foo_2_method, request == NULL ? NULL : &request->base, options,
+                           ret_future, reterr);
+}
+
+int class_none_calls_foo_2_finish(pyproc_future *future, Class__None__Sys **ret_reply,
+                                  pyproc_error **reterr) {
+  ProtobufCMessage *reply = NULL;
+  const int result = pyproc_future_finish_generated(future, &class_none_calls_foo_2_method, ret_reply == NULL ? NULL : &reply,
+                                                    reterr);
   if (result >= 0 && ret_reply != NULL) *ret_reply = (Class__None__Sys *)(void *)reply;
   return result;
 }
@@ -189,6 +245,34 @@ int class_none_calls_foo_with_2_with(pyproc_pool *pool, const Class__None__FooBa
   return result;
 }
 
+static void class_none_calls_foo_with_2__deliver(void (*done)(void), int result, ProtobufCMessage *reply, pyproc_error *error,
+                                                 void *userdata) {
+  ((class_none_calls_foo_with_2_done *)done)(result, (Class__None__FooBar *)(void *)reply, error, userdata);
+}
+
+int class_none_calls_foo_with_2_submit(pyproc_pool *pool, const Class__None__FooBar2 *request,
+                                       const pyproc_call_options *options, class_none_calls_foo_with_2_done *done,
+                                       void *userdata, pyproc_error **reterr) {
+  return pyproc_call_submit_generated(pool, &class_none_calls_foo_with_2_method, request == NULL ? NULL : &request->base, options,
+                                      class_none_calls_foo_with_2__deliver, (void (*)(void))done, userdata, reterr);
+}
+
+int class_none_calls_foo_with_2_start(pyproc_pool *pool, const Class__None__FooBar2 *request,
+                                      const pyproc_call_options *options, pyproc_future **ret_future,
+                                      pyproc_error **reterr) {
+  return pyproc_call_start(pool, &class_none_calls_foo_with_2_method, request == NULL ? NULL : &request->base, options,
+                           ret_future, reterr);
+}
+
+int class_none_calls_foo_with_2_finish(pyproc_future *future, Class__None__FooBar **ret_reply,
+                                       pyproc_error **reterr) {
+  ProtobufCMessage *reply = NULL;
+  const int result = pyproc_future_finish_generated(future, &class_none_calls_foo_with_2_method, ret_reply == NULL ? NULL : &reply,
+                                                    reterr);
+  if (result >= 0 && ret_reply != NULL) *ret_reply = (Class__None__FooBar *)(void *)reply;
+  return result;
+}
+
 const pyproc_method class_none_calls_foo__with_method = {
   sizeof(pyproc_method), "class.None.Calls/Foo_With",
   &class__none__type__info, &class__none_____dunder__info,
@@ -206,6 +290,34 @@ int class_none_calls_foo__with_with(pyproc_pool *pool, const Class__None__Type *
   ProtobufCMessage *reply = NULL;
   const int result = pyproc_call(pool, &class_none_calls_foo__with_method, request == NULL ? NULL : &request->base, options,
                                  ret_reply == NULL ? NULL : &reply, reterr);
+  if (result >= 0 && ret_reply != NULL) *ret_reply = (Class__None__Dunder *)(void *)reply;
+  return result;
+}
+
+static void class_none_calls_foo__with__deliver(void (*done)(void), int result, ProtobufCMessage *reply, pyproc_error *error,
+                                                void *userdata) {
+  ((class_none_calls_foo__with_done *)done)(result, (Class__None__Dunder *)(void *)reply, error, userdata);
+}
+
+int class_none_calls_foo__with_submit(pyproc_pool *pool, const Class__None__Type *request,
+                                      const pyproc_call_options *options, class_none_calls_foo__with_done *done,
+                                      void *userdata, pyproc_error **reterr) {
+  return pyproc_call_submit_generated(pool, &class_none_calls_foo__with_method, request == NULL ? NULL : &request->base, options,
+                                      class_none_calls_foo__with__deliver, (void (*)(void))done, userdata, reterr);
+}
+
+int class_none_calls_foo__with_start(pyproc_pool *pool, const Class__None__Type *request,
+                                     const pyproc_call_options *options, pyproc_future **ret_future,
+                                     pyproc_error **reterr) {
+  return pyproc_call_start(pool, &class_none_calls_foo__with_method, request == NULL ? NULL : &request->base, options,
+                           ret_future, reterr);
+}
+
+int class_none_calls_foo__with_finish(pyproc_future *future, Class__None__Dunder **ret_reply,
+                                      pyproc_error **reterr) {
+  ProtobufCMessage *reply = NULL;
+  const int result = pyproc_future_finish_generated(future, &class_none_calls_foo__with_method, ret_reply == NULL ? NULL : &reply,
+                                                    reterr);
   if (result >= 0 && ret_reply != NULL) *ret_reply = (Class__None__Dunder *)(void *)reply;
   return result;
 }
@@ -231,6 +343,34 @@ int class_none_calls_init_with(pyproc_pool *pool, const Class__None__None__True 
   return result;
 }
 
+static void class_none_calls_init__deliver(void (*done)(void), int result, ProtobufCMessage *reply, pyproc_error *error,
+                                           void *userdata) {
+  ((class_none_calls_init_done *)done)(result, (Class__None__None *)(void *)reply, error, userdata);
+}
+
+int class_none_calls_init_submit(pyproc_pool *pool, const Class__None__None__True *request,
+                                 const pyproc_call_options *options, class_none_calls_init_done *done,
+                                 void *userdata, pyproc_error **reterr) {
+  return pyproc_call_submit_generated(pool, &class_none_calls_init_method, request == NULL ? NULL : &request->base, options,
+                                      class_none_calls_init__deliver, (void (*)(void))done, userdata, reterr);
+}
+
+int class_none_calls_init_start(pyproc_pool *pool, const Class__None__None__True *request,
+                                const pyproc_call_options *options, pyproc_future **ret_future,
+                                pyproc_error **reterr) {
+  return pyproc_call_start(pool, &class_none_calls_init_method, request == NULL ? NULL : &request->base, options,
+                           ret_future, reterr);
+}
+
+int class_none_calls_init_finish(pyproc_future *future, Class__None__None **ret_reply,
+                                 pyproc_error **reterr) {
+  ProtobufCMessage *reply = NULL;
+  const int result = pyproc_future_finish_generated(future, &class_none_calls_init_method, ret_reply == NULL ? NULL : &reply,
+                                                    reterr);
+  if (result >= 0 && ret_reply != NULL) *ret_reply = (Class__None__None *)(void *)reply;
+  return result;
+}
+
 const pyproc_method class_none_calls_service_2_method = {
   sizeof(pyproc_method), "class.None.Calls/Service",
   &class__none__calls_handler__info, &google__protobuf__empty__info,
@@ -248,6 +388,34 @@ int class_none_calls_service_2_with(pyproc_pool *pool, const Class__None__CallsH
   ProtobufCMessage *reply = NULL;
   const int result = pyproc_call(pool, &class_none_calls_service_2_method, request == NULL ? NULL : &request->base, options,
                                  ret_reply == NULL ? NULL : &reply, reterr);
+  if (result >= 0 && ret_reply != NULL) *ret_reply = (Google__Protobuf__Empty *)(void *)reply;
+  return result;
+}
+
+static void class_none_calls_service_2__deliver(void (*done)(void), int result, ProtobufCMessage *reply, pyproc_error *error,
+                                                void *userdata) {
+  ((class_none_calls_service_2_done *)done)(result, (Google__Protobuf__Empty *)(void *)reply, error, userdata);
+}
+
+int class_none_calls_service_2_submit(pyproc_pool *pool, const Class__None__CallsHandler *request,
+                                      const pyproc_call_options *options, class_none_calls_service_2_done *done,
+                                      void *userdata, pyproc_error **reterr) {
+  return pyproc_call_submit_generated(pool, &class_none_calls_service_2_method, request == NULL ? NULL : &request->base, options,
+                                      class_none_calls_service_2__deliver, (void (*)(void))done, userdata, reterr);
+}
+
+int class_none_calls_service_2_start(pyproc_pool *pool, const Class__None__CallsHandler *request,
+                                     const pyproc_call_options *options, pyproc_future **ret_future,
+                                     pyproc_error **reterr) {
+  return pyproc_call_start(pool, &class_none_calls_service_2_method, request == NULL ? NULL : &request->base, options,
+                           ret_future, reterr);
+}
+
+int class_none_calls_service_2_finish(pyproc_future *future, Google__Protobuf__Empty **ret_reply,
+                                      pyproc_error **reterr) {
+  ProtobufCMessage *reply = NULL;
+  const int result = pyproc_future_finish_generated(future, &class_none_calls_service_2_method, ret_reply == NULL ? NULL : &reply,
+                                                    reterr);
   if (result >= 0 && ret_reply != NULL) *ret_reply = (Google__Protobuf__Empty *)(void *)reply;
   return result;
 }
@@ -273,6 +441,34 @@ int class_none_calls_def_with(pyproc_pool *pool, const Class__None__Members *req
   return result;
 }
 
+static void class_none_calls_def__deliver(void (*done)(void), int result, ProtobufCMessage *reply, pyproc_error *error,
+                                          void *userdata) {
+  ((class_none_calls_def_done *)done)(result, (Class__None__Kinds *)(void *)reply, error, userdata);
+}
+
+int class_none_calls_def_submit(pyproc_pool *pool, const Class__None__Members *request,
+                                const pyproc_call_options *options, class_none_calls_def_done *done,
+                                void *userdata, pyproc_error **reterr) {
+  return pyproc_call_submit_generated(pool, &class_none_calls_def_method, request == NULL ? NULL : &request->base, options,
+                                      class_none_calls_def__deliver, (void (*)(void))done, userdata, reterr);
+}
+
+int class_none_calls_def_start(pyproc_pool *pool, const Class__None__Members *request,
+                               const pyproc_call_options *options, pyproc_future **ret_future,
+                               pyproc_error **reterr) {
+  return pyproc_call_start(pool, &class_none_calls_def_method, request == NULL ? NULL : &request->base, options,
+                           ret_future, reterr);
+}
+
+int class_none_calls_def_finish(pyproc_future *future, Class__None__Kinds **ret_reply,
+                                pyproc_error **reterr) {
+  ProtobufCMessage *reply = NULL;
+  const int result = pyproc_future_finish_generated(future, &class_none_calls_def_method, ret_reply == NULL ? NULL : &reply,
+                                                    reterr);
+  if (result >= 0 && ret_reply != NULL) *ret_reply = (Class__None__Kinds *)(void *)reply;
+  return result;
+}
+
 const pyproc_method class_none_calls_on_start_method = {
   sizeof(pyproc_method), "class.None.Calls/OnStart",
   &class__none__init__info, &class__none__init_2__info,
@@ -294,6 +490,34 @@ int class_none_calls_on_start_with(pyproc_pool *pool, const Class__None__Init *r
   return result;
 }
 
+static void class_none_calls_on_start__deliver(void (*done)(void), int result, ProtobufCMessage *reply, pyproc_error *error,
+                                               void *userdata) {
+  ((class_none_calls_on_start_done *)done)(result, (Class__None__INIT2 *)(void *)reply, error, userdata);
+}
+
+int class_none_calls_on_start_submit(pyproc_pool *pool, const Class__None__Init *request,
+                                     const pyproc_call_options *options, class_none_calls_on_start_done *done,
+                                     void *userdata, pyproc_error **reterr) {
+  return pyproc_call_submit_generated(pool, &class_none_calls_on_start_method, request == NULL ? NULL : &request->base, options,
+                                      class_none_calls_on_start__deliver, (void (*)(void))done, userdata, reterr);
+}
+
+int class_none_calls_on_start_start(pyproc_pool *pool, const Class__None__Init *request,
+                                    const pyproc_call_options *options, pyproc_future **ret_future,
+                                    pyproc_error **reterr) {
+  return pyproc_call_start(pool, &class_none_calls_on_start_method, request == NULL ? NULL : &request->base, options,
+                           ret_future, reterr);
+}
+
+int class_none_calls_on_start_finish(pyproc_future *future, Class__None__INIT2 **ret_reply,
+                                     pyproc_error **reterr) {
+  ProtobufCMessage *reply = NULL;
+  const int result = pyproc_future_finish_generated(future, &class_none_calls_on_start_method, ret_reply == NULL ? NULL : &reply,
+                                                    reterr);
+  if (result >= 0 && ret_reply != NULL) *ret_reply = (Class__None__INIT2 *)(void *)reply;
+  return result;
+}
+
 const pyproc_method class_none_calls___init___method = {
   sizeof(pyproc_method), "class.None.Calls/__init__",
   &class__none__init__init__info, &class__none__init__descriptor__info,
@@ -311,6 +535,34 @@ int class_none_calls___init___with(pyproc_pool *pool, const Class__None__Init__I
   ProtobufCMessage *reply = NULL;
   const int result = pyproc_call(pool, &class_none_calls___init___method, request == NULL ? NULL : &request->base, options,
                                  ret_reply == NULL ? NULL : &reply, reterr);
+  if (result >= 0 && ret_reply != NULL) *ret_reply = (Class__None__Init__Descriptor *)(void *)reply;
+  return result;
+}
+
+static void class_none_calls___init____deliver(void (*done)(void), int result, ProtobufCMessage *reply, pyproc_error *error,
+                                               void *userdata) {
+  ((class_none_calls___init___done *)done)(result, (Class__None__Init__Descriptor *)(void *)reply, error, userdata);
+}
+
+int class_none_calls___init___submit(pyproc_pool *pool, const Class__None__Init__Init *request,
+                                     const pyproc_call_options *options, class_none_calls___init___done *done,
+                                     void *userdata, pyproc_error **reterr) {
+  return pyproc_call_submit_generated(pool, &class_none_calls___init___method, request == NULL ? NULL : &request->base, options,
+                                      class_none_calls___init____deliver, (void (*)(void))done, userdata, reterr);
+}
+
+int class_none_calls___init___start(pyproc_pool *pool, const Class__None__Init__Init *request,
+                                    const pyproc_call_options *options, pyproc_future **ret_future,
+                                    pyproc_error **reterr) {
+  return pyproc_call_start(pool, &class_none_calls___init___method, request == NULL ? NULL : &request->base, options,
+                           ret_future, reterr);
+}
+
+int class_none_calls___init___finish(pyproc_future *future, Class__None__Init__Descriptor **ret_reply,
+                                     pyproc_error **reterr) {
+  ProtobufCMessage *reply = NULL;
+  const int result = pyproc_future_finish_generated(future, &class_none_calls___init___method, ret_reply == NULL ? NULL : &reply,
+                                                    reterr);
   if (result >= 0 && ret_reply != NULL) *ret_reply = (Class__None__Init__Descriptor *)(void *)reply;
   return result;
 }
@@ -347,6 +599,34 @@ int class_none_calls_foo_with_3_with(pyproc_pool *pool, const Class__None__None 
   ProtobufCMessage *reply = NULL;
   const int result = pyproc_call(pool, &class_none_calls_foo_with_3_method, request == NULL ? NULL : &request->base, options,
                                  ret_reply == NULL ? NULL : &reply, reterr);
+  if (result >= 0 && ret_reply != NULL) *ret_reply = (Class__None__None *)(void *)reply;
+  return result;
+}
+
+static void class_none_calls_foo_with_3__deliver(void (*done)(void), int result, ProtobufCMessage *reply, pyproc_error *error,
+                                                 void *userdata) {
+  ((class_none_calls_foo_with_3_done *)done)(result, (Class__None__None *)(void *)reply, error, userdata);
+}
+
+int class_none_calls_foo_with_3_submit(pyproc_pool *pool, const Class__None__None *request,
+                                       const pyproc_call_options *options, class_none_calls_foo_with_3_done *done,
+                                       void *userdata, pyproc_error **reterr) {
+  return pyproc_call_submit_generated(pool, &class_none_calls_foo_with_3_method, request == NULL ? NULL : &request->base, options,
+                                      class_none_calls_foo_with_3__deliver, (void (*)(void))done, userdata, reterr);
+}
+
+int class_none_calls_foo_with_3_start(pyproc_pool *pool, const Class__None__None *request,
+                                      const pyproc_call_options *options, pyproc_future **ret_future,
+                                      pyproc_error **reterr) {
+  return pyproc_call_start(pool, &class_none_calls_foo_with_3_method, request == NULL ? NULL : &request->base, options,
+                           ret_future, reterr);
+}
+
+int class_none_calls_foo_with_3_finish(pyproc_future *future, Class__None__None **ret_reply,
+                                       pyproc_error **reterr) {
+  ProtobufCMessage *reply = NULL;
+  const int result = pyproc_future_finish_generated(future, &class_none_calls_foo_with_3_method, ret_reply == NULL ? NULL : &reply,
+                                                    reterr);
   if (result >= 0 && ret_reply != NULL) *ret_reply = (Class__None__None *)(void *)reply;
   return result;
 }

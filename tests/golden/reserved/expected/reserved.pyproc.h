@@ -48,6 +48,12 @@ extern const pyproc_method class_none_calls_def_method;
 extern const pyproc_method class_none_calls_on_start_method;
 extern const pyproc_method class_none_calls___init___method;
 
+/* How a submitted call of class.None.Calls/Foo ends: `reply` or `error`, the other one is NULL.
+ * Both are the callback's: free the reply with pyproc_reply_free and with nothing else, the error with
+ * pyproc_error_free.
+ */
+typedef void class_none_calls_foo_done(int result, Class__None__Context *reply, pyproc_error *error, void *userdata);
+
 /* Calls class.None.Calls/Foo and waits for its reply; timeout: the pool's call_timeout_ms. From any thread.
  * Returns PYPROC_OK and sets *ret_reply, or a negative PYPROC_E* and sets *reterr if it is given;
  * what is not set stays untouched. Free the reply with pyproc_reply_free and with nothing else, the
@@ -60,6 +66,30 @@ int class_none_calls_foo(pyproc_pool *pool, const Class__None__Serve *request,
 int class_none_calls_foo_with(pyproc_pool *pool, const Class__None__Serve *request,
                               const pyproc_call_options *options, Class__None__Context **ret_reply,
                               pyproc_error **reterr);
+
+/* Sends the call and returns. 0: `done` runs exactly once, in pyproc_pool_dispatch or pyproc_pool_close;
+ * a negative PYPROC_E*: never. Request and options, which may be NULL, are copied. From any thread.
+ */
+int class_none_calls_foo_submit(pyproc_pool *pool, const Class__None__Serve *request,
+                                const pyproc_call_options *options, class_none_calls_foo_done *done,
+                                void *userdata, pyproc_error **reterr);
+
+/* Sends the call and returns a future for its reply; free that with pyproc_future_free. Else as _submit. */
+int class_none_calls_foo_start(pyproc_pool *pool, const Class__None__Serve *request,
+                               const pyproc_call_options *options, pyproc_future **ret_future,
+                               pyproc_error **reterr);
+
+/* Takes the result of a call that _start has sent, once; waits for it where it must. Free the reply
+ * with pyproc_reply_free and with nothing else, then the future.
+ */
+int class_none_calls_foo_finish(pyproc_future *future, Class__None__Context **ret_reply,
+                                pyproc_error **reterr);
+
+/* How a submitted call of class.None.Calls/foo ends: `reply` or `error`, the other one is NULL.
+ * Both are the callback's: free the reply with pyproc_reply_free and with nothing else, the error with
+ * pyproc_error_free.
+ */
+typedef void class_none_calls_foo_2_done(int result, Class__None__Sys *reply, pyproc_error *error, void *userdata);
 
 /* Calls class.None.Calls/foo and waits for its reply; timeout: the pool's call_timeout_ms. From any thread.
  * Returns PYPROC_OK and sets *ret_reply, or a negative PYPROC_E* and sets *reterr if it is given;
@@ -74,6 +104,30 @@ int class_none_calls_foo_2_with(pyproc_pool *pool, const Class__None__Error *req
                                 const pyproc_call_options *options, Class__None__Sys **ret_reply,
                                 pyproc_error **reterr);
 
+/* Sends the call and returns. 0: `done` runs exactly once, in pyproc_pool_dispatch or pyproc_pool_close;
+ * a negative PYPROC_E*: never. Request and options, which may be NULL, are copied. From any thread.
+ */
+int class_none_calls_foo_2_submit(pyproc_pool *pool, const Class__None__Error *request,
+                                  const pyproc_call_options *options, class_none_calls_foo_2_done *done,
+                                  void *userdata, pyproc_error **reterr);
+
+/* Sends the call and returns a future for its reply; free that with pyproc_future_free. Else as _submit. */
+int class_none_calls_foo_2_start(pyproc_pool *pool, const Class__None__Error *request,
+                                 const pyproc_call_options *options, pyproc_future **ret_future,
+                                 pyproc_error **reterr);
+
+/* Takes the result of a call that _start has sent, once; waits for it where it must. Free the reply
+ * with pyproc_reply_free and with nothing else, then the future.
+ */
+int class_none_calls_foo_2_finish(pyproc_future *future, Class__None__Sys **ret_reply,
+                                  pyproc_error **reterr);
+
+/* How a submitted call of class.None.Calls/FooWith ends: `reply` or `error`, the other one is NULL.
+ * Both are the callback's: free the reply with pyproc_reply_free and with nothing else, the error with
+ * pyproc_error_free.
+ */
+typedef void class_none_calls_foo_with_2_done(int result, Class__None__FooBar *reply, pyproc_error *error, void *userdata);
+
 /* Calls class.None.Calls/FooWith and waits for its reply; timeout: the pool's call_timeout_ms. From any thread.
  * Returns PYPROC_OK and sets *ret_reply, or a negative PYPROC_E* and sets *reterr if it is given;
  * what is not set stays untouched. Free the reply with pyproc_reply_free and with nothing else, the
@@ -86,6 +140,30 @@ int class_none_calls_foo_with_2(pyproc_pool *pool, const Class__None__FooBar2 *r
 int class_none_calls_foo_with_2_with(pyproc_pool *pool, const Class__None__FooBar2 *request,
                                      const pyproc_call_options *options, Class__None__FooBar **ret_reply,
                                      pyproc_error **reterr);
+
+/* Sends the call and returns. 0: `done` runs exactly once, in pyproc_pool_dispatch or pyproc_pool_close;
+ * a negative PYPROC_E*: never. Request and options, which may be NULL, are copied. From any thread.
+ */
+int class_none_calls_foo_with_2_submit(pyproc_pool *pool, const Class__None__FooBar2 *request,
+                                       const pyproc_call_options *options, class_none_calls_foo_with_2_done *done,
+                                       void *userdata, pyproc_error **reterr);
+
+/* Sends the call and returns a future for its reply; free that with pyproc_future_free. Else as _submit. */
+int class_none_calls_foo_with_2_start(pyproc_pool *pool, const Class__None__FooBar2 *request,
+                                      const pyproc_call_options *options, pyproc_future **ret_future,
+                                      pyproc_error **reterr);
+
+/* Takes the result of a call that _start has sent, once; waits for it where it must. Free the reply
+ * with pyproc_reply_free and with nothing else, then the future.
+ */
+int class_none_calls_foo_with_2_finish(pyproc_future *future, Class__None__FooBar **ret_reply,
+                                       pyproc_error **reterr);
+
+/* How a submitted call of class.None.Calls/Foo_With ends: `reply` or `error`, the other one is NULL.
+ * Both are the callback's: free the reply with pyproc_reply_free and with nothing else, the error with
+ * pyproc_error_free.
+ */
+typedef void class_none_calls_foo__with_done(int result, Class__None__Dunder *reply, pyproc_error *error, void *userdata);
 
 /* Calls class.None.Calls/Foo_With and waits for its reply; timeout: the pool's call_timeout_ms. From any thread.
  * Returns PYPROC_OK and sets *ret_reply, or a negative PYPROC_E* and sets *reterr if it is given;
@@ -100,6 +178,30 @@ int class_none_calls_foo__with_with(pyproc_pool *pool, const Class__None__Type *
                                     const pyproc_call_options *options, Class__None__Dunder **ret_reply,
                                     pyproc_error **reterr);
 
+/* Sends the call and returns. 0: `done` runs exactly once, in pyproc_pool_dispatch or pyproc_pool_close;
+ * a negative PYPROC_E*: never. Request and options, which may be NULL, are copied. From any thread.
+ */
+int class_none_calls_foo__with_submit(pyproc_pool *pool, const Class__None__Type *request,
+                                      const pyproc_call_options *options, class_none_calls_foo__with_done *done,
+                                      void *userdata, pyproc_error **reterr);
+
+/* Sends the call and returns a future for its reply; free that with pyproc_future_free. Else as _submit. */
+int class_none_calls_foo__with_start(pyproc_pool *pool, const Class__None__Type *request,
+                                     const pyproc_call_options *options, pyproc_future **ret_future,
+                                     pyproc_error **reterr);
+
+/* Takes the result of a call that _start has sent, once; waits for it where it must. Free the reply
+ * with pyproc_reply_free and with nothing else, then the future.
+ */
+int class_none_calls_foo__with_finish(pyproc_future *future, Class__None__Dunder **ret_reply,
+                                      pyproc_error **reterr);
+
+/* How a submitted call of class.None.Calls/Init ends: `reply` or `error`, the other one is NULL.
+ * Both are the callback's: free the reply with pyproc_reply_free and with nothing else, the error with
+ * pyproc_error_free.
+ */
+typedef void class_none_calls_init_done(int result, Class__None__None *reply, pyproc_error *error, void *userdata);
+
 /* Calls class.None.Calls/Init and waits for its reply; timeout: the pool's call_timeout_ms. From any thread.
  * Returns PYPROC_OK and sets *ret_reply, or a negative PYPROC_E* and sets *reterr if it is given;
  * what is not set stays untouched. Free the reply with pyproc_reply_free and with nothing else, the
@@ -112,6 +214,30 @@ int class_none_calls_init(pyproc_pool *pool, const Class__None__None__True *requ
 int class_none_calls_init_with(pyproc_pool *pool, const Class__None__None__True *request,
                                const pyproc_call_options *options, Class__None__None **ret_reply,
                                pyproc_error **reterr);
+
+/* Sends the call and returns. 0: `done` runs exactly once, in pyproc_pool_dispatch or pyproc_pool_close;
+ * a negative PYPROC_E*: never. Request and options, which may be NULL, are copied. From any thread.
+ */
+int class_none_calls_init_submit(pyproc_pool *pool, const Class__None__None__True *request,
+                                 const pyproc_call_options *options, class_none_calls_init_done *done,
+                                 void *userdata, pyproc_error **reterr);
+
+/* Sends the call and returns a future for its reply; free that with pyproc_future_free. Else as _submit. */
+int class_none_calls_init_start(pyproc_pool *pool, const Class__None__None__True *request,
+                                const pyproc_call_options *options, pyproc_future **ret_future,
+                                pyproc_error **reterr);
+
+/* Takes the result of a call that _start has sent, once; waits for it where it must. Free the reply
+ * with pyproc_reply_free and with nothing else, then the future.
+ */
+int class_none_calls_init_finish(pyproc_future *future, Class__None__None **ret_reply,
+                                 pyproc_error **reterr);
+
+/* How a submitted call of class.None.Calls/Service ends: `reply` or `error`, the other one is NULL.
+ * Both are the callback's: free the reply with pyproc_reply_free and with nothing else, the error with
+ * pyproc_error_free.
+ */
+typedef void class_none_calls_service_2_done(int result, Google__Protobuf__Empty *reply, pyproc_error *error, void *userdata);
 
 /* Calls class.None.Calls/Service and waits for its reply; timeout: the pool's call_timeout_ms. From any thread.
  * Returns PYPROC_OK and sets *ret_reply, or a negative PYPROC_E* and sets *reterr if it is given;
@@ -126,6 +252,30 @@ int class_none_calls_service_2_with(pyproc_pool *pool, const Class__None__CallsH
                                     const pyproc_call_options *options, Google__Protobuf__Empty **ret_reply,
                                     pyproc_error **reterr);
 
+/* Sends the call and returns. 0: `done` runs exactly once, in pyproc_pool_dispatch or pyproc_pool_close;
+ * a negative PYPROC_E*: never. Request and options, which may be NULL, are copied. From any thread.
+ */
+int class_none_calls_service_2_submit(pyproc_pool *pool, const Class__None__CallsHandler *request,
+                                      const pyproc_call_options *options, class_none_calls_service_2_done *done,
+                                      void *userdata, pyproc_error **reterr);
+
+/* Sends the call and returns a future for its reply; free that with pyproc_future_free. Else as _submit. */
+int class_none_calls_service_2_start(pyproc_pool *pool, const Class__None__CallsHandler *request,
+                                     const pyproc_call_options *options, pyproc_future **ret_future,
+                                     pyproc_error **reterr);
+
+/* Takes the result of a call that _start has sent, once; waits for it where it must. Free the reply
+ * with pyproc_reply_free and with nothing else, then the future.
+ */
+int class_none_calls_service_2_finish(pyproc_future *future, Google__Protobuf__Empty **ret_reply,
+                                      pyproc_error **reterr);
+
+/* How a submitted call of class.None.Calls/def ends: `reply` or `error`, the other one is NULL.
+ * Both are the callback's: free the reply with pyproc_reply_free and with nothing else, the error with
+ * pyproc_error_free.
+ */
+typedef void class_none_calls_def_done(int result, Class__None__Kinds *reply, pyproc_error *error, void *userdata);
+
 /* Calls class.None.Calls/def and waits for its reply; timeout: the pool's call_timeout_ms. From any thread.
  * Returns PYPROC_OK and sets *ret_reply, or a negative PYPROC_E* and sets *reterr if it is given;
  * what is not set stays untouched. Free the reply with pyproc_reply_free and with nothing else, the
@@ -138,6 +288,30 @@ int class_none_calls_def(pyproc_pool *pool, const Class__None__Members *request,
 int class_none_calls_def_with(pyproc_pool *pool, const Class__None__Members *request,
                               const pyproc_call_options *options, Class__None__Kinds **ret_reply,
                               pyproc_error **reterr);
+
+/* Sends the call and returns. 0: `done` runs exactly once, in pyproc_pool_dispatch or pyproc_pool_close;
+ * a negative PYPROC_E*: never. Request and options, which may be NULL, are copied. From any thread.
+ */
+int class_none_calls_def_submit(pyproc_pool *pool, const Class__None__Members *request,
+                                const pyproc_call_options *options, class_none_calls_def_done *done,
+                                void *userdata, pyproc_error **reterr);
+
+/* Sends the call and returns a future for its reply; free that with pyproc_future_free. Else as _submit. */
+int class_none_calls_def_start(pyproc_pool *pool, const Class__None__Members *request,
+                               const pyproc_call_options *options, pyproc_future **ret_future,
+                               pyproc_error **reterr);
+
+/* Takes the result of a call that _start has sent, once; waits for it where it must. Free the reply
+ * with pyproc_reply_free and with nothing else, then the future.
+ */
+int class_none_calls_def_finish(pyproc_future *future, Class__None__Kinds **ret_reply,
+                                pyproc_error **reterr);
+
+/* How a submitted call of class.None.Calls/OnStart ends: `reply` or `error`, the other one is NULL.
+ * Both are the callback's: free the reply with pyproc_reply_free and with nothing else, the error with
+ * pyproc_error_free.
+ */
+typedef void class_none_calls_on_start_done(int result, Class__None__INIT2 *reply, pyproc_error *error, void *userdata);
 
 /* Calls class.None.Calls/OnStart and waits for its reply; timeout: the pool's call_timeout_ms. From any thread.
  * Returns PYPROC_OK and sets *ret_reply, or a negative PYPROC_E* and sets *reterr if it is given;
@@ -152,6 +326,30 @@ int class_none_calls_on_start_with(pyproc_pool *pool, const Class__None__Init *r
                                    const pyproc_call_options *options, Class__None__INIT2 **ret_reply,
                                    pyproc_error **reterr);
 
+/* Sends the call and returns. 0: `done` runs exactly once, in pyproc_pool_dispatch or pyproc_pool_close;
+ * a negative PYPROC_E*: never. Request and options, which may be NULL, are copied. From any thread.
+ */
+int class_none_calls_on_start_submit(pyproc_pool *pool, const Class__None__Init *request,
+                                     const pyproc_call_options *options, class_none_calls_on_start_done *done,
+                                     void *userdata, pyproc_error **reterr);
+
+/* Sends the call and returns a future for its reply; free that with pyproc_future_free. Else as _submit. */
+int class_none_calls_on_start_start(pyproc_pool *pool, const Class__None__Init *request,
+                                    const pyproc_call_options *options, pyproc_future **ret_future,
+                                    pyproc_error **reterr);
+
+/* Takes the result of a call that _start has sent, once; waits for it where it must. Free the reply
+ * with pyproc_reply_free and with nothing else, then the future.
+ */
+int class_none_calls_on_start_finish(pyproc_future *future, Class__None__INIT2 **ret_reply,
+                                     pyproc_error **reterr);
+
+/* How a submitted call of class.None.Calls/__init__ ends: `reply` or `error`, the other one is NULL.
+ * Both are the callback's: free the reply with pyproc_reply_free and with nothing else, the error with
+ * pyproc_error_free.
+ */
+typedef void class_none_calls___init___done(int result, Class__None__Init__Descriptor *reply, pyproc_error *error, void *userdata);
+
 /* Calls class.None.Calls/__init__ and waits for its reply; timeout: the pool's call_timeout_ms. From any thread.
  * Returns PYPROC_OK and sets *ret_reply, or a negative PYPROC_E* and sets *reterr if it is given;
  * what is not set stays untouched. Free the reply with pyproc_reply_free and with nothing else, the
@@ -165,6 +363,24 @@ int class_none_calls___init___with(pyproc_pool *pool, const Class__None__Init__I
                                    const pyproc_call_options *options, Class__None__Init__Descriptor **ret_reply,
                                    pyproc_error **reterr);
 
+/* Sends the call and returns. 0: `done` runs exactly once, in pyproc_pool_dispatch or pyproc_pool_close;
+ * a negative PYPROC_E*: never. Request and options, which may be NULL, are copied. From any thread.
+ */
+int class_none_calls___init___submit(pyproc_pool *pool, const Class__None__Init__Init *request,
+                                     const pyproc_call_options *options, class_none_calls___init___done *done,
+                                     void *userdata, pyproc_error **reterr);
+
+/* Sends the call and returns a future for its reply; free that with pyproc_future_free. Else as _submit. */
+int class_none_calls___init___start(pyproc_pool *pool, const Class__None__Init__Init *request,
+                                    const pyproc_call_options *options, pyproc_future **ret_future,
+                                    pyproc_error **reterr);
+
+/* Takes the result of a call that _start has sent, once; waits for it where it must. Free the reply
+ * with pyproc_reply_free and with nothing else, then the future.
+ */
+int class_none_calls___init___finish(pyproc_future *future, Class__None__Init__Descriptor **ret_reply,
+                                     pyproc_error **reterr);
+
 /* `foo_bar` of Calls and `bar` of CallsFoo would be one name.
  *
  * Service class.None.CallsFoo, for pyproc_pool_options.services.
@@ -172,6 +388,12 @@ int class_none_calls___init___with(pyproc_pool *pool, const Class__None__Init__I
 extern const pyproc_service class_none_calls_foo_service;
 extern const pyproc_method class_none_calls_foo_with_3_method;
 extern const pyproc_method class_none_calls_foo_submit_method;
+
+/* How a submitted call of class.None.CallsFoo/With ends: `reply` or `error`, the other one is NULL.
+ * Both are the callback's: free the reply with pyproc_reply_free and with nothing else, the error with
+ * pyproc_error_free.
+ */
+typedef void class_none_calls_foo_with_3_done(int result, Class__None__None *reply, pyproc_error *error, void *userdata);
 
 /* Calls class.None.CallsFoo/With and waits for its reply; timeout: the pool's call_timeout_ms. From any thread.
  * Returns PYPROC_OK and sets *ret_reply, or a negative PYPROC_E* and sets *reterr if it is given;
@@ -185,6 +407,24 @@ int class_none_calls_foo_with_3(pyproc_pool *pool, const Class__None__None *requ
 int class_none_calls_foo_with_3_with(pyproc_pool *pool, const Class__None__None *request,
                                      const pyproc_call_options *options, Class__None__None **ret_reply,
                                      pyproc_error **reterr);
+
+/* Sends the call and returns. 0: `done` runs exactly once, in pyproc_pool_dispatch or pyproc_pool_close;
+ * a negative PYPROC_E*: never. Request and options, which may be NULL, are copied. From any thread.
+ */
+int class_none_calls_foo_with_3_submit(pyproc_pool *pool, const Class__None__None *request,
+                                       const pyproc_call_options *options, class_none_calls_foo_with_3_done *done,
+                                       void *userdata, pyproc_error **reterr);
+
+/* Sends the call and returns a future for its reply; free that with pyproc_future_free. Else as _submit. */
+int class_none_calls_foo_with_3_start(pyproc_pool *pool, const Class__None__None *request,
+                                      const pyproc_call_options *options, pyproc_future **ret_future,
+                                      pyproc_error **reterr);
+
+/* Takes the result of a call that _start has sent, once; waits for it where it must. Free the reply
+ * with pyproc_reply_free and with nothing else, then the future.
+ */
+int class_none_calls_foo_with_3_finish(pyproc_future *future, Class__None__None **ret_reply,
+                                       pyproc_error **reterr);
 
 #ifdef __cplusplus
 }

@@ -209,6 +209,34 @@ int golden_types_types_scalar_with(pyproc_pool *pool, const Golden__Types__Scala
   return result;
 }
 
+static void golden_types_types_scalar__deliver(void (*done)(void), int result, ProtobufCMessage *reply, pyproc_error *error,
+                                               void *userdata) {
+  ((golden_types_types_scalar_done *)done)(result, (Golden__Types__Optionals *)(void *)reply, error, userdata);
+}
+
+int golden_types_types_scalar_submit(pyproc_pool *pool, const Golden__Types__Scalars *request,
+                                     const pyproc_call_options *options, golden_types_types_scalar_done *done,
+                                     void *userdata, pyproc_error **reterr) {
+  return pyproc_call_submit_generated(pool, &golden_types_types_scalar_method, request == NULL ? NULL : &request->base, options,
+                                      golden_types_types_scalar__deliver, (void (*)(void))done, userdata, reterr);
+}
+
+int golden_types_types_scalar_start(pyproc_pool *pool, const Golden__Types__Scalars *request,
+                                    const pyproc_call_options *options, pyproc_future **ret_future,
+                                    pyproc_error **reterr) {
+  return pyproc_call_start(pool, &golden_types_types_scalar_method, request == NULL ? NULL : &request->base, options,
+                           ret_future, reterr);
+}
+
+int golden_types_types_scalar_finish(pyproc_future *future, Golden__Types__Optionals **ret_reply,
+                                     pyproc_error **reterr) {
+  ProtobufCMessage *reply = NULL;
+  const int result = pyproc_future_finish_generated(future, &golden_types_types_scalar_method, ret_reply == NULL ? NULL : &reply,
+                                                    reterr);
+  if (result >= 0 && ret_reply != NULL) *ret_reply = (Golden__Types__Optionals *)(void *)reply;
+  return result;
+}
+
 const pyproc_method golden_types_types_repeat_method = {
   sizeof(pyproc_method), "golden.types.Types/Repeat",
   &golden__types__repeated__info, &golden__types__maps__info,
@@ -226,6 +254,34 @@ int golden_types_types_repeat_with(pyproc_pool *pool, const Golden__Types__Repea
   ProtobufCMessage *reply = NULL;
   const int result = pyproc_call(pool, &golden_types_types_repeat_method, request == NULL ? NULL : &request->base, options,
                                  ret_reply == NULL ? NULL : &reply, reterr);
+  if (result >= 0 && ret_reply != NULL) *ret_reply = (Golden__Types__Maps *)(void *)reply;
+  return result;
+}
+
+static void golden_types_types_repeat__deliver(void (*done)(void), int result, ProtobufCMessage *reply, pyproc_error *error,
+                                               void *userdata) {
+  ((golden_types_types_repeat_done *)done)(result, (Golden__Types__Maps *)(void *)reply, error, userdata);
+}
+
+int golden_types_types_repeat_submit(pyproc_pool *pool, const Golden__Types__Repeated *request,
+                                     const pyproc_call_options *options, golden_types_types_repeat_done *done,
+                                     void *userdata, pyproc_error **reterr) {
+  return pyproc_call_submit_generated(pool, &golden_types_types_repeat_method, request == NULL ? NULL : &request->base, options,
+                                      golden_types_types_repeat__deliver, (void (*)(void))done, userdata, reterr);
+}
+
+int golden_types_types_repeat_start(pyproc_pool *pool, const Golden__Types__Repeated *request,
+                                    const pyproc_call_options *options, pyproc_future **ret_future,
+                                    pyproc_error **reterr) {
+  return pyproc_call_start(pool, &golden_types_types_repeat_method, request == NULL ? NULL : &request->base, options,
+                           ret_future, reterr);
+}
+
+int golden_types_types_repeat_finish(pyproc_future *future, Golden__Types__Maps **ret_reply,
+                                     pyproc_error **reterr) {
+  ProtobufCMessage *reply = NULL;
+  const int result = pyproc_future_finish_generated(future, &golden_types_types_repeat_method, ret_reply == NULL ? NULL : &reply,
+                                                    reterr);
   if (result >= 0 && ret_reply != NULL) *ret_reply = (Golden__Types__Maps *)(void *)reply;
   return result;
 }
@@ -251,6 +307,34 @@ int golden_types_types_choose_with(pyproc_pool *pool, const Golden__Types__Oneof
   return result;
 }
 
+static void golden_types_types_choose__deliver(void (*done)(void), int result, ProtobufCMessage *reply, pyproc_error *error,
+                                               void *userdata) {
+  ((golden_types_types_choose_done *)done)(result, (Golden__Types__WellKnown *)(void *)reply, error, userdata);
+}
+
+int golden_types_types_choose_submit(pyproc_pool *pool, const Golden__Types__Oneofs *request,
+                                     const pyproc_call_options *options, golden_types_types_choose_done *done,
+                                     void *userdata, pyproc_error **reterr) {
+  return pyproc_call_submit_generated(pool, &golden_types_types_choose_method, request == NULL ? NULL : &request->base, options,
+                                      golden_types_types_choose__deliver, (void (*)(void))done, userdata, reterr);
+}
+
+int golden_types_types_choose_start(pyproc_pool *pool, const Golden__Types__Oneofs *request,
+                                    const pyproc_call_options *options, pyproc_future **ret_future,
+                                    pyproc_error **reterr) {
+  return pyproc_call_start(pool, &golden_types_types_choose_method, request == NULL ? NULL : &request->base, options,
+                           ret_future, reterr);
+}
+
+int golden_types_types_choose_finish(pyproc_future *future, Golden__Types__WellKnown **ret_reply,
+                                     pyproc_error **reterr) {
+  ProtobufCMessage *reply = NULL;
+  const int result = pyproc_future_finish_generated(future, &golden_types_types_choose_method, ret_reply == NULL ? NULL : &reply,
+                                                    reterr);
+  if (result >= 0 && ret_reply != NULL) *ret_reply = (Golden__Types__WellKnown *)(void *)reply;
+  return result;
+}
+
 const pyproc_method golden_types_types_nest_method = {
   sizeof(pyproc_method), "golden.types.Types/Nest",
   &golden__types__outer__middle__inner__info, &golden__types__outer__middle__info,
@@ -268,6 +352,34 @@ int golden_types_types_nest_with(pyproc_pool *pool, const Golden__Types__Outer__
   ProtobufCMessage *reply = NULL;
   const int result = pyproc_call(pool, &golden_types_types_nest_method, request == NULL ? NULL : &request->base, options,
                                  ret_reply == NULL ? NULL : &reply, reterr);
+  if (result >= 0 && ret_reply != NULL) *ret_reply = (Golden__Types__Outer__Middle *)(void *)reply;
+  return result;
+}
+
+static void golden_types_types_nest__deliver(void (*done)(void), int result, ProtobufCMessage *reply, pyproc_error *error,
+                                             void *userdata) {
+  ((golden_types_types_nest_done *)done)(result, (Golden__Types__Outer__Middle *)(void *)reply, error, userdata);
+}
+
+int golden_types_types_nest_submit(pyproc_pool *pool, const Golden__Types__Outer__Middle__Inner *request,
+                                   const pyproc_call_options *options, golden_types_types_nest_done *done,
+                                   void *userdata, pyproc_error **reterr) {
+  return pyproc_call_submit_generated(pool, &golden_types_types_nest_method, request == NULL ? NULL : &request->base, options,
+                                      golden_types_types_nest__deliver, (void (*)(void))done, userdata, reterr);
+}
+
+int golden_types_types_nest_start(pyproc_pool *pool, const Golden__Types__Outer__Middle__Inner *request,
+                                  const pyproc_call_options *options, pyproc_future **ret_future,
+                                  pyproc_error **reterr) {
+  return pyproc_call_start(pool, &golden_types_types_nest_method, request == NULL ? NULL : &request->base, options,
+                           ret_future, reterr);
+}
+
+int golden_types_types_nest_finish(pyproc_future *future, Golden__Types__Outer__Middle **ret_reply,
+                                   pyproc_error **reterr) {
+  ProtobufCMessage *reply = NULL;
+  const int result = pyproc_future_finish_generated(future, &golden_types_types_nest_method, ret_reply == NULL ? NULL : &reply,
+                                                    reterr);
   if (result >= 0 && ret_reply != NULL) *ret_reply = (Golden__Types__Outer__Middle *)(void *)reply;
   return result;
 }
@@ -293,6 +405,34 @@ int golden_types_types_forget_with(pyproc_pool *pool, const Google__Protobuf__St
   return result;
 }
 
+static void golden_types_types_forget__deliver(void (*done)(void), int result, ProtobufCMessage *reply, pyproc_error *error,
+                                               void *userdata) {
+  ((golden_types_types_forget_done *)done)(result, (Google__Protobuf__Empty *)(void *)reply, error, userdata);
+}
+
+int golden_types_types_forget_submit(pyproc_pool *pool, const Google__Protobuf__Struct *request,
+                                     const pyproc_call_options *options, golden_types_types_forget_done *done,
+                                     void *userdata, pyproc_error **reterr) {
+  return pyproc_call_submit_generated(pool, &golden_types_types_forget_method, request == NULL ? NULL : &request->base, options,
+                                      golden_types_types_forget__deliver, (void (*)(void))done, userdata, reterr);
+}
+
+int golden_types_types_forget_start(pyproc_pool *pool, const Google__Protobuf__Struct *request,
+                                    const pyproc_call_options *options, pyproc_future **ret_future,
+                                    pyproc_error **reterr) {
+  return pyproc_call_start(pool, &golden_types_types_forget_method, request == NULL ? NULL : &request->base, options,
+                           ret_future, reterr);
+}
+
+int golden_types_types_forget_finish(pyproc_future *future, Google__Protobuf__Empty **ret_reply,
+                                     pyproc_error **reterr) {
+  ProtobufCMessage *reply = NULL;
+  const int result = pyproc_future_finish_generated(future, &golden_types_types_forget_method, ret_reply == NULL ? NULL : &reply,
+                                                    reterr);
+  if (result >= 0 && ret_reply != NULL) *ret_reply = (Google__Protobuf__Empty *)(void *)reply;
+  return result;
+}
+
 const pyproc_method golden_types_types_idle_method = {
   sizeof(pyproc_method), "golden.types.Types/Idle",
   &golden__types__nothing__info, &golden__types__nothing__info,
@@ -310,6 +450,34 @@ int golden_types_types_idle_with(pyproc_pool *pool, const Golden__Types__Nothing
   ProtobufCMessage *reply = NULL;
   const int result = pyproc_call(pool, &golden_types_types_idle_method, request == NULL ? NULL : &request->base, options,
                                  ret_reply == NULL ? NULL : &reply, reterr);
+  if (result >= 0 && ret_reply != NULL) *ret_reply = (Golden__Types__Nothing *)(void *)reply;
+  return result;
+}
+
+static void golden_types_types_idle__deliver(void (*done)(void), int result, ProtobufCMessage *reply, pyproc_error *error,
+                                             void *userdata) {
+  ((golden_types_types_idle_done *)done)(result, (Golden__Types__Nothing *)(void *)reply, error, userdata);
+}
+
+int golden_types_types_idle_submit(pyproc_pool *pool, const Golden__Types__Nothing *request,
+                                   const pyproc_call_options *options, golden_types_types_idle_done *done,
+                                   void *userdata, pyproc_error **reterr) {
+  return pyproc_call_submit_generated(pool, &golden_types_types_idle_method, request == NULL ? NULL : &request->base, options,
+                                      golden_types_types_idle__deliver, (void (*)(void))done, userdata, reterr);
+}
+
+int golden_types_types_idle_start(pyproc_pool *pool, const Golden__Types__Nothing *request,
+                                  const pyproc_call_options *options, pyproc_future **ret_future,
+                                  pyproc_error **reterr) {
+  return pyproc_call_start(pool, &golden_types_types_idle_method, request == NULL ? NULL : &request->base, options,
+                           ret_future, reterr);
+}
+
+int golden_types_types_idle_finish(pyproc_future *future, Golden__Types__Nothing **ret_reply,
+                                   pyproc_error **reterr) {
+  ProtobufCMessage *reply = NULL;
+  const int result = pyproc_future_finish_generated(future, &golden_types_types_idle_method, ret_reply == NULL ? NULL : &reply,
+                                                    reterr);
   if (result >= 0 && ret_reply != NULL) *ret_reply = (Golden__Types__Nothing *)(void *)reply;
   return result;
 }

@@ -42,6 +42,12 @@ extern const pyproc_method golden_types_types_nest_method;
 extern const pyproc_method golden_types_types_forget_method;
 extern const pyproc_method golden_types_types_idle_method;
 
+/* How a submitted call of golden.types.Types/Scalar ends: `reply` or `error`, the other one is NULL.
+ * Both are the callback's: free the reply with pyproc_reply_free and with nothing else, the error with
+ * pyproc_error_free.
+ */
+typedef void golden_types_types_scalar_done(int result, Golden__Types__Optionals *reply, pyproc_error *error, void *userdata);
+
 /* Calls golden.types.Types/Scalar and waits for its reply; timeout: the pool's call_timeout_ms. From any thread.
  * Returns PYPROC_OK and sets *ret_reply, or a negative PYPROC_E* and sets *reterr if it is given;
  * what is not set stays untouched. Free the reply with pyproc_reply_free and with nothing else, the
@@ -54,6 +60,30 @@ int golden_types_types_scalar(pyproc_pool *pool, const Golden__Types__Scalars *r
 int golden_types_types_scalar_with(pyproc_pool *pool, const Golden__Types__Scalars *request,
                                    const pyproc_call_options *options, Golden__Types__Optionals **ret_reply,
                                    pyproc_error **reterr);
+
+/* Sends the call and returns. 0: `done` runs exactly once, in pyproc_pool_dispatch or pyproc_pool_close;
+ * a negative PYPROC_E*: never. Request and options, which may be NULL, are copied. From any thread.
+ */
+int golden_types_types_scalar_submit(pyproc_pool *pool, const Golden__Types__Scalars *request,
+                                     const pyproc_call_options *options, golden_types_types_scalar_done *done,
+                                     void *userdata, pyproc_error **reterr);
+
+/* Sends the call and returns a future for its reply; free that with pyproc_future_free. Else as _submit. */
+int golden_types_types_scalar_start(pyproc_pool *pool, const Golden__Types__Scalars *request,
+                                    const pyproc_call_options *options, pyproc_future **ret_future,
+                                    pyproc_error **reterr);
+
+/* Takes the result of a call that _start has sent, once; waits for it where it must. Free the reply
+ * with pyproc_reply_free and with nothing else, then the future.
+ */
+int golden_types_types_scalar_finish(pyproc_future *future, Golden__Types__Optionals **ret_reply,
+                                     pyproc_error **reterr);
+
+/* How a submitted call of golden.types.Types/Repeat ends: `reply` or `error`, the other one is NULL.
+ * Both are the callback's: free the reply with pyproc_reply_free and with nothing else, the error with
+ * pyproc_error_free.
+ */
+typedef void golden_types_types_repeat_done(int result, Golden__Types__Maps *reply, pyproc_error *error, void *userdata);
 
 /* Calls golden.types.Types/Repeat and waits for its reply; timeout: the pool's call_timeout_ms. From any thread.
  * Returns PYPROC_OK and sets *ret_reply, or a negative PYPROC_E* and sets *reterr if it is given;
@@ -68,6 +98,30 @@ int golden_types_types_repeat_with(pyproc_pool *pool, const Golden__Types__Repea
                                    const pyproc_call_options *options, Golden__Types__Maps **ret_reply,
                                    pyproc_error **reterr);
 
+/* Sends the call and returns. 0: `done` runs exactly once, in pyproc_pool_dispatch or pyproc_pool_close;
+ * a negative PYPROC_E*: never. Request and options, which may be NULL, are copied. From any thread.
+ */
+int golden_types_types_repeat_submit(pyproc_pool *pool, const Golden__Types__Repeated *request,
+                                     const pyproc_call_options *options, golden_types_types_repeat_done *done,
+                                     void *userdata, pyproc_error **reterr);
+
+/* Sends the call and returns a future for its reply; free that with pyproc_future_free. Else as _submit. */
+int golden_types_types_repeat_start(pyproc_pool *pool, const Golden__Types__Repeated *request,
+                                    const pyproc_call_options *options, pyproc_future **ret_future,
+                                    pyproc_error **reterr);
+
+/* Takes the result of a call that _start has sent, once; waits for it where it must. Free the reply
+ * with pyproc_reply_free and with nothing else, then the future.
+ */
+int golden_types_types_repeat_finish(pyproc_future *future, Golden__Types__Maps **ret_reply,
+                                     pyproc_error **reterr);
+
+/* How a submitted call of golden.types.Types/Choose ends: `reply` or `error`, the other one is NULL.
+ * Both are the callback's: free the reply with pyproc_reply_free and with nothing else, the error with
+ * pyproc_error_free.
+ */
+typedef void golden_types_types_choose_done(int result, Golden__Types__WellKnown *reply, pyproc_error *error, void *userdata);
+
 /* Calls golden.types.Types/Choose and waits for its reply; timeout: the pool's call_timeout_ms. From any thread.
  * Returns PYPROC_OK and sets *ret_reply, or a negative PYPROC_E* and sets *reterr if it is given;
  * what is not set stays untouched. Free the reply with pyproc_reply_free and with nothing else, the
@@ -80,6 +134,30 @@ int golden_types_types_choose(pyproc_pool *pool, const Golden__Types__Oneofs *re
 int golden_types_types_choose_with(pyproc_pool *pool, const Golden__Types__Oneofs *request,
                                    const pyproc_call_options *options, Golden__Types__WellKnown **ret_reply,
                                    pyproc_error **reterr);
+
+/* Sends the call and returns. 0: `done` runs exactly once, in pyproc_pool_dispatch or pyproc_pool_close;
+ * a negative PYPROC_E*: never. Request and options, which may be NULL, are copied. From any thread.
+ */
+int golden_types_types_choose_submit(pyproc_pool *pool, const Golden__Types__Oneofs *request,
+                                     const pyproc_call_options *options, golden_types_types_choose_done *done,
+                                     void *userdata, pyproc_error **reterr);
+
+/* Sends the call and returns a future for its reply; free that with pyproc_future_free. Else as _submit. */
+int golden_types_types_choose_start(pyproc_pool *pool, const Golden__Types__Oneofs *request,
+                                    const pyproc_call_options *options, pyproc_future **ret_future,
+                                    pyproc_error **reterr);
+
+/* Takes the result of a call that _start has sent, once; waits for it where it must. Free the reply
+ * with pyproc_reply_free and with nothing else, then the future.
+ */
+int golden_types_types_choose_finish(pyproc_future *future, Golden__Types__WellKnown **ret_reply,
+                                     pyproc_error **reterr);
+
+/* How a submitted call of golden.types.Types/Nest ends: `reply` or `error`, the other one is NULL.
+ * Both are the callback's: free the reply with pyproc_reply_free and with nothing else, the error with
+ * pyproc_error_free.
+ */
+typedef void golden_types_types_nest_done(int result, Golden__Types__Outer__Middle *reply, pyproc_error *error, void *userdata);
 
 /* Calls golden.types.Types/Nest and waits for its reply; timeout: the pool's call_timeout_ms. From any thread.
  * Returns PYPROC_OK and sets *ret_reply, or a negative PYPROC_E* and sets *reterr if it is given;
@@ -94,6 +172,30 @@ int golden_types_types_nest_with(pyproc_pool *pool, const Golden__Types__Outer__
                                  const pyproc_call_options *options, Golden__Types__Outer__Middle **ret_reply,
                                  pyproc_error **reterr);
 
+/* Sends the call and returns. 0: `done` runs exactly once, in pyproc_pool_dispatch or pyproc_pool_close;
+ * a negative PYPROC_E*: never. Request and options, which may be NULL, are copied. From any thread.
+ */
+int golden_types_types_nest_submit(pyproc_pool *pool, const Golden__Types__Outer__Middle__Inner *request,
+                                   const pyproc_call_options *options, golden_types_types_nest_done *done,
+                                   void *userdata, pyproc_error **reterr);
+
+/* Sends the call and returns a future for its reply; free that with pyproc_future_free. Else as _submit. */
+int golden_types_types_nest_start(pyproc_pool *pool, const Golden__Types__Outer__Middle__Inner *request,
+                                  const pyproc_call_options *options, pyproc_future **ret_future,
+                                  pyproc_error **reterr);
+
+/* Takes the result of a call that _start has sent, once; waits for it where it must. Free the reply
+ * with pyproc_reply_free and with nothing else, then the future.
+ */
+int golden_types_types_nest_finish(pyproc_future *future, Golden__Types__Outer__Middle **ret_reply,
+                                   pyproc_error **reterr);
+
+/* How a submitted call of golden.types.Types/Forget ends: `reply` or `error`, the other one is NULL.
+ * Both are the callback's: free the reply with pyproc_reply_free and with nothing else, the error with
+ * pyproc_error_free.
+ */
+typedef void golden_types_types_forget_done(int result, Google__Protobuf__Empty *reply, pyproc_error *error, void *userdata);
+
 /* Calls golden.types.Types/Forget and waits for its reply; timeout: the pool's call_timeout_ms. From any thread.
  * Returns PYPROC_OK and sets *ret_reply, or a negative PYPROC_E* and sets *reterr if it is given;
  * what is not set stays untouched. Free the reply with pyproc_reply_free and with nothing else, the
@@ -107,6 +209,30 @@ int golden_types_types_forget_with(pyproc_pool *pool, const Google__Protobuf__St
                                    const pyproc_call_options *options, Google__Protobuf__Empty **ret_reply,
                                    pyproc_error **reterr);
 
+/* Sends the call and returns. 0: `done` runs exactly once, in pyproc_pool_dispatch or pyproc_pool_close;
+ * a negative PYPROC_E*: never. Request and options, which may be NULL, are copied. From any thread.
+ */
+int golden_types_types_forget_submit(pyproc_pool *pool, const Google__Protobuf__Struct *request,
+                                     const pyproc_call_options *options, golden_types_types_forget_done *done,
+                                     void *userdata, pyproc_error **reterr);
+
+/* Sends the call and returns a future for its reply; free that with pyproc_future_free. Else as _submit. */
+int golden_types_types_forget_start(pyproc_pool *pool, const Google__Protobuf__Struct *request,
+                                    const pyproc_call_options *options, pyproc_future **ret_future,
+                                    pyproc_error **reterr);
+
+/* Takes the result of a call that _start has sent, once; waits for it where it must. Free the reply
+ * with pyproc_reply_free and with nothing else, then the future.
+ */
+int golden_types_types_forget_finish(pyproc_future *future, Google__Protobuf__Empty **ret_reply,
+                                     pyproc_error **reterr);
+
+/* How a submitted call of golden.types.Types/Idle ends: `reply` or `error`, the other one is NULL.
+ * Both are the callback's: free the reply with pyproc_reply_free and with nothing else, the error with
+ * pyproc_error_free.
+ */
+typedef void golden_types_types_idle_done(int result, Golden__Types__Nothing *reply, pyproc_error *error, void *userdata);
+
 /* Calls golden.types.Types/Idle and waits for its reply; timeout: the pool's call_timeout_ms. From any thread.
  * Returns PYPROC_OK and sets *ret_reply, or a negative PYPROC_E* and sets *reterr if it is given;
  * what is not set stays untouched. Free the reply with pyproc_reply_free and with nothing else, the
@@ -119,6 +245,24 @@ int golden_types_types_idle(pyproc_pool *pool, const Golden__Types__Nothing *req
 int golden_types_types_idle_with(pyproc_pool *pool, const Golden__Types__Nothing *request,
                                  const pyproc_call_options *options, Golden__Types__Nothing **ret_reply,
                                  pyproc_error **reterr);
+
+/* Sends the call and returns. 0: `done` runs exactly once, in pyproc_pool_dispatch or pyproc_pool_close;
+ * a negative PYPROC_E*: never. Request and options, which may be NULL, are copied. From any thread.
+ */
+int golden_types_types_idle_submit(pyproc_pool *pool, const Golden__Types__Nothing *request,
+                                   const pyproc_call_options *options, golden_types_types_idle_done *done,
+                                   void *userdata, pyproc_error **reterr);
+
+/* Sends the call and returns a future for its reply; free that with pyproc_future_free. Else as _submit. */
+int golden_types_types_idle_start(pyproc_pool *pool, const Golden__Types__Nothing *request,
+                                  const pyproc_call_options *options, pyproc_future **ret_future,
+                                  pyproc_error **reterr);
+
+/* Takes the result of a call that _start has sent, once; waits for it where it must. Free the reply
+ * with pyproc_reply_free and with nothing else, then the future.
+ */
+int golden_types_types_idle_finish(pyproc_future *future, Golden__Types__Nothing **ret_reply,
+                                   pyproc_error **reterr);
 
 /* Service golden.types.Empty, for pyproc_pool_options.services. */
 extern const pyproc_service golden_types_empty_service;

@@ -22,6 +22,12 @@ extern const pyproc_message_info acme__a__request__info;
 extern const pyproc_service acme_a_worker_service;
 extern const pyproc_method acme_a_worker_run_method;
 
+/* How a submitted call of acme.a.Worker/Run ends: `reply` or `error`, the other one is NULL.
+ * Both are the callback's: free the reply with pyproc_reply_free and with nothing else, the error with
+ * pyproc_error_free.
+ */
+typedef void acme_a_worker_run_done(int result, Acme__B__Reply *reply, pyproc_error *error, void *userdata);
+
 /* Calls acme.a.Worker/Run and waits for its reply; timeout: the pool's call_timeout_ms. From any thread.
  * Returns PYPROC_OK and sets *ret_reply, or a negative PYPROC_E* and sets *reterr if it is given;
  * what is not set stays untouched. Free the reply with pyproc_reply_free and with nothing else, the
@@ -34,6 +40,24 @@ int acme_a_worker_run(pyproc_pool *pool, const Acme__A__Request *request,
 int acme_a_worker_run_with(pyproc_pool *pool, const Acme__A__Request *request,
                            const pyproc_call_options *options, Acme__B__Reply **ret_reply,
                            pyproc_error **reterr);
+
+/* Sends the call and returns. 0: `done` runs exactly once, in pyproc_pool_dispatch or pyproc_pool_close;
+ * a negative PYPROC_E*: never. Request and options, which may be NULL, are copied. From any thread.
+ */
+int acme_a_worker_run_submit(pyproc_pool *pool, const Acme__A__Request *request,
+                             const pyproc_call_options *options, acme_a_worker_run_done *done,
+                             void *userdata, pyproc_error **reterr);
+
+/* Sends the call and returns a future for its reply; free that with pyproc_future_free. Else as _submit. */
+int acme_a_worker_run_start(pyproc_pool *pool, const Acme__A__Request *request,
+                            const pyproc_call_options *options, pyproc_future **ret_future,
+                            pyproc_error **reterr);
+
+/* Takes the result of a call that _start has sent, once; waits for it where it must. Free the reply
+ * with pyproc_reply_free and with nothing else, then the future.
+ */
+int acme_a_worker_run_finish(pyproc_future *future, Acme__B__Reply **ret_reply,
+                             pyproc_error **reterr);
 
 #ifdef __cplusplus
 }

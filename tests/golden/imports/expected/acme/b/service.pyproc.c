@@ -39,6 +39,34 @@ int acme_b_worker_run_with(pyproc_pool *pool, const Acme__B__Request *request,
   return result;
 }
 
+static void acme_b_worker_run__deliver(void (*done)(void), int result, ProtobufCMessage *reply, pyproc_error *error,
+                                       void *userdata) {
+  ((acme_b_worker_run_done *)done)(result, (Acme__B__Reply *)(void *)reply, error, userdata);
+}
+
+int acme_b_worker_run_submit(pyproc_pool *pool, const Acme__B__Request *request,
+                             const pyproc_call_options *options, acme_b_worker_run_done *done,
+                             void *userdata, pyproc_error **reterr) {
+  return pyproc_call_submit_generated(pool, &acme_b_worker_run_method, request == NULL ? NULL : &request->base, options,
+                                      acme_b_worker_run__deliver, (void (*)(void))done, userdata, reterr);
+}
+
+int acme_b_worker_run_start(pyproc_pool *pool, const Acme__B__Request *request,
+                            const pyproc_call_options *options, pyproc_future **ret_future,
+                            pyproc_error **reterr) {
+  return pyproc_call_start(pool, &acme_b_worker_run_method, request == NULL ? NULL : &request->base, options,
+                           ret_future, reterr);
+}
+
+int acme_b_worker_run_finish(pyproc_future *future, Acme__B__Reply **ret_reply,
+                             pyproc_error **reterr) {
+  ProtobufCMessage *reply = NULL;
+  const int result = pyproc_future_finish_generated(future, &acme_b_worker_run_method, ret_reply == NULL ? NULL : &reply,
+                                                    reterr);
+  if (result >= 0 && ret_reply != NULL) *ret_reply = (Acme__B__Reply *)(void *)reply;
+  return result;
+}
+
 static const pyproc_method *const acme_b_worker_methods[] = {
   &acme_b_worker_run_method,
 };

@@ -1,0 +1,205 @@
+#include "async.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "call_setup.h"
+#include "error.h"
+
+enum { REFERENCES_AT_START = 3, RETRY_NS = 1000000 }; /* its owner's, its flight's, and that of async_call_start */
+
+int async_init(async_state *self, pyproc_error **reterr) {
+  if (completions_init(&self->completions) < 0)
+    return error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED,
+                     "no descriptor left for the pool: raise the limit of open files (ulimit -n)");
+  pthread_mutex_init(&self->lock, NULL);
+  self->deadlines = (deadlines){0};
+  atomic_init(&self->armed_ns, INT64_MAX);
+  return PYPROC_OK;
+}
+
+void async_destroy(async_state *self) {
+  deadlines_free(&self->deadlines);
+  pthread_mutex_destroy(&self->lock);
+  completions_destroy(&self->completions);
+}
+
+/* ---- the end of a call ---- */
+
+void async_call_unref(async_call *self) {
+  if (atomic_fetch_sub(&self->references, 1) > 1) return;
+  call_clear(&self->call);
+  free(self->name);
+  free(self);
+}
+
+void async_call_detach(async_call *self) {
+  if (self->token != NULL) cancel_detach(self->token, &self->entry);
+  self->token = NULL;
+}
+
+static void forget_deadline(async_call *self) {
+  async_state *state = &self->pool->async;
+  pthread_mutex_lock(&state->lock);
+  deadlines_remove(&state->deadlines, &self->deadline);
+  pthread_mutex_unlock(&state->lock);
+}
+
+/* call.finished: any thread, with locks of the pool and of connections held. */
+static void on_finished(struct call *call) {
+  async_call *self = (async_call *)(void *)call;
+  pyproc_pool *pool = self->pool;
+  forget_deadline(self);
+  pool_count(pool, pyproc_error_code(call->error));
+  self->ended(self);
+  pool_leave(pool);
+  async_call_unref(self);
+}
+
+/* Ends the call, unless it is over or is just being ended, or on its way from one place to another, where it cannot be
+ * had: returns false then. A reference is held. */
+static bool give_up(async_call *self) {
+  struct call *call = &self->call;
+  int code = atomic_load(&self->cancelled) ? PYPROC_E_CANCELLED : PYPROC_E_DEADLINE_EXCEEDED;
+  const struct connection *last = atomic_load(&call->connection);
+  int may_have_run = admission_withdraw(&self->pool->admission, call, code);
+  if (may_have_run < 0) return false;
+  call->error = call_setup_given_up(self->pool, call, code, last, self->timeout_ms, may_have_run);
+  call->may_have_run = may_have_run;
+  on_finished(call);
+  return true;
+}
+
+/* Has the supervisor look at `at_ns`, or before. The lock is held. Returns whether it must be told. */
+static bool arm(async_state *state, int64_t at_ns) {
+  if (at_ns >= atomic_load(&state->armed_ns)) return false;
+  atomic_store(&state->armed_ns, at_ns);
+  return true;
+}
+
+/* The supervisor ends the call as soon as it can be had. */
+static void give_up_soon(async_call *self) {
+  async_state *state = &self->pool->async;
+  int64_t at_ns = platform_now_ns() + RETRY_NS;
+  bool is_next = false;
+  pthread_mutex_lock(&state->lock);
+  if (self->deadline.position != 0) { /* it is in flight */
+    deadlines_move(&state->deadlines, &self->deadline, at_ns);
+    is_next = arm(state, at_ns);
+  }
+  pthread_mutex_unlock(&state->lock);
+  if (is_next) supervisor_wake(self->pool->supervisor);
+}
+
+void async_call_cancel(async_call *self) {
+  pyproc_pool *pool = self->pool;
+  if (!gate_enter(&pool->gate)) return; /* closed: all its calls are over */
+  atomic_store(&self->cancelled, true);
+  if (!give_up(self)) give_up_soon(self);
+  gate_leave(&pool->gate);
+}
+
+/* A token has fired, whose lock is held: the entry is on it, so the owner still has its reference. */
+static void on_cancel(void *argument) {
+  async_call_cancel(argument);
+}
+
+/* The first call whose deadline has passed, with a reference; it is due again soon, should it not end now. Else the
+ * next time to look is set, and NULL returned. */
+static async_call *take_late(async_state *state, int64_t now_ns) {
+  async_call *late = NULL;
+  pthread_mutex_lock(&state->lock);
+  deadline *first = deadlines_first(&state->deadlines);
+  if (first != NULL && first->at_ns <= now_ns) {
+    late = (async_call *)(void *)((char *)first - offsetof(async_call, deadline));
+    deadlines_move(&state->deadlines, first, now_ns + RETRY_NS);
+    atomic_fetch_add(&late->references, 1); /* it was in the heap, so its flight has one */
+  } else {
+    atomic_store(&state->armed_ns, first != NULL ? first->at_ns : INT64_MAX);
+  }
+  pthread_mutex_unlock(&state->lock);
+  return late;
+}
+
+int64_t async_expire(void *argument, int64_t now_ns) {
+  pyproc_pool *pool = argument;
+  async_state *state = &pool->async;
+  async_call *late;
+  while (atomic_load(&state->armed_ns) <= now_ns && (late = take_late(state, now_ns)) != NULL) {
+    give_up(late);
+    async_call_unref(late);
+  }
+  return atomic_load(&state->armed_ns);
+}
+
+/* ---- its start ---- */
+
+void *async_call_new(size_t size, pyproc_pool *pool, call_method method, frame_block *frame,
+                     const pyproc_call_options *options, pyproc_error **reterr) {
+  async_call *self = calloc(1, size);
+  char *name = method.typed == NULL ? strdup(method.name) : NULL; /* the caller's may be gone before the call is */
+  if (self == NULL || (name == NULL && method.typed == NULL)) {
+    free(self);
+    free(name);
+    frame_block_unref(frame);
+    error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED, "out of memory");
+    return NULL;
+  }
+  self->timeout_ms = call_setup_timeout(pool, method.typed, options);
+  if (name != NULL) method.name = name;
+  call_init(&self->call, &pool->lot, method, frame, call_setup_deadline(self->timeout_ms));
+  self->call.finished = on_finished;
+  self->name = name;
+  self->pool = pool;
+  self->token = options->cancel;
+  self->entry = (cancel_entry){.fired = on_cancel, .argument = self};
+  self->deadline = (deadline){.at_ns = self->call.deadline_ns};
+  atomic_init(&self->references, REFERENCES_AT_START);
+  return self;
+}
+
+/* *ret_is_next: the supervisor does not know of a deadline that is as near. */
+static int remember_deadline(async_call *self, bool *ret_is_next, pyproc_error **reterr) {
+  async_state *state = &self->pool->async;
+  pthread_mutex_lock(&state->lock);
+  bool is_in = deadlines_add(&state->deadlines, &self->deadline);
+  *ret_is_next = is_in && arm(state, self->deadline.at_ns);
+  pthread_mutex_unlock(&state->lock);
+  return is_in ? PYPROC_OK : error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED, "out of memory");
+}
+
+/* A token may fire as soon as the call hangs on it: what give_up_soon needs is in place by then. */
+static int attach(async_call *self, pyproc_error **reterr) {
+  pyproc_cancel *token = self->token;
+  if (token == NULL || cancel_attach(token, &self->entry)) return PYPROC_OK;
+  self->token = NULL;
+  return error_set(reterr, PYPROC_E_CANCELLED, "%s was cancelled before it was sent", self->call.method.name);
+}
+
+static int launch(async_call *self, pyproc_error **reterr) {
+  pyproc_pool *pool = self->pool;
+  bool is_next;
+  int result = remember_deadline(self, &is_next, reterr);
+  if (result < 0) return result;
+  result = attach(self, reterr);
+  if (result >= 0) {
+    if (is_next) supervisor_wake(pool->supervisor);
+    result = admission_enter(&pool->admission, &self->call, reterr);
+    if (result < 0) async_call_detach(self);
+  }
+  if (result < 0) forget_deadline(self);
+  return result;
+}
+
+int async_call_start(async_call *self, pyproc_error **reterr) {
+  pyproc_pool *pool = self->pool;
+  int result = call_setup_check(pool, &self->call, self->timeout_ms, reterr);
+  if (result >= 0) {
+    gate_enter(&pool->gate); /* its flight; the calling thread is inside, so that it is not shut */
+    result = launch(self, reterr);
+    if (result < 0) gate_leave(&pool->gate);
+  }
+  if (result < 0) atomic_fetch_sub(&self->references, REFERENCES_AT_START - 1);
+  async_call_unref(self);
+  return result;
+}

@@ -1,0 +1,63 @@
+/*
+ * async.h - calls that no thread waits for: their deadlines, their tokens, and who owns them.
+ *
+ * submit.c makes those with a callback, future.c those that are waited for later. Lock order: a token's, the pool's
+ * (admission), a connection's, then those of this file and of completions.h. A token's lock is therefore never taken
+ * in what runs when a call ends; its entry is taken off by the call's owner afterwards.
+ */
+#ifndef PYPROC_ASYNC_H
+#define PYPROC_ASYNC_H
+
+#include "call.h"
+#include "cancel.h"
+#include "completions.h"
+#include "deadlines.h"
+
+/* A pool's. */
+typedef struct async_state {
+  pthread_mutex_t lock;
+  deadlines deadlines;      /* of all calls in flight; under the lock */
+  _Atomic int64_t armed_ns; /* when the supervisor looks at them; never later than the first */
+  completions completions;  /* calls that are over, with a callback to run */
+} async_state;
+
+/* One call. Referred to by its owner (the queue of completions, or a future), by its flight, which ends with the call,
+ * and by whoever just starts or ends it. While it is in flight it is counted in the pool's gate. */
+typedef struct async_call {
+  struct call call; /* first: its `finished` gets a pointer to it */
+  pyproc_pool *pool;
+  void (*ended)(struct async_call *self); /* any thread, with locks held; its owner may take it from here on */
+  int64_t timeout_ms;
+  char *name; /* a copy, of a dynamic method */
+  pyproc_cancel *token;
+  cancel_entry entry;
+  deadline deadline; /* in the heap as long as the call is in flight; under the lock */
+  atomic_int references;
+  atomic_bool cancelled;
+} async_call;
+
+int async_init(async_state *self, pyproc_error **reterr);
+void async_destroy(async_state *self);
+
+/* Supervisor: ends the calls of a pool whose deadlines have passed. Returns when to look again. */
+int64_t async_expire(void *pool, int64_t now_ns);
+
+/* Initialises the call in a block of `size` zeroed bytes that begins with it, or returns NULL (out of memory). Takes
+ * the frame over in any case. */
+void *async_call_new(size_t size, pyproc_pool *pool, call_method method, frame_block *frame,
+                     const pyproc_call_options *options, pyproc_error **reterr);
+
+/* Sends the call; from then on it ends by `ended`, exactly once and possibly before this returns. On failure it has
+ * been freed. The calling thread is inside the pool's gate. */
+int async_call_start(async_call *self, pyproc_error **reterr);
+
+/* Ends the call, unless it is over. The caller has a reference, and the pool's memory exists. */
+void async_call_cancel(async_call *self);
+
+/* Owner: takes the call off its token. Afterwards nobody cancels it. */
+void async_call_detach(async_call *self);
+
+/* Lets go of one reference. */
+void async_call_unref(async_call *self);
+
+#endif
