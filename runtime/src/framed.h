@@ -3,9 +3,10 @@
  * id.
  *
  *   protocol_framed.c   the vtable: life of a connection, and calls coming and going
+ *   framed_wait.c       how calling threads share the roles (leader/follower), spin, and sleep
  *   framed_reader.c     what the reader's role does: receive, dispatch, hello
  *   framed_writer.c     what the writer's role does
- *   framed_wait.c       how calling threads share these roles (leader/follower), spin, and sleep
+ *   framed_table.c      the calls in flight, and the end of a connection: what all the others stand on
  *
  * Roles. `reading` is taken by one thread at a time, which may touch `receiver` and wait on the channel. `writing`
  * (under the lock) is held by the thread that is in channel write.
@@ -92,11 +93,15 @@ void framed_leave_reading(framed *self, const struct call *mine);
 void framed_hand_over(framed *self, const struct call *mine);
 void framed_nudge(struct connection *base);
 
-/* protocol_framed.c. Any thread, no lock held: the connection is of no more use. Takes the error over. */
+/* framed_table.c. Any thread, no lock held: the connection is of no more use. Takes the error over. */
 void framed_break(framed *self, pyproc_error *reason);
-/* The lock is held. Takes the call with that id out of the table: its slot is free again, *ret_room is set. False:
- * there is none with that id. *ret_call may be NULL: its caller has left. */
-bool framed_may_have_run(const framed *self, uint64_t id); /* of a call in the table; the lock is held */
+/* The rest is called with the lock held. */
+void framed_reset_slots(framed *self);
+void framed_add(framed *self, struct call *call); /* to the calls in flight that have an owner */
+void framed_remove(framed *self, struct call *call);
+bool framed_may_have_run(const framed *self, uint64_t id); /* of a call in the table */
+/* Takes the call with that id out of the table: its slot is free again, *ret_room is set. False: there is none with
+ * that id. *ret_call may be NULL: its caller has left. */
 bool framed_release(framed *self, uint64_t id, struct call **ret_call, bool *ret_room);
 
 #endif

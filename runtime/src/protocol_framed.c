@@ -64,14 +64,6 @@ no_memory:
   return NULL;
 }
 
-static void reset_slots(framed *self) {
-  memset(self->slots, 0, sizeof self->slots);
-  for (int i = 0; i < STATUS_PAGE_SLOTS; i++) self->free_slots[i] = (uint16_t)(STATUS_PAGE_SLOTS - 1 - i);
-  self->free_count = STATUS_PAGE_SLOTS;
-  self->thread_count = 0;
-  self->orphan_count = 0;
-}
-
 static void reset_page(framed *self) {
   self->base.page = NULL;
   if (self->page_memory == NULL) return;
@@ -91,7 +83,7 @@ static int framed_open(struct connection *base, int socket, pyproc_error **reter
   }
   pthread_mutex_lock(&self->lock);
   self->channel = channel;
-  reset_slots(self);
+  framed_reset_slots(self);
   reset_page(self);
   method_table_free(self->methods);
   self->methods = NULL;
@@ -113,46 +105,6 @@ static int framed_open(struct connection *base, int socket, pyproc_error **reter
   return PYPROC_OK;
 }
 
-void framed_break(framed *self, pyproc_error *reason) {
-  pthread_mutex_lock(&self->lock);
-  bool first = framed_is_open(self);
-  if (first) {
-    self->base.reason = reason;
-    atomic_store(&self->base.state, CONNECTION_BROKEN);
-  }
-  pthread_mutex_unlock(&self->lock);
-  if (!first) {
-    pyproc_error_free(reason);
-    return;
-  }
-  self->base.owner_ops->broken(self->base.owner);
-}
-
-static void add_in_flight(framed *self, struct call *call) {
-  call_list_append(&self->in_flight, call);
-  if (call->finished == NULL) self->thread_count++;
-}
-
-static void remove_in_flight(framed *self, struct call *call) {
-  call_list_remove(&self->in_flight, call);
-  if (call->finished == NULL) self->thread_count--;
-}
-
-bool framed_release(framed *self, uint64_t id, struct call **ret_call, bool *ret_room) {
-  framed_slot *slot = &self->slots[id % STATUS_PAGE_SLOTS];
-  if (id == 0 || slot->id != id) return false;
-  *ret_call = slot->call;
-  if (slot->call != NULL)
-    remove_in_flight(self, slot->call);
-  else
-    self->orphan_count--;
-  *slot = (framed_slot){0};
-  self->free_slots[self->free_count++] = (uint16_t)(id % STATUS_PAGE_SLOTS);
-  atomic_fetch_sub(&self->base.load, 1);
-  *ret_room = true;
-  return true;
-}
-
 /* Puts the call into the table and its frame into the queue. The lock is held. */
 static int take_call(framed *self, struct call *call, pyproc_error **reterr) {
   uint32_t index;
@@ -171,7 +123,7 @@ static int take_call(framed *self, struct call *call, pyproc_error **reterr) {
   self->slots[slot] = (framed_slot){.id = call->id, .call = call};
   call->attempts++;
   call->worker_pid = self->base.peer_pid;
-  add_in_flight(self, call);
+  framed_add(self, call);
   atomic_store(&call->connection, &self->base);
   if (atomic_fetch_add(&self->base.load, 1) == 0) atomic_store(&self->base.progress_ns, now);
   return PYPROC_OK;
@@ -199,12 +151,6 @@ static connection_start framed_start(struct connection *base, struct call *call)
   return CONNECTION_TAKEN;
 }
 
-bool framed_may_have_run(const framed *self, uint64_t id) {
-  const framed_slot *slot = &self->slots[id % STATUS_PAGE_SLOTS];
-  if (self->base.page != NULL) return status_page_started(self->base.page, slot->id);
-  return self->has_started_frames ? slot->started : true;
-}
-
 static int framed_withdraw(struct connection *base, struct call *call, int code) {
   framed *self = framed_of(base);
   pthread_mutex_lock(&self->lock);
@@ -219,7 +165,7 @@ static int framed_withdraw(struct connection *base, struct call *call, int code)
     framed_release(self, call->id, &gone, &room); /* the worker never hears of it */
   } else {
     ran = !(base->page != NULL && status_page_revoke(base->page, call->id)) && framed_may_have_run(self, call->id);
-    remove_in_flight(self, call);
+    framed_remove(self, call);
     slot->call = NULL;
     self->orphan_count++;
     framed_send_control(self, WIRE_CANCEL, (uint16_t)-code, call->id, NULL, 0);
@@ -241,7 +187,7 @@ static void framed_recall(struct connection *base, int64_t keep_ns, call_list *c
         atomic_load(&call->frame->references) > 1; /* its bytes are not to be touched before they are written */
     if (is_queued || now - call->sent_ns < keep_ns || !status_page_revoke(base->page, call->id)) continue;
     framed_slot *slot = &self->slots[call->id % STATUS_PAGE_SLOTS];
-    remove_in_flight(self, call);
+    framed_remove(self, call);
     slot->call = NULL; /* the worker answers that it was revoked */
     call->attempts--;
     self->orphan_count++;
@@ -319,7 +265,7 @@ static uint32_t fail_calls(framed *self, const pyproc_error *error, call_list *u
   uint32_t bits = 0;
   while (self->in_flight.first != NULL) {
     struct call *call = self->in_flight.first;
-    remove_in_flight(self, call);
+    framed_remove(self, call);
     if (!framed_may_have_run(self, call->id)) {
       atomic_store(&call->connection, NULL);
       call_list_append(unstarted, call);
@@ -340,7 +286,7 @@ static void framed_fail(struct connection *base, const pyproc_error *error, call
   }
   uint32_t bits = fail_calls(self, error, unstarted);
   send_queue_clear(&self->queue);
-  reset_slots(self);
+  framed_reset_slots(self);
   atomic_store(&base->load, 0);
   pthread_mutex_unlock(&self->lock);
   lot_wake(self->settings.lot, bits);

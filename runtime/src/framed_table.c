@@ -1,0 +1,58 @@
+#include <string.h>
+
+#include "error.h"
+#include "framed.h"
+
+void framed_break(framed *self, pyproc_error *reason) {
+  pthread_mutex_lock(&self->lock);
+  bool first = framed_is_open(self);
+  if (first) {
+    self->base.reason = reason;
+    atomic_store(&self->base.state, CONNECTION_BROKEN);
+  }
+  pthread_mutex_unlock(&self->lock);
+  if (!first) {
+    pyproc_error_free(reason);
+    return;
+  }
+  self->base.owner_ops->broken(self->base.owner);
+}
+
+void framed_reset_slots(framed *self) {
+  memset(self->slots, 0, sizeof self->slots);
+  for (int i = 0; i < STATUS_PAGE_SLOTS; i++) self->free_slots[i] = (uint16_t)(STATUS_PAGE_SLOTS - 1 - i);
+  self->free_count = STATUS_PAGE_SLOTS;
+  self->thread_count = 0;
+  self->orphan_count = 0;
+}
+
+void framed_add(framed *self, struct call *call) {
+  call_list_append(&self->in_flight, call);
+  if (call->finished == NULL) self->thread_count++;
+}
+
+void framed_remove(framed *self, struct call *call) {
+  call_list_remove(&self->in_flight, call);
+  if (call->finished == NULL) self->thread_count--;
+}
+
+bool framed_release(framed *self, uint64_t id, struct call **ret_call, bool *ret_room) {
+  framed_slot *slot = &self->slots[id % STATUS_PAGE_SLOTS];
+  if (id == 0 || slot->id != id) return false;
+  *ret_call = slot->call;
+  if (slot->call != NULL)
+    framed_remove(self, slot->call);
+  else
+    self->orphan_count--;
+  *slot = (framed_slot){0};
+  self->free_slots[self->free_count++] = (uint16_t)(id % STATUS_PAGE_SLOTS);
+  atomic_fetch_sub(&self->base.load, 1);
+  *ret_room = true;
+  return true;
+}
+
+bool framed_may_have_run(const framed *self, uint64_t id) {
+  const framed_slot *slot = &self->slots[id % STATUS_PAGE_SLOTS];
+  if (self->base.page != NULL) return status_page_started(self->base.page, slot->id);
+  return self->has_started_frames ? slot->started : true;
+}
