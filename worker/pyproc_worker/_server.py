@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import faulthandler
 import json
 import os
 import platform
@@ -51,6 +52,7 @@ class _Process:
         self.serving = False
         self.took_wire = False  # a host hears of failures by pyproc_bootstrap.py before, by the exit status after
         self.forked = False
+        self.interrupts = 0  # the signal that interrupts handlers
         self.signals = False  # whether SIGTERM and the wake-up descriptor are set by us
 
     def lose_wire(self) -> None:
@@ -60,6 +62,8 @@ class _Process:
             signal.set_wakeup_fd(-1)
             if signal.getsignal(signal.SIGTERM) is _stop_loop:
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            if self.interrupts:
+                signal.signal(self.interrupts, signal.SIG_DFL)
         if self.loop is not None:
             self.loop.abandon()
         for fd in (self.wire_fd, self.host_fd):
@@ -161,6 +165,38 @@ def _stop_loop(_number: int, _frame: FrameType | None) -> None:
         process.loop.stop()
 
 
+def _free_signal(*wanted: int) -> int:
+    """The first signal that nothing in this process handles, 0 for none."""
+    return next((number for number in wanted if signal.getsignal(number) is signal.SIG_DFL), 0)
+
+
+@contextmanager
+def _interrupted_by_signal(loop: Loop) -> Iterator[None]:
+    """A signal has Cancelled raised in a cancelled handler, another one has the stacks of all threads written.
+
+    By default SIGURG is ignored, so that one which comes late, in a child say, does no harm.
+    """
+    real_time = range(signal.SIGRTMAX - 1, signal.SIGRTMIN, -1)
+    number = _free_signal(signal.SIGURG, *real_time)
+    dump = _free_signal(*(other for other in real_time if other != number))
+    if number:
+        signal.signal(number, loop.interrupt)
+    if dump:
+        faulthandler.register(dump, file=2, all_threads=True)
+    loop.use_signals(number, dump)
+    process.interrupts = number
+    try:
+        yield
+    finally:
+        process.interrupts = 0
+        loop.use_signals(0, 0)
+        if number:
+            signal.signal(number, signal.SIG_IGN)  # until the last one that was sent has come
+            signal.signal(number, signal.SIG_DFL)
+        if dump:
+            faulthandler.unregister(dump)
+
+
 @contextmanager
 def _stopped_by_signal(loop: Loop) -> Iterator[None]:
     """SIGTERM lets the running handler finish and then stops; where the script has a handler of its own, that stays."""
@@ -173,7 +209,8 @@ def _stopped_by_signal(loop: Loop) -> Iterator[None]:
     old_fd = signal.set_wakeup_fd(loop.wakeup_fd, warn_on_full_buffer=False)
     process.signals = True
     try:
-        yield
+        with _interrupted_by_signal(loop):
+            yield
     finally:
         process.signals = False
         signal.set_wakeup_fd(old_fd)

@@ -88,8 +88,9 @@ static void return_context(struct loop *self, struct context *borrowed) {
   Py_DECREF(borrowed);
 }
 
-static PyObject *call_handler(struct loop *self, const struct method *method, PyObject *request,
-                              struct context *context) {
+/* The handler's code, and nothing else, runs armed. */
+static PyObject *call_handler(struct loop *self, const struct method *method, PyObject *request, struct run *run) {
+  struct context *const context = run->context;
   PyObject *arguments[4] = {NULL, request};
   size_t count = 1;
   if (method->pass_context) arguments[1 + count++] = (PyObject *)context;
@@ -105,8 +106,10 @@ static PyObject *call_handler(struct loop *self, const struct method *method, Py
       arguments[1 + count++] = event;
     }
   }
+  atomic_store(&run->armed, true);
   PyObject *result =
       PyObject_Vectorcall(method->handler, arguments + 1, positional | PY_VECTORCALL_ARGUMENTS_OFFSET, keywords);
+  atomic_store(&run->armed, false);
   Py_XDECREF(event);
   return result;
 }
@@ -183,16 +186,16 @@ static void record_thread(const struct connection *connection, uint64_t id, uint
   atomic_store_explicit(&record->call_id, id, memory_order_release);
 }
 
-static void begin_control(struct loop *self, const struct call *call, struct context *context, uint64_t now_ns) {
+static void begin_control(struct loop *self, struct run *run, uint64_t now_ns) {
   struct control *const control = self->control;
   (void)pthread_mutex_lock(&control->lock);
-  control_begin(control, call->connection, context, call->id, now_ns);
+  control_begin(control, run, true, now_ns);
   (void)pthread_mutex_unlock(&control->lock);
   control_rouse(control);
 }
 
 /* Runs the handler and answers. Consumes `request`. */
-static int run_handler(struct loop *self, const struct call *call, PyObject *request) {
+static int run_handler(struct loop *self, struct call *call, PyObject *request) {
   const uint64_t now_ns = clock_ns();
   int result;
   struct context *context = borrow_context(self, call);
@@ -201,8 +204,14 @@ static int run_handler(struct loop *self, const struct call *call, PyObject *req
     return reply_exception(self, call, 8, "%U: no memory", call->method->name);
   }
   record_thread(call->connection, call->id, now_ns);
-  begin_control(self, call, context, now_ns);
-  PyObject *value = call_handler(self, call->method, request, context);
+  struct run run = {.connection = call->connection,
+                    .context = context,
+                    .id = call->id,
+                    .method = call->method->text,
+                    .kind = RUN_MAIN};
+  call->run = &run;
+  begin_control(self, &run, now_ns);
+  PyObject *value = call_handler(self, call->method, request, &run);
   Py_DECREF(request);
   if (self->abandoned) { /* this is a forked child that came back from the handler */
     PyErr_Clear();
@@ -250,7 +259,7 @@ static bool is_over(struct loop *self, const struct call *call, int *ret_result)
   return true;
 }
 
-static int run_call(struct loop *self, const struct call *call, PyObject *bytes, bool whole) {
+static int run_call(struct loop *self, struct call *call, PyObject *bytes, bool whole) {
   int result = 0;
   const struct method *const method = call->method;
   if (method == NULL) return unknown_method(self, call);
@@ -270,7 +279,7 @@ static int run_call(struct loop *self, const struct call *call, PyObject *bytes,
 }
 
 int call_frame(struct loop *self, struct connection *connection, const connection_frame *frame) {
-  const struct call call = {
+  struct call call = {
       .connection = connection,
       .method = methods_by_index(&self->methods, frame->header.method),
       .id = frame->header.id,

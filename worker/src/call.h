@@ -9,6 +9,7 @@
 struct call {
   struct connection *connection;
   const struct method *method; /* NULL: there is none of that name or number */
+  struct run *run;             /* while its handler runs; NULL */
   PyObject *name;              /* borrowed str or NULL: what an envelope asked for */
   uint64_t id;
   uint64_t deadline_ns;

@@ -105,17 +105,26 @@ static void open_connection(struct loop *self, struct connection *connection, ui
   unlock(self);
 }
 
+/* A worker that listens has nobody who would replace it: it is never killed for a handler. */
+static void set_grace(struct loop *self, uint64_t grace_ns) {
+  lock(self);
+  self->control->grace_ns = grace_ns;
+  self->control->kills = self->inherited;
+  unlock(self);
+}
+
 /* Returns 0, or -1 with a Python exception: what is wrong with the host's welcome. */
 static int welcome(struct loop *self, struct connection *connection, PyObject *body) {
   PyObject *facts = PyObject_CallOneArg(self->hooks.welcome, body);
   if (facts == NULL) return -1;
   unsigned frame_limit;
-  long worker_index, spin_us;
-  const int parsed = PyArg_ParseTuple(facts, "Ill:welcome", &frame_limit, &worker_index, &spin_us);
+  long worker_index, spin_us, grace_ms;
+  const int parsed = PyArg_ParseTuple(facts, "Illl:welcome", &frame_limit, &worker_index, &spin_us, &grace_ms);
   Py_DECREF(facts);
   if (!parsed) return -1;
   if (worker_index >= 0) self->worker_index = worker_index;
   if (spin_us >= 0) self->spin_ns = (uint64_t)spin_us * 1000u;
+  if (grace_ms > 0) set_grace(self, (uint64_t)grace_ms * 1000000u);
   open_connection(self, connection, frame_limit);
   return 0;
 }
@@ -407,6 +416,25 @@ static PyObject *stop(struct loop *self, PyObject *unused) {
   Py_RETURN_NONE;
 }
 
+static PyObject *use_signals(struct loop *self, PyObject *arguments) {
+  int interrupt_signal, dump_signal;
+  if (!PyArg_ParseTuple(arguments, "ii:use_signals", &interrupt_signal, &dump_signal)) return NULL;
+  if (!self->abandoned) control_use_signals(self->control, interrupt_signal, dump_signal);
+  Py_RETURN_NONE;
+}
+
+/* A signal's handler: raises Cancelled where the handler that runs has been cancelled, and otherwise does nothing. */
+static PyObject *interrupt(struct loop *self, PyObject *unused) {
+  (void)unused;
+  struct context *const cancelled = self->abandoned ? NULL : control_take_interrupt(self->control);
+  if (cancelled == NULL) Py_RETURN_NONE;
+  PyObject *text = context_explain(cancelled);
+  if (text == NULL) return NULL;
+  PyErr_SetObject(self->hooks.cancelled, text);
+  Py_DECREF(text);
+  return NULL;
+}
+
 static PyObject *abandon(struct loop *self, PyObject *unused) {
   (void)unused;
   self->abandoned = true;
@@ -450,9 +478,11 @@ static int open_wire(struct loop *self, int fd, int listen_fd, int host_fd) {
 static int set_hooks(struct loop *self, PyObject *hooks) {
   loop_hooks *const to = &self->hooks;
   PyObject **const all[] = {&to->describe, &to->welcome, &to->decode,     &to->encode,
-                            &to->parse,    &to->print,   &to->make_event, &to->forget_event};
+                            &to->parse,    &to->print,   &to->make_event, &to->forget_event,
+                            &to->cancelled};
   static const char *const names[] = {"describe", "welcome", "decode",     "encode",
-                                      "parse",    "print",   "make_event", "forget_event"};
+                                      "parse",    "print",   "make_event", "forget_event",
+                                      "cancelled"};
   for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
     *all[i] = PyObject_GetAttrString(hooks, names[i]);
     if (*all[i] == NULL) return -1;
@@ -503,6 +533,7 @@ static int traverse(struct loop *self, visitproc visit, void *arg) {
   Py_VISIT(self->hooks.print);
   Py_VISIT(self->hooks.make_event);
   Py_VISIT(self->hooks.forget_event);
+  Py_VISIT(self->hooks.cancelled);
   Py_VISIT(self->context_type);
   Py_VISIT(self->spare);
   return methods_traverse(&self->methods, visit, arg);
@@ -517,6 +548,7 @@ static int clear(struct loop *self) {
   Py_CLEAR(self->hooks.print);
   Py_CLEAR(self->hooks.make_event);
   Py_CLEAR(self->hooks.forget_event);
+  Py_CLEAR(self->hooks.cancelled);
   Py_CLEAR(self->context_type);
   Py_CLEAR(self->spare);
   methods_clear(&self->methods);
@@ -557,6 +589,10 @@ static PyObject *get_abandoned(struct loop *self, void *closure) {
 static PyMethodDef loop_methods[] = {
     {"run", (PyCFunction)(void (*)(void))run, METH_NOARGS, "Serves until stop(), or the end of the inherited socket."},
     {"stop", (PyCFunction)(void (*)(void))stop, METH_NOARGS, "Lets run() return once the running handler has."},
+    {"use_signals", (PyCFunction)(void (*)(void))use_signals, METH_VARARGS,
+     "The calling thread's handlers are interrupted by the first signal; the second has all stacks written; 0: none."},
+    {"interrupt", (PyCFunction)(void (*)(void))interrupt, METH_VARARGS,
+     "The signal's handler: raises Cancelled inside a cancelled handler."},
     {"abandon", (PyCFunction)(void (*)(void))abandon, METH_NOARGS, "Closes all descriptors: in a forked child."},
     {NULL, NULL, 0, NULL},
 };

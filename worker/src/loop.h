@@ -25,7 +25,7 @@ enum {
 
 /* What the loop asks Python for, all callables; see pyproc_worker/_ext.pyi. */
 typedef struct loop_hooks {
-  PyObject *describe, *welcome, *decode, *encode, *parse, *print, *make_event, *forget_event;
+  PyObject *describe, *welcome, *decode, *encode, *parse, *print, *make_event, *forget_event, *cancelled;
 } loop_hooks;
 
 struct loop {

@@ -13,6 +13,7 @@
 
 struct method {
   PyObject *name;         /* str, interned */
+  const char *text;       /* the same in UTF-8 */
   PyObject *handler;      /* callable, or None: `missing` says why */
   PyObject *missing;      /* str, or None */
   PyObject *request_type; /* message class of a typed method; None: a dynamic one, JSON values */
