@@ -17,7 +17,7 @@ enum {
 };
 static const uint64_t long_ns = 5 * 1000000;
 static const uint64_t retry_ns = 1000000, retry_max_ns = 50 * 1000000; /* between two tries to interrupt */
-static const uint64_t grace_default_ns = 1000000000u; /* where the host names none */
+static const uint64_t grace_default_ns = 1000000000u;                  /* where the host names none */
 
 #ifndef POLLRDHUP
 #define POLLRDHUP 0
@@ -111,8 +111,7 @@ bool control_cancel(void *userdata, struct connection *connection, uint64_t id, 
 
 void control_cancel_all(struct control *self, const struct connection *connection, const char *reason) {
   for (struct run *run = self->runs; run != NULL; run = run->next)
-    if (connection == NULL || run->connection == connection)
-      run_cancel(run, 1, reason, strlen(reason), &self->events);
+    if (connection == NULL || run->connection == connection) run_cancel(run, 1, reason, strlen(reason), &self->events);
   wake_signal(&self->poke);
 }
 

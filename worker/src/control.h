@@ -33,15 +33,15 @@ struct control {
   atomic_bool stop; /* the dispatching thread is to end */
   atomic_bool quit; /* the control thread is to end */
   atomic_bool host_dead;
-  atomic_bool asleep;              /* the control thread sleeps until it is poked: nothing has run for a while */
-  _Atomic uint64_t since_ns;       /* CLOCK_MONOTONIC when the dispatching thread's handler started; 0: none runs */
-  atomic_uint begun;               /* grows with each run that the control thread must know of */
-  struct connection *running;      /* the connection whose call the dispatching thread runs, NULL: none */
-  struct run *runs;                /* all that run */
-  struct run *main_run;            /* the one of the main thread */
-  pthread_t main_thread;           /* where interrupt_signal goes */
-  int interrupt_signal;            /* 0: there is none, the main thread's handlers are as those of other threads */
-  int dump_signal;                 /* has all stacks written to stderr; 0: none */
+  atomic_bool asleep;         /* the control thread sleeps until it is poked: nothing has run for a while */
+  _Atomic uint64_t since_ns;  /* CLOCK_MONOTONIC when the dispatching thread's handler started; 0: none runs */
+  atomic_uint begun;          /* grows with each run that the control thread must know of */
+  struct connection *running; /* the connection whose call the dispatching thread runs, NULL: none */
+  struct run *runs;           /* all that run */
+  struct run *main_run;       /* the one of the main thread */
+  pthread_t main_thread;      /* where interrupt_signal goes */
+  int interrupt_signal;       /* 0: there is none, the main thread's handlers are as those of other threads */
+  int dump_signal;            /* has all stacks written to stderr; 0: none */
   uint64_t grace_ns;
   bool kills; /* the host named a grace, and will replace this process */
 };

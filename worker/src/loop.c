@@ -477,12 +477,10 @@ static int open_wire(struct loop *self, int fd, int listen_fd, int host_fd) {
 
 static int set_hooks(struct loop *self, PyObject *hooks) {
   loop_hooks *const to = &self->hooks;
-  PyObject **const all[] = {&to->describe, &to->welcome, &to->decode,     &to->encode,
-                            &to->parse,    &to->print,   &to->make_event, &to->forget_event,
-                            &to->cancelled};
-  static const char *const names[] = {"describe", "welcome", "decode",     "encode",
-                                      "parse",    "print",   "make_event", "forget_event",
-                                      "cancelled"};
+  PyObject **const all[] = {&to->describe, &to->welcome,    &to->decode,       &to->encode,   &to->parse,
+                            &to->print,    &to->make_event, &to->forget_event, &to->cancelled};
+  static const char *const names[] = {"describe", "welcome",    "decode",       "encode",   "parse",
+                                      "print",    "make_event", "forget_event", "cancelled"};
   for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
     *all[i] = PyObject_GetAttrString(hooks, names[i]);
     if (*all[i] == NULL) return -1;
