@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections.abc import Callable
 from typing import Any
 
 from . import _describe
 from ._codes import Cancelled, Code, Error
 from ._events import Events
+from ._ext import Job
 from .cancellation import CancellationError
 
 VERSION = 1
@@ -28,6 +30,8 @@ def _code_of(exception: BaseException) -> int:
 def _message_of(exception: BaseException) -> str:
     if isinstance(exception, CancellationError):
         return f"Cancelled: {exception.reason}"
+    if isinstance(exception, Cancelled) and not exception.args:
+        return "Cancelled"
     return _describe.message_of(exception)
 
 
@@ -44,6 +48,7 @@ class Hooks(Events):
     def __init__(self) -> None:
         super().__init__()
         self.cancelled = Cancelled
+        self.submit: Callable[[Job, bool], None] | None = None
         self.decode = json.JSONDecoder().decode
         self.encode = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode
         self._json_format: Any = None

@@ -70,14 +70,21 @@ void control_use_signals(struct control *self, int interrupt, int dump) {
   (void)pthread_mutex_unlock(&self->lock);
 }
 
-void control_begin(struct control *self, struct run *run, bool dispatching, uint64_t now_ns) {
+void control_list(struct control *self, struct run *run) {
   run->previous = NULL;
   run->next = self->runs;
   if (self->runs != NULL) self->runs->previous = run;
   self->runs = run;
   run->listed = true;
-  if (run->kind == RUN_MAIN) self->main_run = run;
   if (run->context->deadline_ns != 0) atomic_fetch_add(&self->begun, 1);
+}
+
+void control_run(struct control *self, struct run *run, bool dispatching, uint64_t now_ns) {
+  if (run->kind == RUN_THREAD && self->interrupt_signal != 0 && pthread_equal(pthread_self(), self->main_thread))
+    run->kind = RUN_MAIN;
+  run->thread = PyThread_get_thread_ident();
+  run->started = true;
+  if (run->kind == RUN_MAIN) self->main_run = run;
   if (!dispatching) return;
   self->running = run->connection;
   atomic_store(&self->since_ns, now_ns);
@@ -91,7 +98,7 @@ void control_end(struct control *self, struct run *run) {
   else
     self->runs = run->next;
   if (run->next != NULL) run->next->previous = run->previous;
-  if (run->kind == RUN_MAIN) self->main_run = NULL;
+  if (self->main_run == run) self->main_run = NULL;
   if (self->running == NULL) return;
   atomic_store_explicit(&self->since_ns, 0, memory_order_relaxed);
   self->running = NULL;
@@ -113,6 +120,14 @@ void control_cancel_all(struct control *self, const struct connection *connectio
   for (struct run *run = self->runs; run != NULL; run = run->next)
     if (connection == NULL || run->connection == connection) run_cancel(run, 1, reason, strlen(reason), &self->events);
   wake_signal(&self->poke);
+}
+
+void control_interrupt_threads(struct control *self, PyObject *exception) {
+  (void)pthread_mutex_lock(&self->lock);
+  for (struct run *run = self->runs; run != NULL; run = run->next)
+    if (run->kind == RUN_THREAD && run_take_interrupt(run, self->grace_ns))
+      (void)PyThreadState_SetAsyncExc(run->thread, exception);
+  (void)pthread_mutex_unlock(&self->lock);
 }
 
 struct context *control_take_interrupt(struct control *self) {

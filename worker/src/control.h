@@ -65,18 +65,23 @@ void control_stop(struct control *self);
 /* The calling thread takes `interrupt` from now on, whose Python handler is Loop.interrupt(); 0: no more. */
 void control_use_signals(struct control *self, int interrupt, int dump);
 
-/* Around each handler; the caller holds the lock. `dispatching`: it runs on the dispatching thread, which reads nothing
- * meanwhile. Ending what has ended is legal. */
-void control_begin(struct control *self, struct run *run, bool dispatching, uint64_t now_ns);
+/* The caller holds the lock. A run is listed, so that it can be cancelled, then started: its handler is about to run on
+ * the calling thread. `dispatching`: that is the dispatching thread, which reads nothing meanwhile. Ending what has
+ * ended is legal. */
+void control_list(struct control *self, struct run *run);
+void control_run(struct control *self, struct run *run, bool dispatching, uint64_t now_ns);
 void control_end(struct control *self, struct run *run);
 
-/* To be called after control_begin(), without the lock: wakes the control thread where it sleeps. */
+/* To be called after control_run(), without the lock: wakes the control thread where it sleeps. */
 static inline void control_rouse(struct control *self) {
   if (atomic_load(&self->asleep)) wake_signal(&self->poke);
 }
 
 /* Cancels all calls of a connection, NULL: of all. The caller holds the lock. */
 void control_cancel_all(struct control *self, const struct connection *connection, const char *reason);
+
+/* Has the handlers of other threads that are to be interrupted now raise the exception. Needs the GIL. */
+void control_interrupt_threads(struct control *self, PyObject *exception);
 
 /* Whether the main thread's handler is to be interrupted now; counts it. Returns the context, or NULL. */
 struct context *control_take_interrupt(struct control *self);

@@ -175,7 +175,7 @@ static int dispatch_frame(struct loop *self, struct connection *connection, cons
 /* Returns how many frames were handled, -1 with a Python exception. */
 static int dispatch(struct loop *self, struct connection *connection) {
   int handled = 0;
-  while (handled < LOOP_BATCH && (self->stopping || !is_stopped(self))) {
+  while (handled < LOOP_BATCH && (self->stopping || !is_stopped(self)) && atomic_load(&self->jobs) < LOOP_JOBS_MAX) {
     connection_frame frame;
     lock(self);
     const int taken = connection->ended ? 0 : connection_take(connection, &frame);
@@ -265,7 +265,7 @@ static void accept_clients(struct loop *self) {
 /* --- Wait --- */
 
 static bool spinning_pays(struct loop *self) {
-  if (self->spin_ns == 0 || self->connection_count != 1) return false;
+  if (self->spin_ns == 0 || self->connection_count != 1 || self->connections[0]->told) return false;
   return self->spin_score > 0 || ++self->waits % SPIN_PROBE == 0;
 }
 
@@ -290,12 +290,24 @@ static bool spin(struct loop *self) {
   return false;
 }
 
-static nfds_t fill_poll(const struct loop *self, struct pollfd *wanted) {
+/* Jobs may hold an ended connection, keep it from being read, and leave replies that are to be sent. */
+static struct pollfd shared_poll(const struct connection *connection) {
+  const int events = (connection_has_room(connection) ? POLLIN : 0) | (connection_unsent(connection) ? POLLOUT : 0);
+  const bool over = connection->ended || connection->fault != NULL;
+  return (struct pollfd){.fd = over ? -1 : connection->fd, .events = (short)events};
+}
+
+static nfds_t fill_poll(struct loop *self, struct pollfd *wanted) {
   const bool listening = self->listen_fd >= 0 && self->connection_count < LOOP_CONNECTIONS_MAX;
   wanted[0] = (struct pollfd){.fd = self->control->turn.read_fd, .events = POLLIN};
   wanted[1] = (struct pollfd){.fd = listening ? self->listen_fd : -1, .events = POLLIN};
-  for (size_t i = 0; i < self->connection_count; i++)
-    wanted[2 + i] = (struct pollfd){.fd = self->connections[i]->fd, .events = POLLIN};
+  lock(self);
+  for (size_t i = 0; i < self->connection_count; i++) {
+    const struct connection *const one = self->connections[i];
+    wanted[2 + i] = (struct pollfd){.fd = one->fd, .events = POLLIN};
+    if (self->shared) wanted[2 + i] = shared_poll(one);
+  }
+  unlock(self);
   return 2 + self->connection_count;
 }
 
@@ -322,6 +334,10 @@ static int wait_for_work(struct loop *self) {
     return -1;
   }
   if (ready > 0 && wanted[0].revents != 0) wake_drain(&self->control->turn);
+  if (wanted[0].revents != 0 && self->shared) {
+    for (size_t i = 0; i < self->connection_count; i++) self->ready[i] = true;
+    return PyErr_CheckSignals();
+  }
   if (ready < 0 || wanted[0].revents != 0) return PyErr_CheckSignals();
   for (size_t i = 0; i < self->connection_count; i++) self->ready[i] = wanted[2 + i].revents != 0;
   if (wanted[1].revents != 0) accept_clients(self);
@@ -330,12 +346,17 @@ static int wait_for_work(struct loop *self) {
 
 /* --- Run --- */
 
-/* Whether nothing more can come of a connection. */
-static bool is_over(struct loop *self, const struct connection *connection) {
+/* Whether nothing more can come of a connection, and nobody holds it; jobs are told of its end. */
+static bool is_over(struct loop *self, struct connection *connection) {
   lock(self);
   const bool over = connection->ended || connection->fault != NULL;
+  if (over && !connection->told) {
+    connection->told = true;
+    control_cancel_all(self->control, connection, "connection closed");
+  }
+  const bool held = connection->jobs > 0;
   unlock(self);
-  return over;
+  return over && !held;
 }
 
 /* A turn for each connection that may have something. Returns how much was done, -1 with a Python exception. */
@@ -365,6 +386,14 @@ static void finish(struct loop *self) {
   }
 }
 
+/* Reads on until the jobs are done, so that cancels reach them; what is new is not started. */
+static void wait_for_jobs(struct loop *self) {
+  while (atomic_load(&self->jobs) > 0 && !self->abandoned) {
+    if (turn_all(self) < 0) PyErr_Clear();
+    if (atomic_load(&self->jobs) > 0 && wait_for_work(self) < 0) PyErr_Clear();
+  }
+}
+
 static bool is_done(const struct loop *self) {
   return is_stopped(self) || (self->listen_fd < 0 && self->connection_count == 0);
 }
@@ -385,6 +414,12 @@ static int run_until_stopped(struct loop *self) {
   return 0;
 }
 
+static void cancel_jobs(struct loop *self) {
+  lock(self);
+  control_cancel_all(self->control, NULL, "the worker ends");
+  unlock(self);
+}
+
 static PyObject *run(struct loop *self, PyObject *unused) {
   (void)unused;
   if (self->ran) {
@@ -402,7 +437,9 @@ static PyObject *run(struct loop *self, PyObject *unused) {
   if (result == 0) result = run_until_stopped(self);
   if (self->abandoned) Py_RETURN_NONE;
   PyObject *exception = result < 0 ? exception_take() : NULL;
+  if (exception != NULL) cancel_jobs(self);
   finish(self);
+  wait_for_jobs(self);
   while (self->connection_count > 0)
     if (remove_connection(self, self->connection_count - 1) < 0) PyErr_Clear();
   if (exception == NULL) Py_RETURN_NONE;
@@ -433,6 +470,12 @@ static PyObject *interrupt(struct loop *self, PyObject *unused) {
   PyErr_SetObject(self->hooks.cancelled, text);
   Py_DECREF(text);
   return NULL;
+}
+
+static PyObject *interrupt_threads(struct loop *self, PyObject *unused) {
+  (void)unused;
+  if (!self->abandoned) control_interrupt_threads(self->control, self->hooks.cancelled);
+  Py_RETURN_NONE;
 }
 
 static PyObject *abandon(struct loop *self, PyObject *unused) {
@@ -478,9 +521,9 @@ static int open_wire(struct loop *self, int fd, int listen_fd, int host_fd) {
 static int set_hooks(struct loop *self, PyObject *hooks) {
   loop_hooks *const to = &self->hooks;
   PyObject **const all[] = {&to->describe, &to->welcome,    &to->decode,       &to->encode,   &to->parse,
-                            &to->print,    &to->make_event, &to->forget_event, &to->cancelled};
+                            &to->print,    &to->make_event, &to->forget_event, &to->cancelled, &to->submit};
   static const char *const names[] = {"describe", "welcome",    "decode",       "encode",   "parse",
-                                      "print",    "make_event", "forget_event", "cancelled"};
+                                      "print",    "make_event", "forget_event", "cancelled", "submit"};
   for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
     *all[i] = PyObject_GetAttrString(hooks, names[i]);
     if (*all[i] == NULL) return -1;
@@ -489,13 +532,15 @@ static int set_hooks(struct loop *self, PyObject *hooks) {
 }
 
 static PyObject *loop_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords) {
-  static char *names[] = {"methods", "hello", "hooks", "fd", "listen_fd", "host_fd", "worker_index", "spin_us", NULL};
+  static char *names[] = {"methods", "hello", "hooks", "fd", "listen_fd", "host_fd", "worker_index", "spin_us", "shared",
+                          NULL};
   PyObject *method_list, *hello, *hooks;
   int fd = -1, listen_fd = -1, host_fd = -1;
   long worker_index = 0;
   unsigned spin_us = 0;
-  if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "OSO|$iiilI:Loop", names, &method_list, &hello, &hooks, &fd,
-                                   &listen_fd, &host_fd, &worker_index, &spin_us))
+  int shared = 0;
+  if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "OSO|$iiilIp:Loop", names, &method_list, &hello, &hooks, &fd,
+                                   &listen_fd, &host_fd, &worker_index, &spin_us, &shared))
     return NULL;
   if ((fd < 0) == (listen_fd < 0)) {
     PyErr_SetString(PyExc_ValueError, "a loop needs either fd or listen_fd");
@@ -505,6 +550,7 @@ static PyObject *loop_new(PyTypeObject *type, PyObject *arguments, PyObject *key
   if (self == NULL) return NULL;
   self->listen_fd = -1;
   self->worker_index = worker_index;
+  self->shared = shared != 0;
   self->spin_ns = (uint64_t)spin_us * 1000u;
   Py_INCREF(hello);
   self->hello = hello;
@@ -514,6 +560,8 @@ static PyObject *loop_new(PyTypeObject *type, PyObject *arguments, PyObject *key
     goto fail;
   Py_INCREF(state->context_type);
   self->context_type = state->context_type;
+  Py_INCREF(state->job_type);
+  self->job_type = state->job_type;
   if (open_wire(self, fd, listen_fd, host_fd) < 0) goto fail;
   return (PyObject *)self;
 fail:
@@ -532,7 +580,9 @@ static int traverse(struct loop *self, visitproc visit, void *arg) {
   Py_VISIT(self->hooks.make_event);
   Py_VISIT(self->hooks.forget_event);
   Py_VISIT(self->hooks.cancelled);
+  Py_VISIT(self->hooks.submit);
   Py_VISIT(self->context_type);
+  Py_VISIT(self->job_type);
   Py_VISIT(self->spare);
   return methods_traverse(&self->methods, visit, arg);
 }
@@ -547,7 +597,9 @@ static int clear(struct loop *self) {
   Py_CLEAR(self->hooks.make_event);
   Py_CLEAR(self->hooks.forget_event);
   Py_CLEAR(self->hooks.cancelled);
+  Py_CLEAR(self->hooks.submit);
   Py_CLEAR(self->context_type);
+  Py_CLEAR(self->job_type);
   Py_CLEAR(self->spare);
   methods_clear(&self->methods);
   return 0;
@@ -591,6 +643,8 @@ static PyMethodDef loop_methods[] = {
      "The calling thread's handlers are interrupted by the first signal; the second has all stacks written; 0: none."},
     {"interrupt", (PyCFunction)(void (*)(void))interrupt, METH_VARARGS,
      "The signal's handler: raises Cancelled inside a cancelled handler."},
+    {"interrupt_threads", (PyCFunction)(void (*)(void))interrupt_threads, METH_NOARGS,
+     "Raises Cancelled inside the cancelled handlers of threads that take no signals."},
     {"abandon", (PyCFunction)(void (*)(void))abandon, METH_NOARGS, "Closes all descriptors: in a forked child."},
     {NULL, NULL, 0, NULL},
 };

@@ -22,6 +22,7 @@ struct method {
   bool pass_context;      /* the context is the second positional argument */
   bool pass_context_keyword;
   bool pass_event; /* the keyword cancel_event is given */
+  bool is_async;   /* the handler returns a coroutine */
 };
 
 struct methods {
@@ -36,7 +37,7 @@ int methods_init(struct methods *self, PyObject *sequence);
 int methods_traverse(struct methods *self, visitproc visit, void *arg);
 void methods_clear(struct methods *self);
 
-enum { METHOD_CONTEXT = 1, METHOD_CONTEXT_KEYWORD = 2, METHOD_EVENT_KEYWORD = 4 };
+enum { METHOD_CONTEXT = 1, METHOD_CONTEXT_KEYWORD = 2, METHOD_EVENT_KEYWORD = 4, METHOD_ASYNC = 8 };
 
 /* Each returns NULL where there is no such method; by_name also with a Python exception. */
 const struct method *methods_by_index(const struct methods *self, uint32_t index);
