@@ -255,9 +255,9 @@ def test_cancel_of_what_waits_for_its_thread(host: Host, tmp_path: Path) -> None
     assert worker.wire.read().kind == PONG
     time.sleep(0.2)  # longer than the grace: what has not started is not killed
     flag.touch()
-    assert worker.reply(first).json == "MainThread"
-    reply = worker.reply(second)
-    assert (reply.code, reply.json["error"]) == (1, "Cancelled: before it started")
+    found = replies(worker, 2)
+    assert found[first].json == "MainThread"
+    assert (found[second].code, found[second].json["error"]) == (1, "Cancelled: before it started")
 
 
 def test_task_that_swallows(host: Host) -> None:
@@ -372,7 +372,7 @@ def test_sigterm_lets_handlers_finish(host: Host, tmp_path: Path) -> None:
 
 def test_dead_host(host: Host) -> None:
     life, host_fd = os.pipe()
-    worker = host.start(SCRIPT, "2", host_fd=life)
+    worker = host.start(SCRIPT, host_fd=life)
     os.close(life)
     begin(worker, "nap")
     begin(worker, "block", "sleep")

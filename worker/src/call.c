@@ -276,7 +276,7 @@ static int flush_stale(struct loop *self, struct connection *connection) {
 static unsigned cancelled_before(struct loop *self, const struct call *call) {
   struct connection *const connection = call->connection;
   if (call->run != NULL) return atomic_load(&call->run->context->cancelled);
-  if (connection->cancel_count == 0) return 0; /* only this thread empties it */
+  if (!self->shared && connection->cancel_count == 0) return 0; /* only this thread changes it now */
   (void)pthread_mutex_lock(&self->control->lock);
   const unsigned cancelled = connection_cancelled(connection, call->id);
   (void)pthread_mutex_unlock(&self->control->lock);

@@ -85,6 +85,7 @@ void control_run(struct control *self, struct run *run, bool dispatching, uint64
   run->thread = PyThread_get_thread_ident();
   run->started = true;
   if (run->kind == RUN_MAIN) self->main_run = run;
+  run->dispatching = dispatching;
   if (!dispatching) return;
   self->running = run->connection;
   atomic_store(&self->since_ns, now_ns);
@@ -99,9 +100,17 @@ void control_end(struct control *self, struct run *run) {
     self->runs = run->next;
   if (run->next != NULL) run->next->previous = run->previous;
   if (self->main_run == run) self->main_run = NULL;
-  if (self->running == NULL) return;
+  if (!run->dispatching) return;
   atomic_store_explicit(&self->since_ns, 0, memory_order_relaxed);
   self->running = NULL;
+}
+
+void control_stall(struct control *self, struct connection *connection) {
+  (void)pthread_mutex_lock(&self->lock);
+  self->running = connection;
+  atomic_store(&self->since_ns, connection == NULL ? 0 : clock_ns());
+  (void)pthread_mutex_unlock(&self->lock);
+  if (connection != NULL) control_rouse(self);
 }
 
 bool control_cancel(void *userdata, struct connection *connection, uint64_t id, uint16_t code, const char *reason,

@@ -72,6 +72,10 @@ void control_list(struct control *self, struct run *run);
 void control_run(struct control *self, struct run *run, bool dispatching, uint64_t now_ns);
 void control_end(struct control *self, struct run *run);
 
+/* The dispatching thread of a shared loop wants the GIL, which a handler may keep for long; connection NULL: it is about
+ * to wait for the connection itself. */
+void control_stall(struct control *self, struct connection *connection);
+
 /* To be called after control_run(), without the lock: wakes the control thread where it sleeps. */
 static inline void control_rouse(struct control *self) {
   if (atomic_load(&self->asleep)) wake_signal(&self->poke);

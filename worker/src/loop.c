@@ -236,6 +236,7 @@ static int add_connection(struct loop *self, int fd, connection_stage stage) {
 
 /* Returns 0, or -1 with a Python exception: the host of an inherited socket broke the protocol. */
 static int remove_connection(struct loop *self, size_t index) {
+  if (self->shared) control_stall(self->control, NULL); /* it may be the one that is read elsewhere */
   struct connection *const removed = self->connections[index];
   self->connections[index] = self->connections[--self->connection_count];
   self->ready[index] = self->ready[self->connection_count];
@@ -311,20 +312,30 @@ static nfds_t fill_poll(struct loop *self, struct pollfd *wanted) {
   return 2 + self->connection_count;
 }
 
+/* Needs no GIL. Returns as poll(), or -2 where spinning has found something. */
+static int poll_wire(struct loop *self, struct pollfd *wanted, nfds_t count) {
+  if (self->shared) control_stall(self->control, NULL);
+  const int ready = spinning_pays(self) && spin(self) ? -2 : poll(wanted, count, -1);
+  const int problem = errno;
+  if (self->shared && self->connection_count == 1) control_stall(self->control, self->connections[0]);
+  errno = problem;
+  return ready;
+}
+
+static void mark_all_ready(struct loop *self) {
+  for (size_t i = 0; i < self->connection_count; i++) self->ready[i] = true;
+}
+
 /* Waits until there is something to do. Returns 0, or -1 with a Python exception of a signal handler. */
 static int wait_for_work(struct loop *self) {
   struct pollfd wanted[2 + LOOP_CONNECTIONS_MAX];
   const nfds_t count = fill_poll(self, wanted);
-  int ready = 0, problem = 0;
-  bool found = false;
+  int ready, problem;
   Py_BEGIN_ALLOW_THREADS;
-  if (spinning_pays(self)) found = spin(self);
-  if (!found) {
-    ready = poll(wanted, count, -1);
-    problem = errno;
-  }
+  ready = poll_wire(self, wanted, count);
+  problem = errno;
   Py_END_ALLOW_THREADS;
-  if (found) {
+  if (ready == -2) {
     self->ready[0] = true;
     return 0;
   }
@@ -333,10 +344,9 @@ static int wait_for_work(struct loop *self) {
     (void)PyErr_SetFromErrno(PyExc_OSError);
     return -1;
   }
-  if (ready > 0 && wanted[0].revents != 0) wake_drain(&self->control->turn);
-  if (wanted[0].revents != 0 && self->shared) {
-    for (size_t i = 0; i < self->connection_count; i++) self->ready[i] = true;
-    return PyErr_CheckSignals();
+  if (ready > 0 && wanted[0].revents != 0) {
+    wake_drain(&self->control->turn);
+    if (self->shared) mark_all_ready(self); /* a job may have let go of one */
   }
   if (ready < 0 || wanted[0].revents != 0) return PyErr_CheckSignals();
   for (size_t i = 0; i < self->connection_count; i++) self->ready[i] = wanted[2 + i].revents != 0;
@@ -440,6 +450,7 @@ static PyObject *run(struct loop *self, PyObject *unused) {
   if (exception != NULL) cancel_jobs(self);
   finish(self);
   wait_for_jobs(self);
+  if (self->shared) control_stall(self->control, NULL);
   while (self->connection_count > 0)
     if (remove_connection(self, self->connection_count - 1) < 0) PyErr_Clear();
   if (exception == NULL) Py_RETURN_NONE;
@@ -520,9 +531,9 @@ static int open_wire(struct loop *self, int fd, int listen_fd, int host_fd) {
 
 static int set_hooks(struct loop *self, PyObject *hooks) {
   loop_hooks *const to = &self->hooks;
-  PyObject **const all[] = {&to->describe, &to->welcome,    &to->decode,       &to->encode,   &to->parse,
+  PyObject **const all[] = {&to->describe, &to->welcome,    &to->decode,       &to->encode,    &to->parse,
                             &to->print,    &to->make_event, &to->forget_event, &to->cancelled, &to->submit};
-  static const char *const names[] = {"describe", "welcome",    "decode",       "encode",   "parse",
+  static const char *const names[] = {"describe", "welcome",    "decode",       "encode",    "parse",
                                       "print",    "make_event", "forget_event", "cancelled", "submit"};
   for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
     *all[i] = PyObject_GetAttrString(hooks, names[i]);
@@ -532,8 +543,8 @@ static int set_hooks(struct loop *self, PyObject *hooks) {
 }
 
 static PyObject *loop_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords) {
-  static char *names[] = {"methods", "hello", "hooks", "fd", "listen_fd", "host_fd", "worker_index", "spin_us", "shared",
-                          NULL};
+  static char *names[] = {"methods", "hello",        "hooks",   "fd",     "listen_fd",
+                          "host_fd", "worker_index", "spin_us", "shared", NULL};
   PyObject *method_list, *hello, *hooks;
   int fd = -1, listen_fd = -1, host_fd = -1;
   long worker_index = 0;

@@ -19,7 +19,8 @@ uint64_t run_interrupt_ns(const struct run *self, uint64_t grace_ns) {
 }
 
 uint64_t run_kill_ns(const struct run *self, uint64_t grace_ns) {
-  return self->cancelled_ns == 0 || !self->started ? (uint64_t)RUN_NEVER_NS : first_interrupt_ns(self, grace_ns) + grace_ns;
+  return self->cancelled_ns == 0 || !self->started ? (uint64_t)RUN_NEVER_NS
+                                                   : first_interrupt_ns(self, grace_ns) + grace_ns;
 }
 
 uint64_t run_deadline_ns(const struct run *self) {

@@ -32,7 +32,8 @@ struct run {
   const char *method; /* its name */
   run_kind kind;
   bool listed;
-  bool started; /* else it waits for its thread */
+  bool dispatching; /* it keeps the dispatching thread from reading */
+  bool started;     /* else it waits for its thread */
   atomic_bool armed;
   uint64_t cancelled_ns; /* CLOCK_MONOTONIC; 0: it is not */
   unsigned raised;       /* how often it was interrupted */
