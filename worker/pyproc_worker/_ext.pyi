@@ -6,8 +6,10 @@ from typing import Any, Protocol, final
 class _Hooks(Protocol):
     """What a loop asks Python for."""
 
-    cancelled: type[BaseException]
-    submit: Callable[[Job, bool], None] | None
+    @property
+    def cancelled(self) -> type[BaseException]: ...
+    @property
+    def submit(self) -> Callable[[Job, bool], None] | None: ...
 
     def describe(self, exception: BaseException | None, message: str, code: int, room: int, bare: bool,
                  /) -> tuple[int, bytes]: ...

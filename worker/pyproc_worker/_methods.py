@@ -56,8 +56,8 @@ def expose(function: Function) -> Function:
     """Serves a function under its own name to callers of ``pyproc_call_json``: JSON values in and out.
 
     The function gets the request's body; a parameter ``cancel_event`` gets a ``threading.Event`` that is set when the
-    call is cancelled, a parameter ``context`` without default the :class:`Context`. It may be ``async``. A later function of the same name
-    replaces an earlier one.
+    call is cancelled, a parameter ``context`` without default the :class:`Context`. It may be ``async``. A later
+    function of the same name replaces an earlier one.
     """
     _refuse_generator(function, function.__name__)
     exposed[function.__name__] = function
