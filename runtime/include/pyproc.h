@@ -421,7 +421,9 @@ typedef struct pyproc_pool_options {
    * Default: 60,000. */
   int64_t call_timeout_ms;
 
-  /* Milliseconds, 1 to 86,400,000, default 1000. Checked and told to the workers, which make no use of it yet. */
+  /* Milliseconds, 1 to 86,400,000, default 1000, that a handler may go on after its call was given up and Cancelled was
+   * raised in it, before its worker is killed and replaced; one that looks for a cancel itself, by its cancel_event or
+   * context.cancelled, has as long before that. */
   int64_t cancel_grace_ms;
 
   /* Milliseconds that pyproc_pool_close leaves calls to end, and then workers to stop, 1 to 86,400,000, or PYPROC_OFF:

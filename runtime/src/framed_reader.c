@@ -176,7 +176,7 @@ static void take_hello(framed *self, const wire_header *header, const struct pay
   self->has_started_frames = !with_page && method_table_has_feature(methods, "started");
   self->base.page = with_page ? self->page_memory : NULL;
   pthread_mutex_unlock(&self->lock);
-  atomic_store(&self->base.capacity, method_table_threads(methods));
+  atomic_store(&self->base.capacity, method_table_concurrency(methods));
   atomic_store(&self->base.prefetch, with_page ? 1 : 0);
   if (!send_welcome(self, with_page, self->page_fd)) {
     break_with(self, PYPROC_E_UNAVAILABLE, "its hello and took no answer");

@@ -7,6 +7,7 @@
 #include "error.h"
 #include "shape.h"
 #include "wire/frame.h"
+#include "wire/status_page.h"
 
 enum { FEATURES_MAX = 32, THREADS_MAX = 64, NO_ENTRY = -1 };
 
@@ -19,7 +20,7 @@ struct method_table {
   json_t *hello;    /* owns all text below */
   json_t *methods;  /* borrowed from hello */
   json_t *messages; /* borrowed from hello; NULL: none */
-  int threads;
+  int threads, concurrency;
   size_t bucket_count; /* a power of two, more than twice the methods */
   int32_t *buckets;    /* by name: index into methods, or NO_ENTRY */
   known_method *known; /* by address of the generated table, grows with use */
@@ -91,6 +92,9 @@ static int read_hello(method_table *table, pyproc_error **reterr) {
                      WIRE_METHODS_MAX);
   json_int_t threads = json_integer_value(json_object_get(table->hello, "threads"));
   table->threads = threads < 1 ? 1 : threads > THREADS_MAX ? THREADS_MAX : (int)threads;
+  json_int_t concurrency = json_integer_value(json_object_get(table->hello, "concurrency"));
+  if (concurrency > STATUS_PAGE_SLOTS) concurrency = STATUS_PAGE_SLOTS;
+  table->concurrency = concurrency > table->threads ? (int)concurrency : table->threads;
   return index_names(table, reterr);
 }
 
@@ -120,6 +124,10 @@ bool method_table_has_feature(const method_table *table, const char *feature) {
 
 int method_table_threads(const method_table *table) {
   return table->threads;
+}
+
+int method_table_concurrency(const method_table *table) {
+  return table->concurrency;
 }
 
 /* The place of the generated table among the known ones, or the empty one where it would be. */

@@ -1,6 +1,8 @@
 """Exposes functions that misbehave, and some that tell what the worker was given."""
 import atexit
+import collections
 import ctypes
+import itertools
 import os
 import signal
 import subprocess
@@ -99,9 +101,22 @@ def stop_self(body: Any) -> Any:
 
 @expose
 def sleep(body: Any) -> Any:
-    """Sleeps, whatever happens."""
+    """Sleeps."""
     time.sleep(body["ms"] / 1000)
     return body
+
+
+@expose
+def stay(body: Any, cancel_event: Any) -> Any:
+    """Sleeps, and takes no notice of the event that it asked for."""
+    time.sleep(body["ms"] / 1000)
+    return body
+
+
+@expose
+def hang(body: Any) -> Any:
+    """Neither looks at signals nor lets another thread run."""
+    collections.deque(itertools.repeat(0), maxlen=0)
 
 
 @expose

@@ -83,7 +83,7 @@ static void test_unstarted_has_not_run(void **state) {
     options.protocol = protocols[i];
     pyproc_pool *pool = open_pool(&options);
     long pid = worker_pid(pool);
-    assert_error(call_failure(pool, "sleep", "{\"ms\": 1500}", 100), PYPROC_E_DEADLINE_EXCEEDED, "", RAN);
+    assert_error(call_failure(pool, "stay", "{\"ms\": 900}", 100), PYPROC_E_DEADLINE_EXCEEDED, "", RAN);
     assert_error(call_failure(pool, "die", "{\"status\": 1}", 100), PYPROC_E_DEADLINE_EXCEEDED, "", NOT_RUN);
     assert_answer(pool, "ping", "4", "4");
     assert_int_equal(worker_pid(pool), pid); /* die was revoked, the worker lives */

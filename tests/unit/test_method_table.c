@@ -106,6 +106,24 @@ static void as_little_as_may_be(void **state) {
   }
 }
 
+static void concurrency_is_bounded(void **state) {
+  (void)state;
+  static const struct {
+    const char *given;
+    int concurrency;
+  } cases[] = {{"4096", 4096}, {"4097", 4096},  {"9223372036854775807", 4096},
+               {"100", 100},   {"2", 3},        {"0", 3},
+               {"-1", 3},      {"\"many\"", 3}, {"null", 3}};
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    char json[160];
+    method_table *table = NULL;
+    snprintf(json, sizeof json, "{\"version\":1,\"methods\":[],\"threads\":3,\"concurrency\":%s}", cases[i].given);
+    assert_int_equal(method_table_parse(json, strlen(json), &table, NULL), 0);
+    assert_int_equal(method_table_concurrency(table), cases[i].concurrency);
+    method_table_free(table);
+  }
+}
+
 static void threads_are_bounded(void **state) {
   (void)state;
   static const struct {
@@ -316,6 +334,7 @@ int main(void) {
       cmocka_unit_test(the_hello_of_the_wire_page),
       cmocka_unit_test(as_little_as_may_be),
       cmocka_unit_test(threads_are_bounded),
+      cmocka_unit_test(concurrency_is_bounded),
       cmocka_unit_test(versions),
       cmocka_unit_test(hellos_that_are_none),
       cmocka_unit_test(cut_hellos),

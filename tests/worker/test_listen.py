@@ -260,7 +260,7 @@ def test_file_that_is_no_socket_is_kept(tmp_path: Path) -> None:
     ("from pyproc_worker import serve\nserve(threads=0)", "threads"),
     ("from pyproc_worker import Handler, serve\nserve(Handler)", "write serve(Handler())"),
     ("from pyproc_worker import Handler, serve\nserve(Handler())", "no handler of a service"),
-    ("from pyproc_worker import expose\n@expose\nasync def later(request): pass", "async"),
+    ("from pyproc_worker import expose\n@expose\ndef later(request): yield", "generator"),
 ])
 def test_mistakes_are_explained(tmp_path: Path, script: str, says: str) -> None:
     (tmp_path / "script.py").write_text(script)

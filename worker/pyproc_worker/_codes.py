@@ -45,10 +45,11 @@ class Error(Exception):
 
 
 class Cancelled(BaseException):
-    """The caller has given the call up.
+    """The caller has given the call up, or its deadline has passed.
 
-    A handler may raise it to end early; its call is then answered CANCELLED. It is no ``Exception``, so that a broad
-    ``except Exception`` lets it pass.
+    Raised inside the handler of that call, and never outside of it; see :func:`serve`. A handler may also raise it to
+    end early; its call is then answered CANCELLED. It is no ``Exception``, so that a broad ``except Exception`` lets it
+    pass.
     """
 
 

@@ -1,10 +1,11 @@
-"""The ``cancel_event`` of a call: a ``threading.Event`` that is set when the call is cancelled."""
+"""Python's part in a cancel: events that are set, and threads and tasks that are interrupted."""
 
 from __future__ import annotations
 
 import os
 import select
 import threading
+from collections.abc import Callable
 
 from ._ext import Context
 
@@ -16,6 +17,7 @@ class Events:
     """
 
     def __init__(self) -> None:
+        self.on_wake: Callable[[], None] = lambda: None  # has threads and tasks interrupted
         self._fd = -1
         self._lock = threading.Lock()
         self._waiting: dict[int, tuple[Context, threading.Event]] = {}
@@ -38,12 +40,17 @@ class Events:
         event = threading.Event()
         with self._lock:
             self._waiting[id(context)] = (context, event)
-            if not self._watching:
-                self._watching = True
-                threading.Thread(target=self._watch, name="pyproc-cancel", daemon=True).start()
+        self.watch()
         if context.cancelled:
             event.set()
         return event
+
+    def watch(self) -> None:
+        """Starts the thread."""
+        with self._lock:
+            if not self._watching:
+                threading.Thread(target=self._watch, name="pyproc-cancel", daemon=True).start()
+                self._watching = True
 
     def forget_event(self, context: Context) -> None:
         """Called when the context's call is over."""
@@ -60,3 +67,4 @@ class Events:
                 for context, event in self._waiting.values():
                     if context.cancelled:
                         event.set()
+            self.on_wake()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections.abc import Callable
 from typing import Any
 
 from . import _describe
 from ._codes import Cancelled, Code, Error
 from ._events import Events
+from ._ext import Job
 from .cancellation import CancellationError
 
 VERSION = 1
@@ -28,6 +30,8 @@ def _code_of(exception: BaseException) -> int:
 def _message_of(exception: BaseException) -> str:
     if isinstance(exception, CancellationError):
         return f"Cancelled: {exception.reason}"
+    if isinstance(exception, Cancelled) and not exception.args:
+        return "Cancelled"
     return _describe.message_of(exception)
 
 
@@ -43,6 +47,8 @@ class Hooks(Events):
 
     def __init__(self) -> None:
         super().__init__()
+        self.cancelled = Cancelled
+        self.submit: Callable[[Job, bool], None] | None = None
         self.decode = json.JSONDecoder().decode
         self.encode = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode
         self._json_format: Any = None
@@ -79,8 +85,8 @@ class Hooks(Events):
         trace = _describe.traceback_text(exception, exception.__traceback__)
         return code, _describe.error_object(text, _describe.type_name(exception), trace, room=room)
 
-    def welcome(self, body: bytes) -> tuple[int, int, int]:
-        """The frame limit, worker index and spin time of a host's welcome, -1 where it says nothing; ValueError."""
+    def welcome(self, body: bytes) -> tuple[int, int, int, int]:
+        """Frame limit, worker index, spin time and grace of a host's welcome, -1 where it says nothing; ValueError."""
         try:
             welcome = json.loads(body)
         except ValueError as error:
@@ -92,4 +98,5 @@ class Hooks(Events):
                              f"{VERSION}: install the pyproc_worker that belongs to the library")
         return (_number(welcome, "frame_limit", FRAME_LIMIT, FRAME_LIMIT_MIN, FRAME_LIMIT_MAX),
                 _number(welcome, "worker_index", -1, -1, (1 << 31) - 1),
-                _number(welcome, "spin_us", -1, -1, 1_000_000))
+                _number(welcome, "spin_us", -1, -1, 1_000_000),
+                _number(welcome, "cancel_grace_ms", -1, -1, 86_400_000))

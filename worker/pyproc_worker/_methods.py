@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 CONTEXT = 1
 CONTEXT_KEYWORD = 2
 EVENT_KEYWORD = 4
+ASYNC = 8
 
 Row = tuple[str, Any, "str | None", Any, Any, int]
 Shape = tuple[tuple[int, str, str, str], ...]
@@ -55,17 +56,21 @@ def expose(function: Function) -> Function:
     """Serves a function under its own name to callers of ``pyproc_call_json``: JSON values in and out.
 
     The function gets the request's body; a parameter ``cancel_event`` gets a ``threading.Event`` that is set when the
-    call is cancelled, a parameter ``context`` without default the :class:`Context`. A later function of the same name
-    replaces an earlier one.
+    call is cancelled, a parameter ``context`` without default the :class:`Context`. It may be ``async``. A later
+    function of the same name replaces an earlier one.
     """
-    _refuse_async(function, function.__name__)
+    _refuse_generator(function, function.__name__)
     exposed[function.__name__] = function
     return function
 
 
-def _refuse_async(function: Any, name: str) -> None:
-    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-        raise TypeError(f"{name} is an async function: this version serves plain functions, write `def {name}`")
+def _refuse_generator(function: Any, name: str) -> None:
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise TypeError(f"{name} is a generator: this version serves functions that return one reply")
+
+
+def _asyncness(function: Any) -> int:
+    return ASYNC if inspect.iscoroutinefunction(function) else 0
 
 
 def _keywords(function: Any) -> int:
@@ -73,7 +78,8 @@ def _keywords(function: Any) -> int:
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError):  # some builtins have none
         return 0
-    flags = EVENT_KEYWORD if "cancel_event" in parameters else 0
+    flags = _asyncness(function)
+    flags |= EVENT_KEYWORD if "cancel_event" in parameters else 0
     context = parameters.get("context")
     if (context is not None and context.default is inspect.Parameter.empty
             and context.kind in (context.POSITIONAL_OR_KEYWORD, context.KEYWORD_ONLY)
@@ -105,11 +111,11 @@ def _typed_row(handler: object, owner: type, service: Service, method: Method) -
     if missing is not None:
         return name, None, missing, method.request, method.reply, 0
     function = getattr(handler, method.python_name)
-    _refuse_async(function, f"{kind.__qualname__}.{method.python_name}")
+    _refuse_generator(function, f"{kind.__qualname__}.{method.python_name}")
     if not callable(function):
         raise TypeError(f"{kind.__qualname__}.{method.python_name} is {function!r}: it must be a method that takes a "
                         "request and a context")
-    return name, function, None, method.request, method.reply, CONTEXT
+    return name, function, None, method.request, method.reply, CONTEXT | _asyncness(function)
 
 
 class Table:
@@ -126,14 +132,21 @@ class Table:
                 for method in service.methods:
                     self._add_typed(handler, owner, service, method, names)
         for name, function in exposed.items():
-            self.rows.append((name, function, None, None, None, _keywords(function)))
-            self.hello.append({"name": name, "kind": "unary"})
+            self._add((name, function, None, None, None, _keywords(function)), {"kind": "unary"})
+
+    def _add(self, row: Row, facts: dict[str, Any]) -> None:
+        self.rows.append(row)
+        self.hello.append({"name": row[0], **facts, **({"async": True} if row[5] & ASYNC else {})})
+
+    @property
+    def has_async(self) -> bool:
+        """Whether an event loop is needed."""
+        return any(row[5] & ASYNC for row in self.rows)
 
     def _add_typed(self, handler: object, owner: type, service: Service, method: Method, names: set[str]) -> None:
         row = _typed_row(handler, owner, service, method)
         if row[0] in names:
             raise ValueError(f"{row[0]} has two handlers: serve() takes one handler for each service")
         names.add(row[0])
-        self.rows.append(row)
-        self.hello.append({"name": row[0], "kind": method.kind, "request": method.request.DESCRIPTOR.full_name,
-                           "reply": method.reply.DESCRIPTOR.full_name, "fingerprint": method.fingerprint})
+        self._add(row, {"kind": method.kind, "request": method.request.DESCRIPTOR.full_name,
+                        "reply": method.reply.DESCRIPTOR.full_name, "fingerprint": method.fingerprint})

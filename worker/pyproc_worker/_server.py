@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import faulthandler
 import json
 import os
 import platform
@@ -14,12 +15,15 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from . import _hooks
 from ._ext import Loop
 from ._methods import Table
 from ._version import __version__
+
+if TYPE_CHECKING:
+    from ._crew import Crew
 
 Hook = TypeVar("Hook", bound=Callable[[], object])
 
@@ -51,6 +55,7 @@ class _Process:
         self.serving = False
         self.took_wire = False  # a host hears of failures by pyproc_bootstrap.py before, by the exit status after
         self.forked = False
+        self.interrupts = 0  # the signal that interrupts handlers
         self.signals = False  # whether SIGTERM and the wake-up descriptor are set by us
 
     def lose_wire(self) -> None:
@@ -60,6 +65,8 @@ class _Process:
             signal.set_wakeup_fd(-1)
             if signal.getsignal(signal.SIGTERM) is _stop_loop:
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            if self.interrupts:
+                signal.signal(self.interrupts, signal.SIG_DFL)
         if self.loop is not None:
             self.loop.abandon()
         for fd in (self.wire_fd, self.host_fd):
@@ -101,10 +108,14 @@ def _spin_us() -> int:
     return SPIN_US if cores > 1 else 0
 
 
-def _hello(table: Table) -> bytes:
+CONCURRENCY_MAX = 4096
+
+
+def _hello(table: Table, threads: int) -> bytes:
+    concurrency = {"concurrency": CONCURRENCY_MAX} if table.has_async else {}
     return json.dumps({
         "version": _hooks.VERSION, "oldest": _hooks.VERSION, "pid": os.getpid(), "python": platform.python_version(),
-        "worker": __version__, "features": ["status_page"], "threads": 1,
+        "worker": __version__, "features": ["status_page"], "threads": threads, **concurrency,
         "methods": table.hello, "messages": table.messages,
     }, separators=(",", ":")).encode("utf-8")
 
@@ -161,6 +172,38 @@ def _stop_loop(_number: int, _frame: FrameType | None) -> None:
         process.loop.stop()
 
 
+def _free_signal(*wanted: int) -> int:
+    """The first signal that nothing in this process handles, 0 for none."""
+    return next((number for number in wanted if signal.getsignal(number) is signal.SIG_DFL), 0)
+
+
+@contextmanager
+def _interrupted_by_signal(loop: Loop) -> Iterator[None]:
+    """A signal has Cancelled raised in a cancelled handler, another one has the stacks of all threads written.
+
+    By default SIGURG is ignored, so that one which comes late, in a child say, does no harm.
+    """
+    real_time = range(signal.SIGRTMAX - 1, signal.SIGRTMIN, -1)
+    number = _free_signal(signal.SIGURG, *real_time)
+    dump = _free_signal(*(other for other in real_time if other != number))
+    if number:
+        signal.signal(number, loop.interrupt)
+    if dump:
+        faulthandler.register(dump, file=2, all_threads=True)
+    loop.use_signals(number, dump)
+    process.interrupts = number
+    try:
+        yield
+    finally:
+        process.interrupts = 0
+        loop.use_signals(0, 0)
+        if number:
+            signal.signal(number, signal.SIG_IGN)  # until the last one that was sent has come
+            signal.signal(number, signal.SIG_DFL)
+        if dump:
+            faulthandler.unregister(dump)
+
+
 @contextmanager
 def _stopped_by_signal(loop: Loop) -> Iterator[None]:
     """SIGTERM lets the running handler finish and then stops; where the script has a handler of its own, that stays."""
@@ -173,7 +216,8 @@ def _stopped_by_signal(loop: Loop) -> Iterator[None]:
     old_fd = signal.set_wakeup_fd(loop.wakeup_fd, warn_on_full_buffer=False)
     process.signals = True
     try:
-        yield
+        with _interrupted_by_signal(loop):
+            yield
     finally:
         process.signals = False
         signal.set_wakeup_fd(old_fd)
@@ -181,14 +225,41 @@ def _stopped_by_signal(loop: Loop) -> Iterator[None]:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _run_loop(loop: Loop, hooks: _hooks.Hooks) -> None:
-    process.loop = loop
+def _crew(table: Table, threads: int, hooks: _hooks.Hooks) -> Crew | None:
+    """The threads where there is more than one handler at once."""
+    if threads == 1 and not table.has_async:
+        return None
+    from ._crew import Crew  # it imports asyncio, which others need not pay for
+    crew = Crew(threads, table.has_async, _leave_child)
+    hooks.submit = crew.submit
+    return crew
+
+
+def _open_events(loop: Loop, hooks: _hooks.Hooks, crew: Crew | None) -> None:
+    def wake() -> None:
+        serving = process.loop  # no reference of its own: the thread that calls this ends with the loop
+        if serving is not None:
+            serving.interrupt_threads()
+        if crew is not None:
+            crew.cancel_tasks()
+
+    hooks.on_wake = wake
     hooks.open(loop.event_fd)
+    if crew is not None or threading.current_thread() is not threading.main_thread():
+        hooks.watch()
+
+
+def _run_loop(loop: Loop, hooks: _hooks.Hooks, crew: Crew | None) -> None:
+    process.loop = loop
+    _open_events(loop, hooks, crew)
     process.took_wire = True
     try:
         with _stopped_by_signal(loop):
             try:
-                loop.run()
+                if crew is None:
+                    loop.run()
+                else:
+                    crew.run(loop)
             except KeyboardInterrupt:
                 pass  # Ctrl-C in a terminal is how a listening worker is stopped
             finally:
@@ -221,30 +292,32 @@ def _run_stop_hooks() -> None:
         raise failure
 
 
-def _serve_inherited(table: Table) -> None:
+def _serve_inherited(table: Table, threads: int) -> None:
     hooks = _hooks.Hooks()
-    loop = Loop(table.rows, _hello(table), hooks, fd=process.wire_fd, host_fd=process.host_fd,
-                worker_index=_worker_index(), spin_us=_spin_us())
+    crew = _crew(table, threads, hooks)
+    loop = Loop(table.rows, _hello(table, threads), hooks, fd=process.wire_fd, host_fd=process.host_fd,
+                worker_index=_worker_index(), spin_us=_spin_us(), shared=crew is not None)
     process.wire_fd = process.host_fd = -1  # the loop's now
-    _run_loop(loop, hooks)
+    _run_loop(loop, hooks, crew)
 
 
-def _serve_path(table: Table, path: str) -> None:
+def _serve_path(table: Table, threads: int, path: str) -> None:
     hooks = _hooks.Hooks()
+    crew = _crew(table, threads, hooks)
     listener = _listen(path)
     made = os.lstat(path)
     try:
-        loop = Loop(table.rows, _hello(table), hooks, listen_fd=listener.fileno(), host_fd=process.host_fd,
-                    worker_index=_worker_index(), spin_us=_spin_us())
+        loop = Loop(table.rows, _hello(table, threads), hooks, listen_fd=listener.fileno(), host_fd=process.host_fd,
+                    worker_index=_worker_index(), spin_us=_spin_us(), shared=crew is not None)
         listener.detach()
         process.host_fd = -1
-        _run_loop(loop, hooks)
+        _run_loop(loop, hooks, crew)
     finally:
         listener.close()
         _unlink(path, made)
 
 
-def _serve(handlers: tuple[object, ...], path: str | None) -> None:
+def _serve(handlers: tuple[object, ...], threads: int, path: str | None) -> None:
     if process.forked:
         raise RuntimeError("this process was forked from a worker, whose socket it does not have: serve in the parent")
     if process.serving:
@@ -259,9 +332,9 @@ def _serve(handlers: tuple[object, ...], path: str | None) -> None:
         for hook in _start_hooks:
             hook()
         if process.wire_fd >= 0:
-            _serve_inherited(table)
+            _serve_inherited(table, threads)
         elif path:
-            _serve_path(table, path)
+            _serve_path(table, threads, path)
     finally:
         process.serving = False
 
@@ -270,12 +343,21 @@ def serve(*handlers: object, threads: int = 1) -> None:
     """Serves typed handlers, and what is exposed, until the host goes or SIGTERM comes; then it returns.
 
     A worker that a pool started speaks on the socket that it inherited; another one listens on ``PYPROC_SOCKET_PATH``.
-    Handlers run one at a time on the calling thread, which should be the main one, whatever ``threads`` (1 to 64) says:
-    this version takes it for scripts that are written for later ones.
+    Plain handlers run one at a time on the calling thread, which should be the main one, or, with ``threads`` (2 to
+    64), on that thread and so many minus one others at once: that pays where they release the GIL. ``async`` handlers
+    all run at once on one event loop in a thread of its own, which no plain handler stalls.
+
+    A handler whose call is cancelled, or past its deadline, is interrupted by :class:`Cancelled`, raised inside it: on
+    the main thread at once, whatever it waits for; on other threads between two bytecodes, so not while it sleeps or
+    waits in C. An ``async`` one has its task cancelled. A handler that looks for a cancel itself, by ``cancel_event``
+    or ``context.cancelled``, is given the host's ``cancel_grace_ms`` to end before that. One that catches the exception
+    and goes on is interrupted again, four times in all, and where it still runs ``cancel_grace_ms`` after the first
+    time the worker is killed, with the stacks of all its threads in the host's log. A worker that listens is never
+    killed. Where this is not the main thread, its handlers are as those of other threads.
     """
     if type(threads) is not int or not 1 <= threads <= THREADS_MAX:
         raise ValueError(f"threads is {threads!r}: it must be an integer in 1..{THREADS_MAX}")
-    _serve(handlers, None)
+    _serve(handlers, threads, None)
 
 
 def run_worker(socket_path: str | None = None, codec_type: str = "auto") -> None:
@@ -288,4 +370,4 @@ def run_worker(socket_path: str | None = None, codec_type: str = "auto") -> None
     codec = os.environ.get("PYPROC_CODEC_TYPE") or codec_type
     if codec not in CODECS:
         raise ValueError(f"unknown codec type {codec!r}: it must be one of {', '.join(CODECS)}")
-    _serve((), socket_path)
+    _serve((), 1, socket_path)

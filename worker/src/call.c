@@ -5,6 +5,7 @@
 
 #include "envelope.h"
 #include "exception.h"
+#include "job.h"
 #include "reply.h"
 
 static const uint64_t stale_ns = 50000; /* replies do not wait longer than this for a handler that is about to run */
@@ -61,8 +62,8 @@ static PyObject *parse_request(struct loop *self, const struct call *call, PyObj
   return NULL;
 }
 
-/* Takes the spare context, or makes one. */
-static struct context *borrow_context(struct loop *self, const struct call *call) {
+/* The spare one, where there is one. */
+struct context *call_context(struct loop *self, const struct call *call) {
   struct context *borrowed = self->spare;
   self->spare = NULL;
   if (borrowed == NULL) borrowed = context_new(self->context_type, self->hooks.make_event, self->worker_index);
@@ -72,15 +73,15 @@ static struct context *borrow_context(struct loop *self, const struct call *call
   return borrowed;
 }
 
-/* Keeps the context for the next call unless somebody else holds it. */
-static void return_context(struct loop *self, struct context *borrowed) {
+/* Keeps it for the next call unless somebody else holds it. */
+void call_forget_context(struct loop *self, struct context *borrowed) {
   if (borrowed->event != NULL) {
     PyObject *done = PyObject_CallOneArg(self->hooks.forget_event, (PyObject *)borrowed);
     if (done == NULL) PyErr_Clear();
     Py_XDECREF(done);
   }
 #ifndef Py_GIL_DISABLED
-  if (self->spare == NULL && Py_REFCNT(borrowed) == 1) {
+  if (!self->shared && self->spare == NULL && Py_REFCNT(borrowed) == 1) {
     self->spare = borrowed;
     return;
   }
@@ -88,8 +89,22 @@ static void return_context(struct loop *self, struct context *borrowed) {
   Py_DECREF(borrowed);
 }
 
-static PyObject *call_handler(struct loop *self, const struct method *method, PyObject *request,
-                              struct context *context) {
+/* An exception that was raised in this thread's handler and has not come up in it must come up nowhere else. */
+static void disarm(struct loop *self, struct run *run) {
+  if (run->kind != RUN_THREAD) {
+    atomic_store(&run->armed, false);
+    return;
+  }
+  (void)pthread_mutex_lock(&self->control->lock);
+  atomic_store(&run->armed, false);
+  const bool raised = run->raised > 0;
+  (void)pthread_mutex_unlock(&self->control->lock);
+  if (raised) (void)PyThreadState_SetAsyncExc(run->thread, NULL);
+}
+
+/* The handler's code, and nothing else, runs armed; a task's goes on after this. */
+static PyObject *call_handler(struct loop *self, const struct method *method, PyObject *request, struct run *run) {
+  struct context *const context = run->context;
   PyObject *arguments[4] = {NULL, request};
   size_t count = 1;
   if (method->pass_context) arguments[1 + count++] = (PyObject *)context;
@@ -105,8 +120,10 @@ static PyObject *call_handler(struct loop *self, const struct method *method, Py
       arguments[1 + count++] = event;
     }
   }
+  atomic_store(&run->armed, true);
   PyObject *result =
       PyObject_Vectorcall(method->handler, arguments + 1, positional | PY_VECTORCALL_ARGUMENTS_OFFSET, keywords);
+  if (!self->abandoned && run->kind != RUN_TASK) disarm(self, run);
   Py_XDECREF(event);
   return result;
 }
@@ -153,8 +170,23 @@ static int answer(struct loop *self, const struct call *call, PyObject *value) {
   return result;
 }
 
+/* Gives the current exception, a Cancelled that nobody gave a text, the one that it has elsewhere. */
+static void explain(const struct context *context) {
+  PyObject *const exception = exception_take();
+  PyObject *const old = PyObject_GetAttrString(exception, "args");
+  PyObject *text = old != NULL && PyTuple_Check(old) && PyTuple_GET_SIZE(old) == 0 ? context_explain(context) : NULL;
+  PyObject *const arguments = text == NULL ? NULL : PyTuple_Pack(1, text);
+  if (arguments != NULL) (void)PyObject_SetAttrString(exception, "args", arguments);
+  Py_XDECREF(arguments);
+  Py_XDECREF(text);
+  Py_XDECREF(old);
+  PyErr_Clear();
+  exception_restore(exception);
+}
+
 /* The handler raised. SystemExit and KeyboardInterrupt are answered, and then end the worker. */
 static int answer_exception(struct loop *self, const struct call *call, unsigned cancelled) {
+  if (cancelled != 0 && PyErr_ExceptionMatches(self->hooks.cancelled)) explain(call->run->context);
   PyObject *ending = NULL;
   if (PyErr_ExceptionMatches(PyExc_SystemExit) || PyErr_ExceptionMatches(PyExc_KeyboardInterrupt)) {
     ending = exception_take();
@@ -176,49 +208,59 @@ static int answer_cancelled(struct loop *self, const struct call *call, unsigned
 }
 
 /* The thread record of the status page; the call's id last, since it says that the other is right. */
-static void record_thread(const struct connection *connection, uint64_t id, uint64_t now_ns) {
-  if (connection->page == NULL) return;
-  status_page_thread *const record = &connection->page->threads[0];
+static void record_thread(const struct call *call, uint64_t id, uint64_t now_ns) {
+  if (call->connection->page == NULL) return;
+  status_page_thread *const record = &call->connection->page->threads[call->thread];
   atomic_store_explicit(&record->since_ns, now_ns, memory_order_relaxed);
   atomic_store_explicit(&record->call_id, id, memory_order_release);
 }
 
-static void begin_control(struct loop *self, const struct call *call, struct context *context, uint64_t now_ns) {
+static void begin_control(struct loop *self, struct run *run, uint64_t now_ns) {
   struct control *const control = self->control;
   (void)pthread_mutex_lock(&control->lock);
-  control_begin(control, call->connection, context, call->id, now_ns);
+  if (!run->listed) control_list(control, run);
+  control_run(control, run, !self->shared, now_ns);
   (void)pthread_mutex_unlock(&control->lock);
   control_rouse(control);
 }
 
+/* `value` is what the handler returned, NULL: it raised the current exception. */
+static int answer_outcome(struct loop *self, const struct call *call, PyObject *value) {
+  const struct context *const context = call->run->context;
+  const unsigned cancelled = atomic_load(&context->cancelled);
+  if (value == NULL) return answer_exception(self, call, cancelled);
+  if (cancelled != 0) return answer_cancelled(self, call, cancelled, context->reason);
+  return answer(self, call, value);
+}
+
 /* Runs the handler and answers. Consumes `request`. */
-static int run_handler(struct loop *self, const struct call *call, PyObject *request) {
+static int run_handler(struct loop *self, struct call *call, PyObject *request) {
   const uint64_t now_ns = clock_ns();
-  int result;
-  struct context *context = borrow_context(self, call);
-  if (context == NULL) {
-    Py_DECREF(request);
-    return reply_exception(self, call, 8, "%U: no memory", call->method->name);
+  struct run own = {.kind = RUN_THREAD};
+  if (call->run == NULL) {
+    own.context = call_context(self, call);
+    if (own.context == NULL) {
+      Py_DECREF(request);
+      return reply_exception(self, call, 8, "%U: no memory", call->method->name);
+    }
+    own.connection = call->connection;
+    own.id = call->id;
+    own.method = call->method->text;
+    call->run = &own;
   }
-  record_thread(call->connection, call->id, now_ns);
-  begin_control(self, call, context, now_ns);
-  PyObject *value = call_handler(self, call->method, request, context);
+  record_thread(call, call->id, now_ns);
+  begin_control(self, call->run, now_ns);
+  PyObject *value = call_handler(self, call->method, request, call->run);
   Py_DECREF(request);
   if (self->abandoned) { /* this is a forked child that came back from the handler */
     PyErr_Clear();
     Py_XDECREF(value);
     return 0;
   }
-  const unsigned cancelled = atomic_load(&context->cancelled);
-  if (value == NULL)
-    result = answer_exception(self, call, cancelled);
-  else if (cancelled != 0)
-    result = answer_cancelled(self, call, cancelled, context->reason);
-  else
-    result = answer(self, call, value);
-  record_thread(call->connection, 0, 0);
+  const int result = answer_outcome(self, call, value);
+  record_thread(call, 0, 0);
   Py_XDECREF(value);
-  return_context(self, context);
+  if (call->run == &own) call_forget_context(self, own.context);
   return result;
 }
 
@@ -230,15 +272,20 @@ static int flush_stale(struct loop *self, struct connection *connection) {
   return loop_flush(self, connection);
 }
 
+/* Whether the call was cancelled while it waited: the code, and 0 where it was not. */
+static unsigned cancelled_before(struct loop *self, const struct call *call) {
+  struct connection *const connection = call->connection;
+  if (call->run != NULL) return atomic_load(&call->run->context->cancelled);
+  if (!self->shared && connection->cancel_count == 0) return 0; /* only this thread changes it now */
+  (void)pthread_mutex_lock(&self->control->lock);
+  const unsigned cancelled = connection_cancelled(connection, call->id);
+  (void)pthread_mutex_unlock(&self->control->lock);
+  return cancelled;
+}
+
 /* Whether the call must not run any more: it has then been answered. */
 static bool is_over(struct loop *self, const struct call *call, int *ret_result) {
-  struct connection *const connection = call->connection;
-  uint16_t cancelled = 0;
-  if (connection->cancel_count > 0) { /* only this thread empties it */
-    (void)pthread_mutex_lock(&self->control->lock);
-    cancelled = connection_cancelled(connection, call->id);
-    (void)pthread_mutex_unlock(&self->control->lock);
-  }
+  const unsigned cancelled = cancelled_before(self, call);
   if (self->stopping)
     *ret_result = reply_error(self, call, 14, "the worker stops; the call has not been started");
   else if (cancelled != 0)
@@ -250,27 +297,65 @@ static bool is_over(struct loop *self, const struct call *call, int *ret_result)
   return true;
 }
 
-static int run_call(struct loop *self, const struct call *call, PyObject *bytes, bool whole) {
+/* What the handler is to be called with, which is certain to happen then: a new reference. NULL as parse_request(). */
+static PyObject *prepare(struct loop *self, const struct call *call, PyObject *bytes, bool whole, int *ret_result) {
+  if (is_over(self, call, ret_result)) return NULL;
+  PyObject *request = parse_request(self, call, bytes, whole, ret_result);
+  if (request == NULL) return NULL;
+  if (!self->shared && flush_stale(self, call->connection) < 0) {
+    *ret_result = -1;
+  } else if (call->connection->page != NULL && !status_page_start(call->connection->page, call->id)) {
+    *ret_result = answer_cancelled(self, call, 1, "the host revoked the call before it started");
+  } else {
+    return request;
+  }
+  Py_DECREF(request);
+  return NULL;
+}
+
+int call_run(struct loop *self, struct call *call, PyObject *bytes, bool whole) {
   int result = 0;
-  const struct method *const method = call->method;
-  if (method == NULL) return unknown_method(self, call);
-  if (method->handler == Py_None) return reply_error(self, call, 12, "%U", method->missing);
-  if (is_over(self, call, &result)) return result;
-  PyObject *request = parse_request(self, call, bytes, whole, &result);
+  PyObject *request = prepare(self, call, bytes, whole, &result);
+  return request == NULL ? result : run_handler(self, call, request);
+}
+
+int call_begin_task(struct loop *self, struct call *call, PyObject *bytes, bool whole, PyObject **ret_coroutine) {
+  int result = 0;
+  PyObject *request = prepare(self, call, bytes, whole, &result);
   if (request == NULL) return result;
-  if (flush_stale(self, call->connection) < 0) {
-    Py_DECREF(request);
-    return -1;
+  begin_control(self, call->run, clock_ns());
+  *ret_coroutine = call_handler(self, call->method, request, call->run);
+  Py_DECREF(request);
+  return *ret_coroutine != NULL ? 0 : call_end_task(self, call, NULL);
+}
+
+int call_end_task(struct loop *self, struct call *call, PyObject *value) {
+  if (self->abandoned) {
+    PyErr_Clear();
+    return 0;
   }
-  if (call->connection->page != NULL && !status_page_start(call->connection->page, call->id)) {
-    Py_DECREF(request);
-    return answer_cancelled(self, call, 1, "the host revoked the call before it started");
-  }
-  return run_handler(self, call, request);
+  atomic_store(&call->run->armed, false);
+  return answer_outcome(self, call, value);
+}
+
+void call_drop(struct loop *self, struct call *call) {
+  if (self->abandoned) return;
+  PyObject *exception = exception_take();
+  if (reply_error(self, call, 14, "the worker dropped the call: its thread has ended") < 0) PyErr_Clear();
+  if (exception != NULL) exception_restore(exception);
+}
+
+/* Runs it here, or hands it to the thread that will. */
+static int start_call(struct loop *self, struct call *call, PyObject *bytes, bool whole) {
+  int result = 0;
+  if (call->method == NULL) return unknown_method(self, call);
+  if (call->method->handler == Py_None) return reply_error(self, call, 12, "%U", call->method->missing);
+  if (!self->shared) return call_run(self, call, bytes, whole);
+  return is_over(self, call, &result) ? result : job_submit(self, call, bytes, whole);
 }
 
 int call_frame(struct loop *self, struct connection *connection, const connection_frame *frame) {
-  const struct call call = {
+  struct call call = {
       .connection = connection,
       .method = methods_by_index(&self->methods, frame->header.method),
       .id = frame->header.id,
@@ -280,7 +365,7 @@ int call_frame(struct loop *self, struct connection *connection, const connectio
       .body = PyBytes_AS_STRING(frame->body),
       .body_size = (size_t)PyBytes_GET_SIZE(frame->body),
   };
-  return run_call(self, &call, frame->body, true);
+  return start_call(self, &call, frame->body, true);
 }
 
 /* A JSON string's content as a str: a new reference, or NULL with a Python exception. */
@@ -312,7 +397,7 @@ static int run_envelope(struct loop *self, struct connection *connection, const 
   };
   if (!connection->original && envelope->timeout_ms != 0)
     call.deadline_ns = connection->received_ns + envelope->timeout_ms * 1000000u;
-  const int result = PyErr_Occurred() ? -1 : run_call(self, &call, bytes, false);
+  const int result = PyErr_Occurred() ? -1 : start_call(self, &call, bytes, false);
   Py_DECREF(name);
   return result;
 }

@@ -378,6 +378,14 @@ static void advance(struct connection *self, size_t sent, const uint8_t **rest, 
   *rest_size -= sent - queued;
 }
 
+/* An empty queue gives back what long replies took. */
+static void shrink_output(struct connection *self) {
+  if (self->output_capacity <= CONNECTION_BACKLOG) return;
+  free(self->output);
+  self->output = NULL;
+  self->output_start = self->output_end = self->output_capacity = 0;
+}
+
 int connection_send(struct connection *self, const uint8_t **rest, size_t *rest_size) {
   for (;;) {
     struct iovec pieces[2];
@@ -387,7 +395,10 @@ int connection_send(struct connection *self, const uint8_t **rest, size_t *rest_
           (struct iovec){self->output + self->output_start, self->output_end - self->output_start};
     if (rest != NULL && *rest_size > 0)
       pieces[message.msg_iovlen++] = (struct iovec){(void *)(uintptr_t)*rest, *rest_size};
-    if (message.msg_iovlen == 0) return 1;
+    if (message.msg_iovlen == 0) {
+      shrink_output(self);
+      return 1;
+    }
     const ssize_t sent = sendmsg(self->fd, &message, MSG_NOSIGNAL);
     if (sent >= 0) {
       advance(self, (size_t)sent, rest, rest_size);

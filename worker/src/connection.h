@@ -52,6 +52,8 @@ struct connection {
   status_page *page; /* NULL where the host has none */
   connection_stage stage;
   bool original;     /* a client of the Go library: no handshake, short errors */
+  bool told;         /* its calls were told of its end */
+  unsigned jobs;     /* that hold it: it is not freed before they are done */
   bool ended;        /* end of file or an error: nothing more can be read */
   const char *fault; /* what the peer did wrong; the connection is to be closed */
   uint32_t frame_limit;

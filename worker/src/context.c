@@ -17,6 +17,8 @@ struct context *context_new(PyTypeObject *type, PyObject *make_event, long worke
   self->worker_index = worker_index;
   self->id = self->deadline_ns = 0;
   atomic_init(&self->event_wanted, false);
+  atomic_init(&self->asked, false);
+  atomic_init(&self->making_event, false);
   atomic_init(&self->cancelled, 0);
   self->reason[0] = '\0';
   PyObject_GC_Track(self);
@@ -33,6 +35,7 @@ void context_begin(struct context *self, PyObject *method, uint64_t id, uint64_t
   self->deadline_ns = deadline_ns;
   self->reason[0] = '\0';
   atomic_store_explicit(&self->event_wanted, false, memory_order_relaxed);
+  atomic_store_explicit(&self->asked, false, memory_order_relaxed);
   atomic_store_explicit(&self->cancelled, 0, memory_order_relaxed);
 }
 
@@ -52,6 +55,12 @@ void context_cancel(struct context *self, unsigned code, const char *reason, siz
   if (atomic_load(&self->event_wanted)) wake_signal(events);
 }
 
+PyObject *context_explain(const struct context *self) {
+  if (atomic_load(&self->cancelled) == 4) return PyUnicode_FromString("the deadline passed");
+  return self->reason[0] == '\0' ? PyUnicode_FromString("Cancelled")
+                                 : PyUnicode_FromFormat("Cancelled: %s", self->reason);
+}
+
 #ifndef Py_BEGIN_CRITICAL_SECTION /* a Python without free threading */
 #define Py_BEGIN_CRITICAL_SECTION(object) {
 #define Py_END_CRITICAL_SECTION() }
@@ -60,9 +69,12 @@ void context_cancel(struct context *self, unsigned code, const char *reason, siz
 PyObject *context_event(struct context *self) {
   PyObject *event;
   Py_BEGIN_CRITICAL_SECTION((PyObject *)self);
+  atomic_store(&self->asked, true);
   if (self->event == NULL) {
     atomic_store(&self->event_wanted, true); /* before make_event looks at `cancelled`, so that none is missed */
+    atomic_store(&self->making_event, true);
     event = PyObject_CallFunctionObjArgs(self->make_event, (PyObject *)self, NULL);
+    atomic_store(&self->making_event, false);
     if (self->event == NULL) /* another thread may have asked meanwhile */
       self->event = event;
     else
@@ -81,6 +93,7 @@ static PyObject *get_cancel_event(struct context *self, void *closure) {
 
 static PyObject *get_cancelled(struct context *self, void *closure) {
   (void)closure;
+  atomic_store(&self->asked, true);
   return PyBool_FromLong(atomic_load(&self->cancelled) != 0);
 }
 

@@ -25,6 +25,8 @@ struct context {
   uint64_t deadline_ns; /* CLOCK_MONOTONIC; 0: none */
   long worker_index;
   atomic_bool event_wanted;
+  atomic_bool asked;               /* the handler looks for a cancel itself, by the event or by `cancelled` */
+  atomic_bool making_event;        /* Python code of ours runs for it: not to be interrupted */
   atomic_uint cancelled;           /* 0, or the code: 1 cancelled, 4 deadline exceeded */
   char reason[CONTEXT_REASON_MAX]; /* UTF-8, complete before `cancelled` is set */
 };
@@ -39,6 +41,9 @@ void context_begin(struct context *self, PyObject *method, uint64_t id, uint64_t
 
 /* Marks the call as cancelled; only the first time counts. Needs no GIL. */
 void context_cancel(struct context *self, unsigned code, const char *reason, size_t reason_size, const wake *events);
+
+/* Why it was cancelled, as errors say it: a new str, or NULL with a Python exception. */
+PyObject *context_explain(const struct context *self);
 
 /* The threading.Event that is set once the call is cancelled: a new reference, or NULL with a Python exception. */
 PyObject *context_event(struct context *self);

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -12,9 +13,11 @@ enum {
   TICK_MS = 5,        /* how often it looks whether a handler runs for long */
   WATCH_MS = 20,      /* how often it looks whether that handler still runs */
   IDLE_TICKS = 40,    /* without a call, before it sleeps until it is poked */
-  KILL_AFTER_MS = 500 /* from the host's death */
+  KILL_AFTER_MS = 500 /* from the host's death; a shorter grace kills sooner */
 };
 static const uint64_t long_ns = 5 * 1000000;
+static const uint64_t retry_ns = 1000000, retry_max_ns = 50 * 1000000; /* between two tries to interrupt */
+static const uint64_t grace_default_ns = 1000000000u;                  /* where the host names none */
 
 #ifndef POLLRDHUP
 #define POLLRDHUP 0
@@ -30,6 +33,7 @@ struct control *control_new(int host_fd) {
   struct control *self = calloc(1, sizeof *self);
   if (self == NULL) return NULL;
   self->host_fd = host_fd;
+  self->grace_ns = grace_default_ns;
   self->poke = self->turn = self->events = (wake)WAKE_INIT;
   const int failed = pthread_mutex_init(&self->lock, NULL);
   if (failed != 0) {
@@ -58,30 +62,147 @@ void control_stop(struct control *self) {
   wake_signal(&self->turn);
 }
 
-void control_begin(struct control *self, struct connection *connection, struct context *context, uint64_t id,
-                   uint64_t now_ns) {
-  self->running = connection;
-  self->running_context = context;
-  self->running_id = id;
+void control_use_signals(struct control *self, int interrupt, int dump) {
+  (void)pthread_mutex_lock(&self->lock);
+  self->main_thread = pthread_self();
+  self->interrupt_signal = interrupt;
+  self->dump_signal = dump;
+  (void)pthread_mutex_unlock(&self->lock);
+}
+
+void control_list(struct control *self, struct run *run) {
+  run->previous = NULL;
+  run->next = self->runs;
+  if (self->runs != NULL) self->runs->previous = run;
+  self->runs = run;
+  run->listed = true;
+  if (run->context->deadline_ns != 0) atomic_fetch_add(&self->begun, 1);
+}
+
+void control_run(struct control *self, struct run *run, bool dispatching, uint64_t now_ns) {
+  if (run->kind == RUN_THREAD && self->interrupt_signal != 0 && pthread_equal(pthread_self(), self->main_thread))
+    run->kind = RUN_MAIN;
+  run->thread = PyThread_get_thread_ident();
+  run->started = true;
+  if (run->kind == RUN_MAIN) self->main_run = run;
+  run->dispatching = dispatching;
+  if (!dispatching) return;
+  self->running = run->connection;
   atomic_store(&self->since_ns, now_ns);
 }
 
-void control_end(struct control *self) {
+void control_end(struct control *self, struct run *run) {
+  if (run == NULL || !run->listed) return;
+  run->listed = false;
+  if (run->previous != NULL)
+    run->previous->next = run->next;
+  else
+    self->runs = run->next;
+  if (run->next != NULL) run->next->previous = run->previous;
+  if (self->main_run == run) self->main_run = NULL;
+  if (!run->dispatching) return;
   atomic_store_explicit(&self->since_ns, 0, memory_order_relaxed);
   self->running = NULL;
-  self->running_context = NULL;
+}
+
+void control_stall(struct control *self, struct connection *connection) {
+  (void)pthread_mutex_lock(&self->lock);
+  self->running = connection;
+  atomic_store(&self->since_ns, connection == NULL ? 0 : clock_ns());
+  (void)pthread_mutex_unlock(&self->lock);
+  if (connection != NULL) control_rouse(self);
 }
 
 bool control_cancel(void *userdata, struct connection *connection, uint64_t id, uint16_t code, const char *reason,
                     size_t size) {
   struct control *self = userdata;
-  if (self->running != connection || self->running_id != id) return false;
-  context_cancel(self->running_context, code, reason, size, &self->events);
-  return true;
+  for (struct run *run = self->runs; run != NULL; run = run->next) {
+    if (run->connection != connection || run->id != id) continue;
+    run_cancel(run, code, reason, size, &self->events);
+    wake_signal(&self->poke);
+    return true;
+  }
+  return false;
 }
 
-static void cancel_running(struct control *self, const char *reason) {
-  if (self->running != NULL) context_cancel(self->running_context, 1, reason, strlen(reason), &self->events);
+void control_cancel_all(struct control *self, const struct connection *connection, const char *reason) {
+  for (struct run *run = self->runs; run != NULL; run = run->next)
+    if (connection == NULL || run->connection == connection) run_cancel(run, 1, reason, strlen(reason), &self->events);
+  wake_signal(&self->poke);
+}
+
+void control_interrupt_threads(struct control *self, PyObject *exception) {
+  (void)pthread_mutex_lock(&self->lock);
+  for (struct run *run = self->runs; run != NULL; run = run->next)
+    if (run->kind == RUN_THREAD && run_take_interrupt(run, self->grace_ns))
+      (void)PyThreadState_SetAsyncExc(run->thread, exception);
+  (void)pthread_mutex_unlock(&self->lock);
+}
+
+struct context *control_take_interrupt(struct control *self) {
+  (void)pthread_mutex_lock(&self->lock);
+  struct run *const run = self->main_run;
+  struct context *const taken = run != NULL && run_take_interrupt(run, self->grace_ns) ? run->context : NULL;
+  (void)pthread_mutex_unlock(&self->lock);
+  return taken;
+}
+
+/* What a handler started goes too: the group is this worker's own where it leads one. */
+static void kill_process(void) {
+  (void)kill(getpgrp() == getpid() ? -getpid() : getpid(), SIGKILL);
+}
+
+/* The signal's handler, which is faulthandler's, runs on this thread and needs neither the GIL nor memory. */
+static void dump_stacks(int number) {
+  sigset_t wanted;
+  if (number == 0) return;
+  (void)sigemptyset(&wanted);
+  (void)sigaddset(&wanted, number);
+  (void)pthread_sigmask(SIG_UNBLOCK, &wanted, NULL);
+  (void)pthread_kill(pthread_self(), number);
+}
+
+static void kill_stuck(const struct control *self, const struct run *run, uint64_t now_ns) {
+  (void)dprintf(STDERR_FILENO,
+                "pyproc_worker: %s still runs %llu ms after its call was given up (asked, interrupted %u times); "
+                "the worker is killed; its threads:\n",
+                run->method, (unsigned long long)((now_ns - run->cancelled_ns) / 1000000u), run->raised);
+  dump_stacks(self->dump_signal);
+  kill_process();
+}
+
+static void interrupt_run(const struct control *self, const struct run *run) {
+  if (run->kind != RUN_MAIN)
+    wake_signal(&self->events);
+  else if (self->interrupt_signal != 0)
+    (void)pthread_kill(self->main_thread, self->interrupt_signal);
+}
+
+static uint64_t earlier(uint64_t one, uint64_t other) {
+  return one < other ? one : other;
+}
+
+/* Does what is due for one run. Returns when to look again. */
+static uint64_t watch_run(struct control *self, struct run *run, uint64_t now_ns) {
+  if (now_ns >= run_deadline_ns(run)) run_cancel(run, 4, "", 0, &self->events);
+  if (run->cancelled_ns == 0) return run_deadline_ns(run);
+  const uint64_t kill_ns = self->kills ? run_kill_ns(run, self->grace_ns) : (uint64_t)RUN_NEVER_NS;
+  if (now_ns >= kill_ns) kill_stuck(self, run, now_ns);
+  const uint64_t interrupt_ns = run_interrupt_ns(run, self->grace_ns);
+  if (now_ns < interrupt_ns) return earlier(interrupt_ns, kill_ns);
+  interrupt_run(self, run); /* which may come just before the handler blocks, and so be missed */
+  const uint64_t overdue_ns = (now_ns - interrupt_ns) / 4;
+  const uint64_t pause_ns = overdue_ns < retry_ns ? retry_ns : earlier(overdue_ns, retry_max_ns);
+  return earlier(now_ns + pause_ns, kill_ns);
+}
+
+static uint64_t watch_runs(struct control *self, uint64_t now_ns) {
+  uint64_t again_ns = (uint64_t)RUN_NEVER_NS;
+  (void)pthread_mutex_lock(&self->lock);
+  for (struct run *run = self->runs; run != NULL; run = run->next)
+    again_ns = earlier(again_ns, watch_run(self, run, now_ns));
+  (void)pthread_mutex_unlock(&self->lock);
+  return again_ns;
 }
 
 /* Reads and writes for a handler that runs for long. `hung_up` is a descriptor whose peer has gone, or -1. Returns the
@@ -96,7 +217,7 @@ static int serve_running(struct control *self, uint64_t now_ns, int hung_up, sho
     const int sent = connection_send(running, NULL, NULL);
     if (sent < 0 || (hung_up == running->fd && !connection_has_room(running))) running->ended = true;
     if (running->ended) {
-      cancel_running(self, "connection closed");
+      control_cancel_all(self, running, "connection closed");
     } else if (running->fault == NULL) {
       fd = running->fd;
       *ret_events = (short)(POLLRDHUP | (connection_has_room(running) ? POLLIN : 0) | (sent == 0 ? POLLOUT : 0));
@@ -109,41 +230,52 @@ static int serve_running(struct control *self, uint64_t now_ns, int hung_up, sho
 static void host_has_died(struct control *self) {
   atomic_store(&self->host_dead, true);
   (void)pthread_mutex_lock(&self->lock);
-  cancel_running(self, "the host died");
+  control_cancel_all(self, NULL, "the host died");
   (void)pthread_mutex_unlock(&self->lock);
   control_stop(self);
 }
 
-/* What a handler started goes too: the group is this worker's own where it leads one. */
-static void kill_process(void) {
-  (void)kill(getpgrp() == getpid() ? -getpid() : getpid(), SIGKILL);
+static int milliseconds_until(uint64_t when_ns, uint64_t now_ns) {
+  if (when_ns == (uint64_t)RUN_NEVER_NS) return -1;
+  if (when_ns <= now_ns) return 0;
+  const uint64_t left = (when_ns - now_ns + 999999) / 1000000;
+  return left > 60000 ? 60000 : (int)left;
 }
 
 /* How long to sleep; with nothing to do for a while, until it is poked. */
-static int sleep_ms(struct control *self, bool watching, int *idle_ticks) {
-  if (watching) return WATCH_MS;
-  *idle_ticks = atomic_load(&self->since_ns) != 0 ? 0 : *idle_ticks + 1;
-  if (*idle_ticks < IDLE_TICKS) return TICK_MS;
-  atomic_store(&self->asleep, true);
-  if (atomic_load(&self->since_ns) == 0) return -1;
-  atomic_store(&self->asleep, false);
-  *idle_ticks = 0;
-  return TICK_MS;
+static int sleep_ms(struct control *self, bool watching, unsigned seen, int until_due, int *idle_ticks) {
+  *idle_ticks = watching || atomic_load(&self->since_ns) != 0 ? 0 : *idle_ticks + 1;
+  int result = watching ? WATCH_MS : TICK_MS;
+  if (*idle_ticks >= IDLE_TICKS) {
+    result = -1;
+    atomic_store(&self->asleep, true);
+    if (atomic_load(&self->since_ns) != 0 || atomic_load(&self->begun) != seen) {
+      atomic_store(&self->asleep, false);
+      *idle_ticks = 0;
+      result = TICK_MS;
+    }
+  }
+  return until_due >= 0 && (result < 0 || until_due < result) ? until_due : result;
 }
 
 static void *control_main(void *argument) {
   struct control *self = argument;
   int idle_ticks = 0;
   int hung_up = -1;
+  uint64_t end_ns = (uint64_t)RUN_NEVER_NS;
   while (!atomic_load(&self->quit)) {
     short events = 0;
-    const int fd = serve_running(self, clock_ns(), hung_up, &events);
+    const uint64_t now_ns = clock_ns();
+    const unsigned seen = atomic_load(&self->begun);
+    const int fd = serve_running(self, now_ns, hung_up, &events);
+    const uint64_t due_ns = earlier(watch_runs(self, now_ns), end_ns);
+    if (now_ns >= end_ns) kill_process();
     struct pollfd wanted[] = {
         {.fd = self->poke.read_fd, .events = POLLIN},
-        {.fd = self->host_fd, .events = POLLIN},
+        {.fd = end_ns == (uint64_t)RUN_NEVER_NS ? self->host_fd : -1, .events = POLLIN},
         {.fd = fd, .events = events},
     };
-    const int ready = poll(wanted, 3, sleep_ms(self, fd >= 0, &idle_ticks));
+    const int ready = poll(wanted, 3, sleep_ms(self, fd >= 0, seen, milliseconds_until(due_ns, now_ns), &idle_ticks));
     atomic_store(&self->asleep, false);
     hung_up = ready > 0 && (wanted[2].revents & (POLLRDHUP | POLLHUP | POLLERR)) != 0 ? fd : -1;
     if (ready <= 0) continue;
@@ -153,8 +285,7 @@ static void *control_main(void *argument) {
     }
     if (wanted[1].revents == 0) continue;
     host_has_died(self);
-    (void)poll(NULL, 0, KILL_AFTER_MS);
-    kill_process();
+    end_ns = clock_ns() + KILL_AFTER_MS * UINT64_C(1000000);
   }
   return NULL;
 }

@@ -1,12 +1,14 @@
 /*
  * control.h - the worker's second thread, in C, which never takes the GIL.
  *
- * It watches the host's death. When a handler has run for longer than a few milliseconds it reads the handler's
- * connection in place of the dispatching thread: cancels, pings and the end of the connection are seen under any
- * handler, and replies that wait to be sent are sent. All signals are blocked in it.
+ * It watches the host's death. When a handler has run on the dispatching thread for longer than a few milliseconds it
+ * reads the handler's connection in place of that thread: cancels, pings and the end of the connection are seen under
+ * any handler, and replies that wait to be sent are sent. It watches deadlines, has cancelled handlers interrupted
+ * (run.h), and kills the process, with the stacks of all threads on stderr, when one does not end. All signals are
+ * blocked in it.
  *
- * The lock guards the buffers of the connections and `running`. It is held for non-blocking work only; the
- * dispatching thread may hold the GIL while it takes it.
+ * The lock guards the buffers of the connections and the list of runs. It is held for non-blocking work only; threads
+ * may hold the GIL while they take it.
  */
 #ifndef PYPROC_WORKER_CONTROL_H
 #define PYPROC_WORKER_CONTROL_H
@@ -17,7 +19,7 @@
 #include <stdint.h>
 
 #include "connection.h"
-#include "context.h"
+#include "run.h"
 #include "wake.h"
 
 struct control {
@@ -27,15 +29,21 @@ struct control {
   int host_fd;      /* polls readable or hung up once the host is dead; -1 where there is none */
   wake poke;        /* ends the control thread's poll */
   wake turn;        /* ends the dispatching thread's poll */
-  wake events;      /* tells Python's watcher that a context with an event was cancelled */
+  wake events;      /* tells Python's watcher that there are events to set, threads or tasks to interrupt */
   atomic_bool stop; /* the dispatching thread is to end */
   atomic_bool quit; /* the control thread is to end */
   atomic_bool host_dead;
-  atomic_bool asleep;              /* the control thread sleeps until it is poked: nothing has run for a while */
-  _Atomic uint64_t since_ns;       /* CLOCK_MONOTONIC when the running handler started; 0: none runs */
-  struct connection *running;      /* the connection whose call runs, NULL: none */
-  struct context *running_context; /* borrowed */
-  uint64_t running_id;
+  atomic_bool asleep;         /* the control thread sleeps until it is poked: nothing has run for a while */
+  _Atomic uint64_t since_ns;  /* CLOCK_MONOTONIC when the dispatching thread's handler started; 0: none runs */
+  atomic_uint begun;          /* grows with each run that the control thread must know of */
+  struct connection *running; /* the connection whose call the dispatching thread runs, NULL: none */
+  struct run *runs;           /* all that run */
+  struct run *main_run;       /* the one of the main thread */
+  pthread_t main_thread;      /* where interrupt_signal goes */
+  int interrupt_signal;       /* 0: there is none, the main thread's handlers are as those of other threads */
+  int dump_signal;            /* has all stacks written to stderr; 0: none */
+  uint64_t grace_ns;
+  bool kills; /* the host named a grace, and will replace this process */
 };
 
 /* Takes over `host_fd` (or -1). Returns NULL with errno set. */
@@ -54,15 +62,33 @@ void control_abandon(struct control *self);
 /* Asks the dispatching thread to end. Safe in signal handlers and any thread. */
 void control_stop(struct control *self);
 
-/* Around each handler. begin: the caller holds the lock. */
-void control_begin(struct control *self, struct connection *connection, struct context *context, uint64_t id,
-                   uint64_t now_ns);
-void control_end(struct control *self); /* the caller holds the lock */
+/* The calling thread takes `interrupt` from now on, whose Python handler is Loop.interrupt(); 0: no more. */
+void control_use_signals(struct control *self, int interrupt, int dump);
 
-/* To be called after control_begin(), without the lock: wakes the control thread where it sleeps. */
+/* The caller holds the lock. A run is listed, so that it can be cancelled, then started: its handler is about to run on
+ * the calling thread. `dispatching`: that is the dispatching thread, which reads nothing meanwhile. Ending what has
+ * ended is legal. */
+void control_list(struct control *self, struct run *run);
+void control_run(struct control *self, struct run *run, bool dispatching, uint64_t now_ns);
+void control_end(struct control *self, struct run *run);
+
+/* The dispatching thread of a shared loop wants the GIL, which a handler may keep for long; connection NULL: it is about
+ * to wait for the connection itself. */
+void control_stall(struct control *self, struct connection *connection);
+
+/* To be called after control_run(), without the lock: wakes the control thread where it sleeps. */
 static inline void control_rouse(struct control *self) {
   if (atomic_load(&self->asleep)) wake_signal(&self->poke);
 }
+
+/* Cancels all calls of a connection, NULL: of all. The caller holds the lock. */
+void control_cancel_all(struct control *self, const struct connection *connection, const char *reason);
+
+/* Has the handlers of other threads that are to be interrupted now raise the exception. Needs the GIL. */
+void control_interrupt_threads(struct control *self, PyObject *exception);
+
+/* Whether the main thread's handler is to be interrupted now; counts it. Returns the context, or NULL. */
+struct context *control_take_interrupt(struct control *self);
 
 /* A connection_cancel_callback with the control as userdata. */
 bool control_cancel(void *userdata, struct connection *connection, uint64_t id, uint16_t code, const char *reason,

@@ -105,17 +105,26 @@ static void open_connection(struct loop *self, struct connection *connection, ui
   unlock(self);
 }
 
+/* A worker that listens has nobody who would replace it: it is never killed for a handler. */
+static void set_grace(struct loop *self, uint64_t grace_ns) {
+  lock(self);
+  self->control->grace_ns = grace_ns;
+  self->control->kills = self->inherited;
+  unlock(self);
+}
+
 /* Returns 0, or -1 with a Python exception: what is wrong with the host's welcome. */
 static int welcome(struct loop *self, struct connection *connection, PyObject *body) {
   PyObject *facts = PyObject_CallOneArg(self->hooks.welcome, body);
   if (facts == NULL) return -1;
   unsigned frame_limit;
-  long worker_index, spin_us;
-  const int parsed = PyArg_ParseTuple(facts, "Ill:welcome", &frame_limit, &worker_index, &spin_us);
+  long worker_index, spin_us, grace_ms;
+  const int parsed = PyArg_ParseTuple(facts, "Illl:welcome", &frame_limit, &worker_index, &spin_us, &grace_ms);
   Py_DECREF(facts);
   if (!parsed) return -1;
   if (worker_index >= 0) self->worker_index = worker_index;
   if (spin_us >= 0) self->spin_ns = (uint64_t)spin_us * 1000u;
+  if (grace_ms > 0) set_grace(self, (uint64_t)grace_ms * 1000000u);
   open_connection(self, connection, frame_limit);
   return 0;
 }
@@ -166,7 +175,7 @@ static int dispatch_frame(struct loop *self, struct connection *connection, cons
 /* Returns how many frames were handled, -1 with a Python exception. */
 static int dispatch(struct loop *self, struct connection *connection) {
   int handled = 0;
-  while (handled < LOOP_BATCH && (self->stopping || !is_stopped(self))) {
+  while (handled < LOOP_BATCH && (self->stopping || !is_stopped(self)) && atomic_load(&self->jobs) < LOOP_JOBS_MAX) {
     connection_frame frame;
     lock(self);
     const int taken = connection->ended ? 0 : connection_take(connection, &frame);
@@ -227,6 +236,7 @@ static int add_connection(struct loop *self, int fd, connection_stage stage) {
 
 /* Returns 0, or -1 with a Python exception: the host of an inherited socket broke the protocol. */
 static int remove_connection(struct loop *self, size_t index) {
+  if (self->shared) control_stall(self->control, NULL); /* it may be the one that is read elsewhere */
   struct connection *const removed = self->connections[index];
   self->connections[index] = self->connections[--self->connection_count];
   self->ready[index] = self->ready[self->connection_count];
@@ -256,7 +266,7 @@ static void accept_clients(struct loop *self) {
 /* --- Wait --- */
 
 static bool spinning_pays(struct loop *self) {
-  if (self->spin_ns == 0 || self->connection_count != 1) return false;
+  if (self->spin_ns == 0 || self->connection_count != 1 || self->connections[0]->told) return false;
   return self->spin_score > 0 || ++self->waits % SPIN_PROBE == 0;
 }
 
@@ -281,29 +291,51 @@ static bool spin(struct loop *self) {
   return false;
 }
 
-static nfds_t fill_poll(const struct loop *self, struct pollfd *wanted) {
+/* Jobs may hold an ended connection, keep it from being read, and leave replies that are to be sent. */
+static struct pollfd shared_poll(const struct connection *connection) {
+  const int events = (connection_has_room(connection) ? POLLIN : 0) | (connection_unsent(connection) ? POLLOUT : 0);
+  const bool over = connection->ended || connection->fault != NULL;
+  return (struct pollfd){.fd = over ? -1 : connection->fd, .events = (short)events};
+}
+
+static nfds_t fill_poll(struct loop *self, struct pollfd *wanted) {
   const bool listening = self->listen_fd >= 0 && self->connection_count < LOOP_CONNECTIONS_MAX;
   wanted[0] = (struct pollfd){.fd = self->control->turn.read_fd, .events = POLLIN};
   wanted[1] = (struct pollfd){.fd = listening ? self->listen_fd : -1, .events = POLLIN};
-  for (size_t i = 0; i < self->connection_count; i++)
-    wanted[2 + i] = (struct pollfd){.fd = self->connections[i]->fd, .events = POLLIN};
+  lock(self);
+  for (size_t i = 0; i < self->connection_count; i++) {
+    const struct connection *const one = self->connections[i];
+    wanted[2 + i] = (struct pollfd){.fd = one->fd, .events = POLLIN};
+    if (self->shared) wanted[2 + i] = shared_poll(one);
+  }
+  unlock(self);
   return 2 + self->connection_count;
+}
+
+/* Needs no GIL. Returns as poll(), or -2 where spinning has found something. */
+static int poll_wire(struct loop *self, struct pollfd *wanted, nfds_t count) {
+  if (self->shared) control_stall(self->control, NULL);
+  const int ready = spinning_pays(self) && spin(self) ? -2 : poll(wanted, count, -1);
+  const int problem = errno;
+  if (self->shared && self->connection_count == 1) control_stall(self->control, self->connections[0]);
+  errno = problem;
+  return ready;
+}
+
+static void mark_all_ready(struct loop *self) {
+  for (size_t i = 0; i < self->connection_count; i++) self->ready[i] = true;
 }
 
 /* Waits until there is something to do. Returns 0, or -1 with a Python exception of a signal handler. */
 static int wait_for_work(struct loop *self) {
   struct pollfd wanted[2 + LOOP_CONNECTIONS_MAX];
   const nfds_t count = fill_poll(self, wanted);
-  int ready = 0, problem = 0;
-  bool found = false;
+  int ready, problem;
   Py_BEGIN_ALLOW_THREADS;
-  if (spinning_pays(self)) found = spin(self);
-  if (!found) {
-    ready = poll(wanted, count, -1);
-    problem = errno;
-  }
+  ready = poll_wire(self, wanted, count);
+  problem = errno;
   Py_END_ALLOW_THREADS;
-  if (found) {
+  if (ready == -2) {
     self->ready[0] = true;
     return 0;
   }
@@ -312,7 +344,10 @@ static int wait_for_work(struct loop *self) {
     (void)PyErr_SetFromErrno(PyExc_OSError);
     return -1;
   }
-  if (ready > 0 && wanted[0].revents != 0) wake_drain(&self->control->turn);
+  if (ready > 0 && wanted[0].revents != 0) {
+    wake_drain(&self->control->turn);
+    if (self->shared) mark_all_ready(self); /* a job may have let go of one */
+  }
   if (ready < 0 || wanted[0].revents != 0) return PyErr_CheckSignals();
   for (size_t i = 0; i < self->connection_count; i++) self->ready[i] = wanted[2 + i].revents != 0;
   if (wanted[1].revents != 0) accept_clients(self);
@@ -321,12 +356,17 @@ static int wait_for_work(struct loop *self) {
 
 /* --- Run --- */
 
-/* Whether nothing more can come of a connection. */
-static bool is_over(struct loop *self, const struct connection *connection) {
+/* Whether nothing more can come of a connection, and nobody holds it; jobs are told of its end. */
+static bool is_over(struct loop *self, struct connection *connection) {
   lock(self);
   const bool over = connection->ended || connection->fault != NULL;
+  if (over && !connection->told) {
+    connection->told = true;
+    control_cancel_all(self->control, connection, "connection closed");
+  }
+  const bool held = connection->jobs > 0;
   unlock(self);
-  return over;
+  return over && !held;
 }
 
 /* A turn for each connection that may have something. Returns how much was done, -1 with a Python exception. */
@@ -356,6 +396,14 @@ static void finish(struct loop *self) {
   }
 }
 
+/* Reads on until the jobs are done, so that cancels reach them; what is new is not started. */
+static void wait_for_jobs(struct loop *self) {
+  while (atomic_load(&self->jobs) > 0 && !self->abandoned) {
+    if (turn_all(self) < 0) PyErr_Clear();
+    if (atomic_load(&self->jobs) > 0 && wait_for_work(self) < 0) PyErr_Clear();
+  }
+}
+
 static bool is_done(const struct loop *self) {
   return is_stopped(self) || (self->listen_fd < 0 && self->connection_count == 0);
 }
@@ -376,6 +424,12 @@ static int run_until_stopped(struct loop *self) {
   return 0;
 }
 
+static void cancel_jobs(struct loop *self) {
+  lock(self);
+  control_cancel_all(self->control, NULL, "the worker ends");
+  unlock(self);
+}
+
 static PyObject *run(struct loop *self, PyObject *unused) {
   (void)unused;
   if (self->ran) {
@@ -393,7 +447,10 @@ static PyObject *run(struct loop *self, PyObject *unused) {
   if (result == 0) result = run_until_stopped(self);
   if (self->abandoned) Py_RETURN_NONE;
   PyObject *exception = result < 0 ? exception_take() : NULL;
+  if (exception != NULL) cancel_jobs(self);
   finish(self);
+  wait_for_jobs(self);
+  if (self->shared) control_stall(self->control, NULL);
   while (self->connection_count > 0)
     if (remove_connection(self, self->connection_count - 1) < 0) PyErr_Clear();
   if (exception == NULL) Py_RETURN_NONE;
@@ -404,6 +461,31 @@ static PyObject *run(struct loop *self, PyObject *unused) {
 static PyObject *stop(struct loop *self, PyObject *unused) {
   (void)unused;
   if (!self->abandoned) control_stop(self->control);
+  Py_RETURN_NONE;
+}
+
+static PyObject *use_signals(struct loop *self, PyObject *arguments) {
+  int interrupt_signal, dump_signal;
+  if (!PyArg_ParseTuple(arguments, "ii:use_signals", &interrupt_signal, &dump_signal)) return NULL;
+  if (!self->abandoned) control_use_signals(self->control, interrupt_signal, dump_signal);
+  Py_RETURN_NONE;
+}
+
+/* A signal's handler: raises Cancelled where the handler that runs has been cancelled, and otherwise does nothing. */
+static PyObject *interrupt(struct loop *self, PyObject *unused) {
+  (void)unused;
+  struct context *const cancelled = self->abandoned ? NULL : control_take_interrupt(self->control);
+  if (cancelled == NULL) Py_RETURN_NONE;
+  PyObject *text = context_explain(cancelled);
+  if (text == NULL) return NULL;
+  PyErr_SetObject(self->hooks.cancelled, text);
+  Py_DECREF(text);
+  return NULL;
+}
+
+static PyObject *interrupt_threads(struct loop *self, PyObject *unused) {
+  (void)unused;
+  if (!self->abandoned) control_interrupt_threads(self->control, self->hooks.cancelled);
   Py_RETURN_NONE;
 }
 
@@ -449,10 +531,10 @@ static int open_wire(struct loop *self, int fd, int listen_fd, int host_fd) {
 
 static int set_hooks(struct loop *self, PyObject *hooks) {
   loop_hooks *const to = &self->hooks;
-  PyObject **const all[] = {&to->describe, &to->welcome, &to->decode,     &to->encode,
-                            &to->parse,    &to->print,   &to->make_event, &to->forget_event};
-  static const char *const names[] = {"describe", "welcome", "decode",     "encode",
-                                      "parse",    "print",   "make_event", "forget_event"};
+  PyObject **const all[] = {&to->describe, &to->welcome,    &to->decode,       &to->encode,    &to->parse,
+                            &to->print,    &to->make_event, &to->forget_event, &to->cancelled, &to->submit};
+  static const char *const names[] = {"describe", "welcome",    "decode",       "encode",    "parse",
+                                      "print",    "make_event", "forget_event", "cancelled", "submit"};
   for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
     *all[i] = PyObject_GetAttrString(hooks, names[i]);
     if (*all[i] == NULL) return -1;
@@ -461,13 +543,15 @@ static int set_hooks(struct loop *self, PyObject *hooks) {
 }
 
 static PyObject *loop_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords) {
-  static char *names[] = {"methods", "hello", "hooks", "fd", "listen_fd", "host_fd", "worker_index", "spin_us", NULL};
+  static char *names[] = {"methods", "hello",        "hooks",   "fd",     "listen_fd",
+                          "host_fd", "worker_index", "spin_us", "shared", NULL};
   PyObject *method_list, *hello, *hooks;
   int fd = -1, listen_fd = -1, host_fd = -1;
   long worker_index = 0;
   unsigned spin_us = 0;
-  if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "OSO|$iiilI:Loop", names, &method_list, &hello, &hooks, &fd,
-                                   &listen_fd, &host_fd, &worker_index, &spin_us))
+  int shared = 0;
+  if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "OSO|$iiilIp:Loop", names, &method_list, &hello, &hooks, &fd,
+                                   &listen_fd, &host_fd, &worker_index, &spin_us, &shared))
     return NULL;
   if ((fd < 0) == (listen_fd < 0)) {
     PyErr_SetString(PyExc_ValueError, "a loop needs either fd or listen_fd");
@@ -477,6 +561,7 @@ static PyObject *loop_new(PyTypeObject *type, PyObject *arguments, PyObject *key
   if (self == NULL) return NULL;
   self->listen_fd = -1;
   self->worker_index = worker_index;
+  self->shared = shared != 0;
   self->spin_ns = (uint64_t)spin_us * 1000u;
   Py_INCREF(hello);
   self->hello = hello;
@@ -486,6 +571,8 @@ static PyObject *loop_new(PyTypeObject *type, PyObject *arguments, PyObject *key
     goto fail;
   Py_INCREF(state->context_type);
   self->context_type = state->context_type;
+  Py_INCREF(state->job_type);
+  self->job_type = state->job_type;
   if (open_wire(self, fd, listen_fd, host_fd) < 0) goto fail;
   return (PyObject *)self;
 fail:
@@ -503,7 +590,10 @@ static int traverse(struct loop *self, visitproc visit, void *arg) {
   Py_VISIT(self->hooks.print);
   Py_VISIT(self->hooks.make_event);
   Py_VISIT(self->hooks.forget_event);
+  Py_VISIT(self->hooks.cancelled);
+  Py_VISIT(self->hooks.submit);
   Py_VISIT(self->context_type);
+  Py_VISIT(self->job_type);
   Py_VISIT(self->spare);
   return methods_traverse(&self->methods, visit, arg);
 }
@@ -517,7 +607,10 @@ static int clear(struct loop *self) {
   Py_CLEAR(self->hooks.print);
   Py_CLEAR(self->hooks.make_event);
   Py_CLEAR(self->hooks.forget_event);
+  Py_CLEAR(self->hooks.cancelled);
+  Py_CLEAR(self->hooks.submit);
   Py_CLEAR(self->context_type);
+  Py_CLEAR(self->job_type);
   Py_CLEAR(self->spare);
   methods_clear(&self->methods);
   return 0;
@@ -557,6 +650,12 @@ static PyObject *get_abandoned(struct loop *self, void *closure) {
 static PyMethodDef loop_methods[] = {
     {"run", (PyCFunction)(void (*)(void))run, METH_NOARGS, "Serves until stop(), or the end of the inherited socket."},
     {"stop", (PyCFunction)(void (*)(void))stop, METH_NOARGS, "Lets run() return once the running handler has."},
+    {"use_signals", (PyCFunction)(void (*)(void))use_signals, METH_VARARGS,
+     "The calling thread's handlers are interrupted by the first signal; the second has all stacks written; 0: none."},
+    {"interrupt", (PyCFunction)(void (*)(void))interrupt, METH_VARARGS,
+     "The signal's handler: raises Cancelled inside a cancelled handler."},
+    {"interrupt_threads", (PyCFunction)(void (*)(void))interrupt_threads, METH_NOARGS,
+     "Raises Cancelled inside the cancelled handlers of threads that take no signals."},
     {"abandon", (PyCFunction)(void (*)(void))abandon, METH_NOARGS, "Closes all descriptors: in a forked child."},
     {NULL, NULL, 0, NULL},
 };

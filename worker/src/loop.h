@@ -1,8 +1,9 @@
 /*
  * loop.h - the Loop type: waits for requests, drains sockets, dispatches to handlers, flushes replies.
  *
- * A loop belongs to the thread that calls run(), the dispatching thread; only stop() may be called by others, and
- * abandon() in a forked child. It holds the GIL but while it waits or writes much.
+ * A loop belongs to the thread that calls run(), the dispatching thread; only stop() and the interrupts may be called by
+ * others, and abandon() in a forked child. It holds the GIL but while it waits or writes much. It runs the handlers
+ * itself, or, where it is shared, hands them to other threads as jobs (job.h), and goes on reading.
  */
 #ifndef PYPROC_WORKER_LOOP_H
 #define PYPROC_WORKER_LOOP_H
@@ -20,12 +21,13 @@
 enum {
   LOOP_CONNECTIONS_MAX = 128,
   LOOP_BATCH = 64,       /* requests of one connection before another's turn */
+  LOOP_JOBS_MAX = 4096,  /* no more are taken while so many run or wait for their thread */
   LOOP_FLUSH_REPLIES = 8 /* replies that are sent with one write at most */
 };
 
 /* What the loop asks Python for, all callables; see pyproc_worker/_ext.pyi. */
 typedef struct loop_hooks {
-  PyObject *describe, *welcome, *decode, *encode, *parse, *print, *make_event, *forget_event;
+  PyObject *describe, *welcome, *decode, *encode, *parse, *print, *make_event, *forget_event, *cancelled, *submit;
 } loop_hooks;
 
 struct loop {
@@ -35,12 +37,14 @@ struct loop {
   PyObject *hello;       /* bytes: the hello's JSON */
   PyObject *keywords[4]; /* of handlers, by METHOD_* >> 1: tuples of str; the first NULL */
   PyObject *serialize;   /* str: the name of the method that serialises a message */
-  PyTypeObject *context_type;
+  PyTypeObject *context_type, *job_type;
   struct context *spare; /* kept for the next call where no handler kept it */
   struct connection *connections[LOOP_CONNECTIONS_MAX];
   size_t connection_count;
   int listen_fd; /* -1: there is one connection, which is inherited */
   bool inherited;
+  bool shared;      /* other threads run the handlers, as jobs */
+  atomic_uint jobs; /* that are not done */
   bool ran;
   bool abandoned; /* this is a forked child: nothing may be touched */
   bool stopping;  /* what was not started is answered UNAVAILABLE */

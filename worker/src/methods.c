@@ -10,6 +10,7 @@ static int method_init(struct method *self, PyObject *item) {
   Py_INCREF(name);
   PyUnicode_InternInPlace(&name);
   self->name = name;
+  self->text = PyUnicode_AsUTF8(name);
   Py_INCREF(handler);
   self->handler = handler;
   Py_INCREF(missing);
@@ -21,6 +22,8 @@ static int method_init(struct method *self, PyObject *item) {
   self->pass_context = (flags & METHOD_CONTEXT) != 0;
   self->pass_context_keyword = (flags & METHOD_CONTEXT_KEYWORD) != 0;
   self->pass_event = (flags & METHOD_EVENT_KEYWORD) != 0;
+  self->is_async = (flags & METHOD_ASYNC) != 0;
+  if (self->text == NULL) return -1;
   if (request_type == Py_None) return 0;
   if (!PyType_Check(reply_type)) {
     PyErr_Format(PyExc_TypeError, "%U: the reply's message class is %R, which is no class", name, reply_type);

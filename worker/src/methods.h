@@ -13,6 +13,7 @@
 
 struct method {
   PyObject *name;         /* str, interned */
+  const char *text;       /* the same in UTF-8 */
   PyObject *handler;      /* callable, or None: `missing` says why */
   PyObject *missing;      /* str, or None */
   PyObject *request_type; /* message class of a typed method; None: a dynamic one, JSON values */
@@ -21,6 +22,7 @@ struct method {
   bool pass_context;      /* the context is the second positional argument */
   bool pass_context_keyword;
   bool pass_event; /* the keyword cancel_event is given */
+  bool is_async;   /* the handler returns a coroutine */
 };
 
 struct methods {
@@ -35,7 +37,7 @@ int methods_init(struct methods *self, PyObject *sequence);
 int methods_traverse(struct methods *self, visitproc visit, void *arg);
 void methods_clear(struct methods *self);
 
-enum { METHOD_CONTEXT = 1, METHOD_CONTEXT_KEYWORD = 2, METHOD_EVENT_KEYWORD = 4 };
+enum { METHOD_CONTEXT = 1, METHOD_CONTEXT_KEYWORD = 2, METHOD_EVENT_KEYWORD = 4, METHOD_ASYNC = 8 };
 
 /* Each returns NULL where there is no such method; by_name also with a Python exception. */
 const struct method *methods_by_index(const struct methods *self, uint32_t index);

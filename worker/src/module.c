@@ -1,6 +1,7 @@
 #include "module.h"
 
 #include "context.h"
+#include "job.h"
 #include "loop.h"
 
 static int add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **ret_type) {
@@ -11,7 +12,9 @@ static int add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **ret_type
 static int execute(PyObject *module) {
   module_state *const state = PyModule_GetState(module);
   if (add_type(module, &context_spec, &state->context_type) < 0) return -1;
+  if (add_type(module, &job_spec, &state->job_type) < 0) return -1;
 #if PY_VERSION_HEX < 0x030A0000 /* later ones have a flag for it */
+  state->job_type->tp_new = NULL;
   state->context_type->tp_new = NULL;
 #endif
   return add_type(module, &loop_spec, &state->loop_type);
@@ -21,6 +24,7 @@ static int traverse(PyObject *module, visitproc visit, void *arg) {
   module_state *const state = PyModule_GetState(module);
   Py_VISIT(state->context_type);
   Py_VISIT(state->loop_type);
+  Py_VISIT(state->job_type);
   return 0;
 }
 
@@ -28,6 +32,7 @@ static int clear(PyObject *module) {
   module_state *const state = PyModule_GetState(module);
   Py_CLEAR(state->context_type);
   Py_CLEAR(state->loop_type);
+  Py_CLEAR(state->job_type);
   return 0;
 }
 

@@ -37,14 +37,31 @@ static size_t put_head(char *to, const struct call *of, unsigned code, size_t bo
 }
 
 /* Long ones are sent from where they are; the socket is waited for. */
-static int push_body(struct loop *self, struct connection *connection, const char *head, size_t head_size,
-                     const char *body, size_t size) {
+static int push_body(struct loop *self, const struct call *of, const char *head, size_t head_size, const char *body,
+                     size_t size) {
   struct control *const control = self->control;
+  struct connection *const connection = of->connection;
   (void)pthread_mutex_lock(&control->lock);
-  control_end(control);
+  control_end(control, of->run);
   const int failed = connection_put(connection, head, head_size);
   (void)pthread_mutex_unlock(&control->lock);
   return failed != 0 ? 0 : loop_push(self, connection, body, size);
+}
+
+/* A loop that is shared sends at once, from any thread, and never waits: the dispatching thread sends the rest. */
+static int send_reply(struct loop *self, const struct call *of, const char *head, size_t head_size, const char *body,
+                      size_t size, size_t tail) {
+  struct control *const control = self->control;
+  struct connection *const to = of->connection;
+  (void)pthread_mutex_lock(&control->lock);
+  control_end(control, of->run);
+  if (connection_put(to, head, head_size) == 0 && connection_put(to, body, size) == 0)
+    (void)connection_put(to, "}", tail);
+  const int sent = connection_send(to, NULL, NULL);
+  if (sent < 0) to->ended = true;
+  (void)pthread_mutex_unlock(&control->lock);
+  if (sent <= 0) wake_signal(&control->turn);
+  return 0;
 }
 
 static int put_reply(struct loop *self, const struct call *of, unsigned code, const char *body, size_t size) {
@@ -53,12 +70,13 @@ static int put_reply(struct loop *self, const struct call *of, unsigned code, co
   const size_t tail = of->envelope && code == 0 ? 1 : 0; /* the envelope's closing brace */
   char head[HEAD_MAX];
   size_t head_size = put_head(head, of, code, size + tail);
+  if (self->shared) return send_reply(self, of, head, head_size, body, size, tail);
   if (size > CONNECTION_LARGE) {
-    if (push_body(self, to, head, head_size, body, size) < 0) return -1;
+    if (push_body(self, of, head, head_size, body, size) < 0) return -1;
     head_size = size = 0;
   }
   (void)pthread_mutex_lock(&control->lock);
-  control_end(control);
+  control_end(control, of->run);
   if (connection_put(to, head, head_size) == 0 && connection_put(to, body, size) == 0)
     (void)connection_put(to, "}", tail);
   (void)pthread_mutex_unlock(&control->lock);

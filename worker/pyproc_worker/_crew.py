@@ -1,0 +1,125 @@
+"""The threads of a worker that runs several handlers at once: of plain ones, and one with an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable
+
+from ._codes import Cancelled
+from ._ext import Job, Loop
+
+
+class Crew:
+    """One thread dispatches, the calling one and ``threads - 1`` others run plain handlers, one runs the event loop.
+
+    The calling thread should be the main one, whose handlers are interrupted by signals.
+    """
+
+    def __init__(self, threads: int, has_async: bool, leave: Callable[[], None]) -> None:
+        self._size = threads
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._events = asyncio.new_event_loop() if has_async else None
+        self._tasks: dict[Job, asyncio.Task[None]] = {}
+        self._leave = leave  # ends a forked child that came back from a handler
+        self._loop: Loop | None = None
+        self._failure: BaseException | None = None
+
+    def submit(self, job: Job, is_async: bool) -> None:
+        """Called by the dispatching thread for each call."""
+        if is_async and self._events is not None:
+            self._events.call_soon_threadsafe(self._start_task, job)
+        else:
+            self._jobs.put(job)
+
+    def run(self, loop: Loop) -> None:
+        """Serves until the loop has stopped and all jobs are done; raises what ended it."""
+        self._loop = loop
+        threads = [threading.Thread(target=self._work, args=(number,), name=f"pyproc-{number}", daemon=True)
+                   for number in range(1, self._size)]
+        threads.append(threading.Thread(target=self._dispatch, name="pyproc-dispatch", daemon=True))
+        events = threading.Thread(target=self._run_events, name="pyproc-async", daemon=True)
+        if self._events is not None:
+            events.start()
+        for thread in threads:
+            thread.start()
+        self._work(0)
+        for thread in threads:
+            thread.join()
+        if self._events is not None:
+            self._events.call_soon_threadsafe(self._events.stop)
+            events.join()
+        self._loop = None
+        if self._failure is not None:
+            raise self._failure
+
+    def cancel_tasks(self) -> None:
+        """Called, by any thread, when calls have been cancelled."""
+        for job, task in list(self._tasks.items()):
+            if job.take_interrupt() and self._events is not None:
+                self._events.call_soon_threadsafe(task.cancel)
+
+    def _fail(self, error: BaseException) -> None:
+        """What a handler raised to end the worker, or what ended the loop; the first is told."""
+        self._failure = self._failure or error
+        if self._loop is not None:
+            self._loop.stop()
+
+    def _dispatch(self) -> None:
+        assert self._loop is not None
+        try:
+            self._loop.run()
+        except BaseException as error:
+            self._fail(error)
+        finally:
+            for _ in range(self._size):
+                self._jobs.put(None)
+
+    def _work(self, number: int) -> None:
+        while True:
+            try:
+                job = self._jobs.get()
+                if job is None:
+                    return
+                job.run(number)
+            except BaseException as error:  # SystemExit of a handler; KeyboardInterrupt, at any time
+                self._fail(error)
+            self._check_child()
+
+    def _check_child(self) -> None:
+        if self._loop is not None and self._loop.abandoned:
+            self._leave()
+
+    def _run_events(self) -> None:
+        assert self._events is not None
+        asyncio.set_event_loop(self._events)
+        try:
+            self._events.run_forever()
+            self._events.run_until_complete(self._events.shutdown_asyncgens())
+            self._events.run_until_complete(self._events.shutdown_default_executor())
+        finally:
+            self._events.close()
+
+    def _start_task(self, job: Job) -> None:
+        assert self._events is not None
+        self._tasks[job] = self._events.create_task(self._serve(job))
+
+    async def _serve(self, job: Job) -> None:
+        try:
+            coroutine = job.begin()
+            if coroutine is None:
+                return
+            try:
+                value = await coroutine
+            except asyncio.CancelledError as error:
+                job.fail(Cancelled().with_traceback(error.__traceback__))
+            except BaseException as error:
+                job.fail(error)
+            else:
+                job.finish(value)
+        except BaseException as error:
+            self._fail(error)
+        finally:
+            self._tasks.pop(job, None)
+            self._check_child()
