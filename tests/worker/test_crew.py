@@ -395,7 +395,7 @@ def test_forked_child_ends(host: Host, name: str) -> None:
     assert child > 0
     assert worker.call("echo", 1).json == 1
     assert worker.stop() == 0
-    assert worker.output() == "stopped\n"
+    assert worker.output().count("stopped") == 1
 
 
 def test_broken_frame_ends_the_worker(host: Host) -> None:

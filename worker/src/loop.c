@@ -444,6 +444,7 @@ static PyObject *run(struct loop *self, PyObject *unused) {
   }
   if (self->inherited) put_hello(self, self->connections[0]);
   int result = self->inherited ? loop_flush(self, self->connections[0]) : 0;
+  if (self->shared && self->inherited) control_stall(self->control, self->connections[0]);
   if (result == 0) result = run_until_stopped(self);
   if (self->abandoned) Py_RETURN_NONE;
   PyObject *exception = result < 0 ? exception_take() : NULL;
