@@ -154,9 +154,9 @@ def index(body: Any, context: Context) -> Any:
 
 @expose
 def descriptors(body: Any) -> Any:
-    """The open descriptors that a child of a handler would inherit."""
-    return sorted(int(fd) for fd in os.listdir("/proc/self/fd")
-                  if os.path.exists("/proc/self/fd/" + fd) and os.get_inheritable(int(fd)))
+    """What the open descriptors are."""
+    links = ["/proc/self/fd/" + fd for fd in os.listdir("/proc/self/fd")]
+    return [os.readlink(link) for link in links if os.path.lexists(link)]
 
 
 if __name__ == "__main__":
