@@ -91,13 +91,6 @@ static int be_killed(void *argument) {
   return 3;
 }
 
-/* Whether the worker watches its host by a pidfd. The fallback, a pipe, is held open by the host's children, too. */
-static bool watches_by_pidfd(long worker) {
-  char path[64], target[64] = "";
-  snprintf(path, sizeof path, "/proc/%ld/fd/4", worker);
-  return readlink(path, target, sizeof target - 1) > 0 && strstr(target, "pidfd") != NULL;
-}
-
 static void kill_host(bool leaves_child) {
   doomed self = {.leaves_child = leaves_child};
   long pids[3];
@@ -112,12 +105,10 @@ static void kill_host(bool leaves_child) {
   assert_true(pids[0] > 0 && pids[1] > 0 && pids[0] != pids[1]);
   assert_true(process_lives(pids[0]) && process_lives(pids[1]));
   pause_ms(50); /* into the call */
-  bool by_pidfd = watches_by_pidfd(pids[0]);
   kill(host, SIGKILL);
   assert_int_equal(wait_for_child(host), 128 + SIGKILL);
-  if (leaves_child && !by_pidfd) kill((pid_t)pids[2], SIGKILL);
   WAIT_FOR(!process_lives(pids[0]) && !process_lives(pids[1]));
-  if (leaves_child && by_pidfd) {
+  if (leaves_child) {
     assert_true(process_lives(pids[2]));
     kill((pid_t)pids[2], SIGKILL);
   }

@@ -7,12 +7,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum {
   TICK_MS = 5,        /* how often it looks whether a handler runs for long */
   WATCH_MS = 20,      /* how often it looks whether that handler still runs */
   IDLE_TICKS = 40,    /* without a call, before it sleeps until it is poked */
+  PARENT_MS = 250,    /* how often it looks who its parent is, where no descriptor tells of the host's death for sure */
   KILL_AFTER_MS = 500 /* from the host's death; a shorter grace kills sooner */
 };
 static const uint64_t long_ns = 5 * 1000000;
@@ -29,10 +31,21 @@ static void control_free(struct control *self) {
   free(self);
 }
 
+/* A pipe from the host stays open as long as any process does that the host has forked: then the parent tells more. */
+static pid_t parent_to_watch(int host_fd) {
+  struct stat about;
+  return host_fd >= 0 && fstat(host_fd, &about) == 0 && S_ISFIFO(about.st_mode) ? getppid() : 0;
+}
+
+static bool has_lost_parent(const struct control *self) {
+  return self->parent != 0 && getppid() != self->parent;
+}
+
 struct control *control_new(int host_fd) {
   struct control *self = calloc(1, sizeof *self);
   if (self == NULL) return NULL;
   self->host_fd = host_fd;
+  self->parent = parent_to_watch(host_fd);
   self->grace_ns = grace_default_ns;
   self->poke = self->turn = self->events = (wake)WAKE_INIT;
   const int failed = pthread_mutex_init(&self->lock, NULL);
@@ -255,6 +268,7 @@ static int sleep_ms(struct control *self, bool watching, unsigned seen, int unti
       result = TICK_MS;
     }
   }
+  if (result < 0 && self->parent != 0) result = PARENT_MS;
   return until_due >= 0 && (result < 0 || until_due < result) ? until_due : result;
 }
 
@@ -278,12 +292,12 @@ static void *control_main(void *argument) {
     const int ready = poll(wanted, 3, sleep_ms(self, fd >= 0, seen, milliseconds_until(due_ns, now_ns), &idle_ticks));
     atomic_store(&self->asleep, false);
     hung_up = ready > 0 && (wanted[2].revents & (POLLRDHUP | POLLHUP | POLLERR)) != 0 ? fd : -1;
-    if (ready <= 0) continue;
-    if (wanted[0].revents != 0) {
+    if (ready > 0 && wanted[0].revents != 0) {
       wake_drain(&self->poke);
       idle_ticks = 0;
     }
-    if (wanted[1].revents == 0) continue;
+    const bool hung = ready > 0 && wanted[1].revents != 0;
+    if (end_ns != (uint64_t)RUN_NEVER_NS || !(hung || has_lost_parent(self))) continue;
     host_has_died(self);
     end_ns = clock_ns() + KILL_AFTER_MS * UINT64_C(1000000);
   }

@@ -27,6 +27,7 @@ struct control {
   pthread_t thread;
   bool started;
   int host_fd;      /* polls readable or hung up once the host is dead; -1 where there is none */
+  pid_t parent;     /* the host, where only this tells of its death for sure; 0: not watched */
   wake poke;        /* ends the control thread's poll */
   wake turn;        /* ends the dispatching thread's poll */
   wake events;      /* tells Python's watcher that there are events to set, threads or tasks to interrupt */
