@@ -5,11 +5,11 @@
  * While several calls are in flight nobody keeps the role: each waiting thread takes it, reads once without blocking,
  * lets go, and yields, so that woken callers run at once. A lone caller keeps the role and spins. Both give up after
  * settings.spin_ns, or at once where waiting has lately taken longer than that, and block: one in the channel, the
- * others in the lot.
+ * others in the lot. Callers beyond a few for each processor go there at once.
  */
 #include "framed.h"
 
-enum { PURE_SPIN_NS = 4000, YIELDS_MIN = 4, AVERAGE_SHIFT = 3, PROBE_EVERY = 32 };
+enum { PURE_SPIN_NS = 4000, YIELDS_MIN = 4, TURN_TAKERS_PER_CPU = 2, AVERAGE_SHIFT = 3, PROBE_EVERY = 32 };
 
 /* A caller in framed_progress. */
 typedef struct waiting {
@@ -142,6 +142,12 @@ static bool take_turns(const waiting *w) {
   return false;
 }
 
+/* Several calls are in flight, and not too many callers take turns already: more of them only keep the others from running. */
+static bool may_take_turns(const framed *self) {
+  return atomic_load_explicit(&self->base.load, memory_order_relaxed) > 1 &&
+         atomic_load_explicit(&self->awake, memory_order_relaxed) <= TURN_TAKERS_PER_CPU * self->cpu_count;
+}
+
 /* Sleeps until the call is settled, or somebody has to read and nobody else is awake. */
 static void sleep_in_lot(waiting *w) {
   atomic_fetch_sub(&w->self->awake, 1);
@@ -154,7 +160,7 @@ void framed_progress(struct connection *base, struct call *call) {
   framed *self = w.self;
   atomic_fetch_add(&self->awake, 1);
   while (!is_settled(&w)) {
-    if (atomic_load_explicit(&base->load, memory_order_relaxed) > 1 && spin_pays(self) && take_turns(&w)) break;
+    if (may_take_turns(self) && spin_pays(self) && take_turns(&w)) break;
     if (framed_is_open(self) && framed_take_reading(self)) {
       lead(&w);
       atomic_store(&self->reading, false);
