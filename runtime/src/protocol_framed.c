@@ -197,6 +197,7 @@ static void framed_recall(struct connection *base, int64_t keep_ns, call_list *c
   }
   pthread_mutex_unlock(&self->lock);
   framed_nudge(base);
+  framed_hand_over(self, NULL); /* their callers may never have come to read here */
 }
 
 static bool framed_reader_pump(struct connection *base) {

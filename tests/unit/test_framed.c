@@ -318,6 +318,23 @@ static void a_call_given_back(void **state) {
   link_close(&self);
 }
 
+/* A call taken back before its caller came to read leaves a reply that somebody has to read. */
+static void a_recalled_call_leaves_a_debt(void **state) {
+  (void)state;
+  struct link self;
+  struct call call;
+  call_list calls = {0};
+  link_open(&self, &codec_protobuf, PAGE_HELLO);
+  begin(&self, &call, "1");
+  int watched = atomic_load(&self.watched);
+  protocol_framed.recall(self.connection, 0, &calls);
+  assert_ptr_equal(calls.first, &call);
+  assert_true(protocol_framed.owes(self.connection));
+  assert_int_equal(atomic_load(&self.watched), watched + 1);
+  call_clear(&call);
+  link_close(&self);
+}
+
 /* ---- handshake ---- */
 
 static void a_handshake(void **state) {
@@ -1327,6 +1344,7 @@ static void many_threads_take_turns(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(a_call_given_back),
+      cmocka_unit_test(a_recalled_call_leaves_a_debt),
       cmocka_unit_test(a_handshake),
       cmocka_unit_test(no_page_for_a_worker_that_has_no_use_for_it),
       cmocka_unit_test(a_hello_in_pieces),
