@@ -218,7 +218,7 @@ static void call_in_group(int number, void *argument) {
   group *all = argument;
   (void)number;
   atomic_fetch_add(&all->waiting, 1);
-  int result = call_with(all->pool, "sleep", "{\"ms\": 500}", all->token, NULL);
+  int result = call_with(all->pool, "sleep", "{\"ms\": 50000}", all->token, NULL);
   atomic_fetch_add(result == PYPROC_E_CANCELLED ? &all->cancelled : &all->other, 1);
 }
 

@@ -160,7 +160,7 @@ static void test_fast_among_slow(void **state) {
   (void)state;
   for (size_t i = 0; i < LENGTH(protocols); i++) {
     race all = {.pool = open_faults(protocols[i], 2)};
-    run_threads(101, run_race, &all);
+    run_threads(1 + scaled(100), run_race, &all);
     assert_int_equal(atomic_load(&all.failed), 0);
     assert_int_equal(atomic_load(&all.late), 0);
     pyproc_pool_close(all.pool);
@@ -174,7 +174,7 @@ static void test_fast_among_slow_after_many_fast(void **state) {
     race all = {.pool = open_faults(protocols[i], 2)};
     crowd first = {.pool = all.pool, .rounds = scaled(50)};
     run_threads(20, ping_own, &first);
-    run_threads(101, run_race, &all);
+    run_threads(1 + scaled(100), run_race, &all);
     assert_int_equal(atomic_load(&first.wrong), 0);
     assert_int_equal(atomic_load(&all.failed), 0);
     assert_int_equal(atomic_load(&all.late), 0);
