@@ -47,10 +47,9 @@ struct supervisor {
 static int find_bootstrap(char *path, size_t size, pyproc_error **reterr) {
   char folder[PATH_SIZE];
   const char *own = platform_library_dir(folder, sizeof folder);
-  const char *const formats[] = {"%s/pyproc/worker/pyproc_bootstrap.py", "%s/../lib/pyproc/worker/pyproc_bootstrap.py"};
-  for (size_t i = 0; own != NULL && i < sizeof formats / sizeof *formats; i++) {
-    int length = i == 0 ? snprintf(path, size, "%s/pyproc/worker/pyproc_bootstrap.py", own)
-                        : snprintf(path, size, "%s/../lib/pyproc/worker/pyproc_bootstrap.py", own);
+  const char *const places[] = {"pyproc/worker", "../lib/pyproc/worker"};
+  for (size_t i = 0; own != NULL && i < sizeof places / sizeof *places; i++) {
+    int length = snprintf(path, size, "%s/%s/pyproc_bootstrap.py", own, places[i]);
     if (length > 0 && (size_t)length < size && access(path, R_OK) == 0) return PYPROC_OK;
   }
   snprintf(path, size, "%s/pyproc_bootstrap.py", PYPROC_WORKER_DIR);
