@@ -83,7 +83,7 @@ int admission_enter(struct admission *self, struct call *call, pyproc_error **re
   }
 }
 
-int admission_withdraw(struct admission *self, struct call *call, int code) {
+static int give_up(struct admission *self, struct call *call, int code, bool at_once) {
   int result = -1;
   pthread_mutex_lock(&self->lock);
   struct connection *connection = atomic_load(&call->connection);
@@ -93,11 +93,20 @@ int admission_withdraw(struct admission *self, struct call *call, int code) {
     take_from_queue(self, call);
     result = 0;
   } else if (connection != NULL) {
-    result = connection->protocol->withdraw(connection, call, code);
+    const protocol *ops = connection->protocol;
+    result = (at_once || ops->ask == NULL ? ops->withdraw : ops->ask)(connection, call, code);
   }
   pthread_mutex_unlock(&self->lock);
   admission_dispatch(self); /* a call that was never written leaves room */
   return result;
+}
+
+int admission_withdraw(struct admission *self, struct call *call, int code) {
+  return give_up(self, call, code, true);
+}
+
+int admission_ask(struct admission *self, struct call *call, int code) {
+  return give_up(self, call, code, false);
 }
 
 void admission_dispatch(struct admission *self) {

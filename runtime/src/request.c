@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "error.h"
+#include "metadata.h"
 #include "wire/envelope.h"
 #include "wire/frame.h"
 
@@ -30,20 +31,36 @@ static bool begin_envelope(frame_block *frame, const char *method) {
   return buffer_append_text(bytes, "\",\"body\":");
 }
 
-static bool begin_header(frame_block *frame) {
+static int begin_header(frame_block *frame, const pyproc_call_options *options, pyproc_error **reterr) {
+  enum { BEGIN = WIRE_LENGTH_SIZE + WIRE_HEADER_SIZE };
   wire_header header = {.kind = WIRE_REQUEST, .flags = frame->encoding == CALL_BODY_JSON ? WIRE_FLAG_JSON : 0};
-  if (!buffer_reserve(&frame->bytes, WIRE_LENGTH_SIZE + WIRE_HEADER_SIZE + 64)) return false;
+  if (!buffer_reserve(&frame->bytes, BEGIN + 64)) return no_memory(reterr);
+  frame->bytes.size = BEGIN;
+  if (options != NULL && options->metadata_count > 0) {
+    int result = metadata_encode(options->metadata, options->metadata_count, &frame->bytes, reterr);
+    if (result < 0) return result;
+    header.metadata_size = (uint32_t)(frame->bytes.size - BEGIN);
+  }
   wire_header_put(frame->bytes.data + WIRE_LENGTH_SIZE, &header);
-  frame->bytes.size = WIRE_LENGTH_SIZE + WIRE_HEADER_SIZE;
-  return true;
+  return PYPROC_OK;
 }
 
-static frame_block *begin(call_encoding encoding, const char *method) {
+/* Begins a frame, up to where the body goes. */
+static int begin(call_encoding encoding, const char *method, const pyproc_call_options *options,
+                 frame_block **ret_frame, pyproc_error **reterr) {
+  if (encoding == CALL_BODY_ENVELOPE && options != NULL && options->metadata_count > 0) encoding = CALL_BODY_JSON;
   frame_block *frame = frame_block_new(encoding);
-  if (frame == NULL) return NULL;
-  if (encoding == CALL_BODY_ENVELOPE ? begin_envelope(frame, method) : begin_header(frame)) return frame;
-  frame_block_unref(frame);
-  return NULL;
+  if (frame == NULL) return no_memory(reterr);
+  int result;
+  if (encoding == CALL_BODY_ENVELOPE)
+    result = begin_envelope(frame, method) ? PYPROC_OK : no_memory(reterr);
+  else
+    result = begin_header(frame, options, reterr);
+  if (result < 0)
+    frame_block_unref(frame);
+  else
+    *ret_frame = frame;
+  return result;
 }
 
 /* Ends the envelope, where it is one, and hands the frame over. */
@@ -57,24 +74,26 @@ static int end(frame_block *frame, frame_block **ret_frame, pyproc_error **reter
 }
 
 int request_encode_message(const struct codec *codec, const pyproc_method *method, const ProtobufCMessage *message,
-                           frame_block **ret_frame, pyproc_error **reterr) {
-  frame_block *frame = begin(codec->envelope ? CALL_BODY_ENVELOPE : CALL_BODY_CODEC, method->name);
-  if (frame == NULL) return no_memory(reterr);
-  int result = codec->pack(method->request, message, &frame->bytes, reterr);
+                           const pyproc_call_options *options, frame_block **ret_frame, pyproc_error **reterr) {
+  frame_block *frame;
+  int result = begin(codec->envelope ? CALL_BODY_ENVELOPE : CALL_BODY_CODEC, method->name, options, &frame, reterr);
+  if (result < 0) return result;
+  result = codec->pack(method->request, message, &frame->bytes, reterr);
   if (result >= 0) return end(frame, ret_frame, reterr);
   frame_block_unref(frame);
   return result;
 }
 
-int request_encode_json(const struct codec *codec, const char *method, const char *body, frame_block **ret_frame,
-                        pyproc_error **reterr) {
+int request_encode_json(const struct codec *codec, const char *method, const char *body,
+                        const pyproc_call_options *options, frame_block **ret_frame, pyproc_error **reterr) {
   size_t size = strlen(body);
   if (!envelope_is_utf8(method, strlen(method)))
     return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "the method's name is not UTF-8");
   const char *wrong = envelope_check_body(body, size);
   if (wrong != NULL) return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "the body of %s: %s", method, wrong);
-  frame_block *frame = begin(codec->envelope ? CALL_BODY_ENVELOPE : CALL_BODY_JSON, method);
-  if (frame == NULL) return no_memory(reterr);
+  frame_block *frame;
+  int result = begin(codec->envelope ? CALL_BODY_ENVELOPE : CALL_BODY_JSON, method, options, &frame, reterr);
+  if (result < 0) return result;
   if (buffer_append(&frame->bytes, body, size)) return end(frame, ret_frame, reterr);
   frame_block_unref(frame);
   return no_memory(reterr);
