@@ -193,7 +193,8 @@ static int dispatch_frame(struct loop *self, struct connection *connection, cons
 static int dispatch(struct loop *self, struct connection *connection) {
   int handled = 0;
   self->more = false;
-  while (handled < LOOP_BATCH && !self->more && (self->stopping || !is_stopped(self)) && atomic_load(&self->jobs) < LOOP_JOBS_MAX) {
+  while (handled < LOOP_BATCH && !self->more && (self->stopping || !is_stopped(self)) &&
+         atomic_load(&self->jobs) < LOOP_JOBS_MAX) {
     connection_frame frame;
     lock(self);
     const int taken = connection->ended ? 0 : connection_take(connection, &frame);
@@ -417,7 +418,8 @@ static int turn_all(struct loop *self) {
     if (self->abandoned) return 0;
     done += handled;
     self->ready[i] = handled > 0;
-    if (handled < LOOP_BATCH && !self->more && is_over(self, self->connections[i]) && remove_connection(self, i) < 0) return -1;
+    if (handled < LOOP_BATCH && !self->more && is_over(self, self->connections[i]) && remove_connection(self, i) < 0)
+      return -1;
   }
   return done;
 }
@@ -579,11 +581,12 @@ static int open_wire(struct loop *self, int fd, int listen_fd, int host_fd) {
 
 static int set_hooks(struct loop *self, PyObject *hooks) {
   loop_hooks *const to = &self->hooks;
-  PyObject **const all[] = {&to->describe, &to->welcome,    &to->decode,       &to->encode,    &to->parse,
-                            &to->print,    &to->make_event, &to->forget_event, &to->cancelled, &to->submit,
-                            &to->start_stream, &to->bad_message};
-  static const char *const names[] = {"describe", "welcome",    "decode",       "encode",    "parse",
-                                      "print",    "make_event", "forget_event", "cancelled", "submit", "start_stream", "bad_message"};
+  PyObject **const all[] = {&to->describe,  &to->welcome, &to->decode,       &to->encode,
+                            &to->parse,     &to->print,   &to->make_event,   &to->forget_event,
+                            &to->cancelled, &to->submit,  &to->start_stream, &to->bad_message};
+  static const char *const names[] = {"describe",  "welcome", "decode",       "encode",
+                                      "parse",     "print",   "make_event",   "forget_event",
+                                      "cancelled", "submit",  "start_stream", "bad_message"};
   for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
     *all[i] = PyObject_GetAttrString(hooks, names[i]);
     if (*all[i] == NULL) return -1;

@@ -47,7 +47,7 @@ struct loop {
   bool shared;      /* other threads run the handlers, as jobs */
   atomic_uint jobs; /* that are not done */
   bool ran;
-  bool stalled;     /* the control thread may read for it until it has waited again */
+  bool stalled;   /* the control thread may read for it until it has waited again */
   bool abandoned; /* this is a forked child: nothing may be touched */
   bool stopping;  /* what was not started is answered UNAVAILABLE */
   bool more;      /* the connection whose turn it was has more requests, a stream's turn came first */

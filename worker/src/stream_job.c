@@ -147,8 +147,10 @@ int stream_submit(struct loop *loop, const struct call *call, PyObject *bytes) {
     return reply_error(loop, call, 12, "%U is a stream, which a JSON envelope cannot open: send a REQUEST frame", name);
   struct stream *const stream = find_new(loop, call);
   if (stream == NULL)
-    return reply_error(loop, call, 8, "%U: %u streams are open, or memory is short: close some, or raise the host's "
-                       "max_streams", name, call->connection->streams.count);
+    return reply_error(loop, call, 8,
+                       "%U: %u streams are open, or memory is short: close some, or raise the host's "
+                       "max_streams",
+                       name, call->connection->streams.count);
   struct stream_job *self = new_job(loop, call, stream, bytes);
   if (self == NULL) {
     PyErr_Clear();
@@ -393,8 +395,10 @@ static bool is_iterator(PyObject *value, bool is_async) {
 
 static int refuse_result(struct stream_job *self, const PyObject *value) {
   const struct method *const method = self->call.method;
-  return reply_error(self->loop, &self->call, 13, "%U: the handler returned %.200s where it must return %s: yield the "
-                     "messages", method->name, value == Py_None ? "None" : Py_TYPE(value)->tp_name,
+  return reply_error(self->loop, &self->call, 13,
+                     "%U: the handler returned %.200s where it must return %s: yield the "
+                     "messages",
+                     method->name, value == Py_None ? "None" : Py_TYPE(value)->tp_name,
                      method->is_async ? "an asynchronous generator" : "a generator");
 }
 
