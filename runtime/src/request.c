@@ -31,9 +31,9 @@ static bool begin_envelope(frame_block *frame, const char *method) {
   return buffer_append_text(bytes, "\",\"body\":");
 }
 
-static int begin_header(frame_block *frame, const pyproc_call_options *options, pyproc_error **reterr) {
+static int begin_header(frame_block *frame, uint8_t kind, const pyproc_call_options *options, pyproc_error **reterr) {
   enum { BEGIN = WIRE_LENGTH_SIZE + WIRE_HEADER_SIZE };
-  wire_header header = {.kind = WIRE_REQUEST, .flags = frame->encoding == CALL_BODY_JSON ? WIRE_FLAG_JSON : 0};
+  wire_header header = {.kind = kind, .flags = frame->encoding == CALL_BODY_JSON ? WIRE_FLAG_JSON : 0};
   if (!buffer_reserve(&frame->bytes, BEGIN + 64)) return no_memory(reterr);
   frame->bytes.size = BEGIN;
   if (options != NULL && options->metadata_count > 0) {
@@ -46,7 +46,7 @@ static int begin_header(frame_block *frame, const pyproc_call_options *options, 
 }
 
 /* Begins a frame, up to where the body goes. */
-static int begin(call_encoding encoding, const char *method, const pyproc_call_options *options,
+static int begin(call_encoding encoding, uint8_t kind, const char *method, const pyproc_call_options *options,
                  frame_block **ret_frame, pyproc_error **reterr) {
   if (encoding == CALL_BODY_ENVELOPE && options != NULL && options->metadata_count > 0) encoding = CALL_BODY_JSON;
   frame_block *frame = frame_block_new(encoding);
@@ -55,12 +55,14 @@ static int begin(call_encoding encoding, const char *method, const pyproc_call_o
   if (encoding == CALL_BODY_ENVELOPE)
     result = begin_envelope(frame, method) ? PYPROC_OK : no_memory(reterr);
   else
-    result = begin_header(frame, options, reterr);
-  if (result < 0)
+    result = begin_header(frame, kind, options, reterr);
+  if (result < 0) {
     frame_block_unref(frame);
-  else
-    *ret_frame = frame;
-  return result;
+    return result;
+  }
+  frame->body_offset = frame->bytes.size;
+  *ret_frame = frame;
+  return PYPROC_OK;
 }
 
 /* Ends the envelope, where it is one, and hands the frame over. */
@@ -76,7 +78,8 @@ static int end(frame_block *frame, frame_block **ret_frame, pyproc_error **reter
 int request_encode_message(const struct codec *codec, const pyproc_method *method, const ProtobufCMessage *message,
                            const pyproc_call_options *options, frame_block **ret_frame, pyproc_error **reterr) {
   frame_block *frame;
-  int result = begin(codec->envelope ? CALL_BODY_ENVELOPE : CALL_BODY_CODEC, method->name, options, &frame, reterr);
+  int result = begin(codec->envelope ? CALL_BODY_ENVELOPE : CALL_BODY_CODEC, WIRE_REQUEST, method->name, options,
+                     &frame, reterr);
   if (result < 0) return result;
   result = codec->pack(method->request, message, &frame->bytes, reterr);
   if (result >= 0) return end(frame, ret_frame, reterr);
@@ -92,11 +95,39 @@ int request_encode_json(const struct codec *codec, const char *method, const cha
   const char *wrong = envelope_check_body(body, size);
   if (wrong != NULL) return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "the body of %s: %s", method, wrong);
   frame_block *frame;
-  int result = begin(codec->envelope ? CALL_BODY_ENVELOPE : CALL_BODY_JSON, method, options, &frame, reterr);
+  int result =
+      begin(codec->envelope ? CALL_BODY_ENVELOPE : CALL_BODY_JSON, WIRE_REQUEST, method, options, &frame, reterr);
   if (result < 0) return result;
   if (buffer_append(&frame->bytes, body, size)) return end(frame, ret_frame, reterr);
   frame_block_unref(frame);
   return no_memory(reterr);
+}
+
+/* Frames of streams are never envelopes. */
+static int encode_for_stream(const struct codec *codec, uint8_t kind, const pyproc_method *method,
+                             const ProtobufCMessage *message, const pyproc_call_options *options,
+                             frame_block **ret_frame, pyproc_error **reterr) {
+  frame_block *frame;
+  int result = begin(codec->envelope ? CALL_BODY_JSON : CALL_BODY_CODEC, kind, method->name, options, &frame, reterr);
+  if (result < 0) return result;
+  result = message != NULL ? codec->pack(method->request, message, &frame->bytes, reterr) : PYPROC_OK;
+  if (result < 0) {
+    frame_block_unref(frame);
+    return result;
+  }
+  wire_put32(frame->bytes.data, (uint32_t)(frame->bytes.size - WIRE_LENGTH_SIZE));
+  *ret_frame = frame;
+  return PYPROC_OK;
+}
+
+int request_encode_stream(const struct codec *codec, const pyproc_method *method, const ProtobufCMessage *message,
+                          const pyproc_call_options *options, frame_block **ret_frame, pyproc_error **reterr) {
+  return encode_for_stream(codec, WIRE_REQUEST, method, message, options, ret_frame, reterr);
+}
+
+int request_encode_stream_message(const struct codec *codec, const pyproc_method *method,
+                                  const ProtobufCMessage *message, frame_block **ret_frame, pyproc_error **reterr) {
+  return encode_for_stream(codec, WIRE_STREAM_DATA, method, message, NULL, ret_frame, reterr);
 }
 
 /* Writes the digits right-aligned into the blanks. */

@@ -93,11 +93,13 @@ PyObject *context_event(struct context *self) {
   return event;
 }
 
-metadata_queue context_take_metadata(struct context *self, bool last) {
-  metadata_queue taken;
+metadata_queue context_take_metadata(struct context *self, size_t room, bool last) {
+  metadata_queue taken = {0};
   Py_BEGIN_CRITICAL_SECTION((PyObject *)self);
-  taken = self->added;
-  self->added = (metadata_queue){0};
+  if (self->added.size > 0 && self->added.size <= room) {
+    taken = self->added;
+    self->added = (metadata_queue){0};
+  }
   self->answered = self->answered || last;
   Py_END_CRITICAL_SECTION();
   return taken;

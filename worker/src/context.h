@@ -44,8 +44,9 @@ struct context *context_new(PyTypeObject *type, PyObject *make_event, long worke
  * or NULL. */
 void context_begin(struct context *self, PyObject *method, uint64_t id, uint64_t deadline_ns, PyObject *metadata);
 
-/* Takes the metadata that the handler has added since the last time; the caller frees it. `last`: it can add no more. */
-metadata_queue context_take_metadata(struct context *self, bool last);
+/* Takes the metadata that the handler has added since the last time, where it is no more than `room` bytes; the caller
+ * frees it. `last`: it can add no more. */
+metadata_queue context_take_metadata(struct context *self, size_t room, bool last);
 
 /* Marks the call as cancelled; only the first time counts. Needs no GIL. */
 void context_cancel(struct context *self, unsigned code, const char *reason, size_t reason_size, const wake *events);

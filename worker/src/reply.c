@@ -22,7 +22,7 @@ static const metadata_queue no_metadata = {0};
 static extras begin_extras(const struct call *of) {
   extras with = {.metadata = no_metadata};
   if (of->run == NULL || of->run->context == NULL) return with;
-  with.metadata = context_take_metadata(of->run->context, true);
+  with.metadata = context_take_metadata(of->run->context, SIZE_MAX, true);
   if (of->connection->original) metadata_queue_clear(&with.metadata);
   return with;
 }
@@ -89,7 +89,7 @@ static int push_body(struct loop *self, const struct call *of, const parts *all)
   return failed != 0 ? 0 : loop_push(self, connection, all->body, all->size);
 }
 
-/* A loop that is shared sends at once, from any thread, and never waits: the dispatching thread sends the rest. */
+/* Another thread than the dispatching one sends at once and never waits: the dispatching one sends the rest. */
 static int send_reply(struct loop *self, const struct call *of, const parts *all) {
   struct control *const control = self->control;
   struct connection *const to = of->connection;
@@ -109,8 +109,8 @@ static int put_reply(struct loop *self, const struct call *of, const extras *wit
   parts all = {.metadata = &with->metadata, .body = body, .size = size};
   all.tail = is_envelope(of, with) && code == 0 ? 1 : 0;
   all.head_size = put_head(all.head, of, with, code, size + all.tail);
-  if (self->shared) return send_reply(self, of, &all);
-  if (size > CONNECTION_LARGE) {
+  if (self->shared || of->elsewhere) return send_reply(self, of, &all);
+  if (size > CONNECTION_LARGE && of->connection->writers == 0) {
     if (push_body(self, of, &all) < 0) return -1;
     all.head_size = all.size = 0;
     all.metadata = &no_metadata;
