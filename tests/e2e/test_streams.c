@@ -42,6 +42,7 @@ static int open_narrow(void **state) {
   if (support_setup(state) < 0) return -1;
   pyproc_pool_options options = options_of(self);
   options.stream_window_bytes = WINDOW;
+  options.drain_timeout_ms = 200;
   self->pool = open_pool(&options);
   return 0;
 }
