@@ -891,9 +891,9 @@ void pyproc_future_free(pyproc_future *future);
  * waiting thread takes part in reading the worker's socket, as with any call. Ownership is as for calls: what is sent is
  * copied before the function returns; what is received is the program's and freed with pyproc_reply_free.
  *
- * A stream may be closed after its pool: pyproc_pool_close ends streams that no thread waits in at once, lets the others
- * go on for drain_timeout_ms, and leaves in each what the program has not yet received, and the error. In a forked child
- * every function is FAILED_PRECONDITION, and pyproc_stream_close frees memory only.
+ * A stream may be closed after its pool: pyproc_pool_close ends streams that no thread waits in, nor has for 0.1 s, lets
+ * the others go on for drain_timeout_ms, and leaves in each what the program has not yet received, and the error. In a
+ * forked child every function is FAILED_PRECONDITION, and pyproc_stream_close frees memory only.
  */
 
 /*

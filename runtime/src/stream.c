@@ -175,6 +175,7 @@ static void wait_for(pyproc_stream *self, direction *side, bool (*ready)(const c
       lot_sleep(&self->base.pool->lot, &side->waiter, is_placed, &wait, call->deadline_ns);
     }
   }
+  atomic_store(&self->base.left_ns, platform_now_ns());
   atomic_fetch_sub(&self->base.threads, 1);
 }
 
