@@ -4,6 +4,7 @@
 #include "job.h"
 #include "loop.h"
 #include "metadata_entries.h"
+#include "requests.h"
 #include "stream_job.h"
 
 static int add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **ret_type) {
