@@ -58,13 +58,17 @@ class Streams(StreamsHandler):
         return Task(count=count, size=size)
 
     def converse(self, requests: Iterator[Blob], context: Any) -> Iterator[Blob]:
-        """What comes."""
+        """What comes; the metadata of the request beside the first message, and some beside the end."""
+        for key, value in context.metadata:
+            context.add_metadata(key, value)
         for blob in requests:
             order = blob.data[:8].decode("latin-1")
             if order == "stop":
                 break
             obey(order)
             yield blob
+        if context.metadata:
+            context.add_metadata("x-end", "here")
 
 
 @expose

@@ -255,6 +255,49 @@ static void test_large_messages(void **state) {
   pyproc_stream_close(stream);
 }
 
+static const char *beside(pyproc_stream *stream, const char *key, size_t count) {
+  size_t found = 0;
+  const pyproc_metadata *entries = pyproc_stream_metadata(stream, &found);
+  assert_int_equal(found, count);
+  assert_true((entries == NULL) == (count == 0));
+  return pyproc_metadata_get(entries, found, key);
+}
+
+static void test_metadata(void **state) {
+  const side *self = *state;
+  if (!self->is_real) return; /* what is beside a frame may be ignored */
+  for (int fails = 0; fails < 2; fails++) {
+    const pyproc_metadata metadata[] = {{"x-note", "hello", 0}, {"x-raw-bin", "\0\1", 2}};
+    pyproc_call_options options = PYPROC_CALL_OPTIONS_INIT;
+    options.metadata = metadata;
+    options.metadata_count = LENGTH(metadata);
+    pyproc_stream *stream = converse(self->pool, &options);
+    assert_null(beside(stream, "x-note", 0));
+    Conformance__Blob *blob = NULL;
+    size_t count = 0;
+    assert_int_equal(send_text(stream, "one"), 1);
+    assert_int_equal(send_text(stream, "two"), 1);
+    MUST(1, conformance_streams_converse_recv(stream, &blob, &why));
+    const pyproc_metadata *entries = pyproc_reply_metadata(blob, &count);
+    assert_int_equal(count, 2);
+    assert_string_equal(pyproc_metadata_get(entries, count, "x-note"), "hello");
+    pyproc_reply_free(blob);
+    assert_string_equal(beside(stream, "x-note", 2), "hello");
+    assert_memory_equal(beside(stream, "x-raw-bin", 2), "\0\1", 2);
+    expect_text(stream, "two");
+    assert_int_equal(send_text(stream, fails ? "fail" : "stop"), 1);
+    if (fails) {
+      expect_error(stream, PYPROC_E_UNKNOWN, "as told", RAN);
+    } else {
+      expect_end(stream);
+      assert_string_equal(beside(stream, "x-end", 3), "here");
+    }
+    assert_string_equal(beside(stream, "x-note", fails ? 2 : 3), "hello");
+    pyproc_stream_close(stream);
+  }
+  assert_null(pyproc_stream_metadata(NULL, NULL));
+}
+
 /* ---- ends ---- */
 
 static void test_handler_raises(void **state) {
@@ -955,6 +998,7 @@ int main(void) {
       ON_ALL(test_ping_pong),
       ON_ALL(test_two_threads),
       ON_ALL(test_large_messages),
+      ON_ALL(test_metadata),
       ON_ALL(test_handler_raises),
       ON_ALL(test_send_after_the_end),
       ON_ALL(test_worker_stops_reading),
