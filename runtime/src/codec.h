@@ -29,12 +29,13 @@ struct codec {
   int (*unpack)(const pyproc_message_info *info, const uint8_t *data, size_t size, size_t budget,
                 ProtobufCMessage **ret_message, pyproc_error **reterr);
 
+  bool bare;     /* with `envelope`: without "timeout_ms", which workers of the Go library do not have */
   bool envelope; /* calls travel as the JSON envelopes of schema/wire.md, else as REQUEST and REPLY frames */
 };
 
-extern const struct codec codec_protobuf, codec_json;
+extern const struct codec codec_protobuf, codec_json, codec_json_bare;
 
-/* The codec of that name, or NULL. */
+/* The codec of that name, or NULL. codec_json_bare is not found by it. */
 const struct codec *codec_find(const char *name);
 
 #endif

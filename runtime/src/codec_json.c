@@ -8,3 +8,6 @@ static int json_unpack(const pyproc_message_info *info, const uint8_t *data, siz
 }
 
 const struct codec codec_json = {.name = "json", .pack = json_message_pack, .unpack = json_unpack, .envelope = true};
+
+const struct codec codec_json_bare = {
+    .name = "json", .pack = json_message_pack, .unpack = json_unpack, .envelope = true, .bare = true};

@@ -111,7 +111,6 @@ static int refuse_later(const pyproc_pool_options *from, pyproc_error **reterr) 
     const char *name;
     bool is_set;
   } later[] = {
-      {"handshake", from->handshake != NULL},
       {"target", from->target != NULL},
       {"socket_path", from->socket_path != NULL},
       {"preload", from->preload != NULL},
@@ -135,6 +134,25 @@ static int choose_codec(struct options *to, const char *protocol, pyproc_error *
   if (to->codec != NULL) return PYPROC_OK;
   return error_set(reterr, PYPROC_E_INVALID_ARGUMENT,
                    "option protocol is \"%s\"; allowed are \"protobuf\" (default) and \"json\"", protocol);
+}
+
+static int choose_handshake(struct options *to, const pyproc_pool_options *from, pyproc_error **reterr) {
+  if (from->handshake == NULL || strcmp(from->handshake, "auto") == 0) return PYPROC_OK;
+  if (strcmp(from->handshake, "none") != 0)
+    return error_set(reterr, PYPROC_E_INVALID_ARGUMENT,
+                     "option handshake is \"%s\"; allowed are \"auto\" (default) and \"none\"", from->handshake);
+  if (from->protocol != NULL && strcmp(from->protocol, "json") != 0)
+    return error_set(reterr, PYPROC_E_INVALID_ARGUMENT,
+                     "option protocol is \"%s\" and option handshake is \"none\": such workers speak \"json\" only",
+                     from->protocol);
+  if (from->services != NULL)
+    return error_set(
+        reterr, PYPROC_E_INVALID_ARGUMENT,
+        "option services is set and option handshake is \"none\": such workers do not tell their methods, so "
+        "that there is nothing to check; leave services NULL");
+  to->codec = &codec_json_bare;
+  to->bare_workers = true;
+  return PYPROC_OK;
 }
 
 /* The default follows the machine: a worker runs one handler at a time. */
@@ -206,6 +224,7 @@ int options_copy(struct options *to, const pyproc_pool_options *from, pyproc_err
                          .event_userdata = given.event_userdata};
   result = refuse_later(&given, reterr);
   if (result >= 0) result = choose_codec(to, given.protocol, reterr);
+  if (result >= 0) result = choose_handshake(to, &given, reterr);
   if (result >= 0) result = copy_numbers(to, &given, reterr);
   if (result >= 0) result = copy_texts(to, &given, reterr);
   if (result < 0) options_free(to);

@@ -79,7 +79,7 @@ static int open_shop(struct supervisor *self, struct admission *admission, pypro
   const struct options *options = self->options;
   int result = check_script(options->script, reterr);
   if (result >= 0) result = spawn_find_program(options->python, self->python, sizeof self->python, reterr);
-  if (result >= 0) result = find_bootstrap(self->bootstrap, sizeof self->bootstrap, reterr);
+  if (result >= 0 && !options->bare_workers) result = find_bootstrap(self->bootstrap, sizeof self->bootstrap, reterr);
   if (result < 0) return result;
   if (wake_open(&self->wake) < 0 || poller_open(&self->poller) < 0 ||
       platform_host_watch(&self->host_fd, &self->host_keep_fd) < 0 ||
@@ -92,6 +92,7 @@ static int open_shop(struct supervisor *self, struct admission *admission, pypro
                            .wake = wake_thread,
                            .wake_argument = self};
   self->shop = (worker_shop){.options = options,
+                             .launch = options->bare_workers ? &launch_listening : &launch_inherited,
                              .python = self->python,
                              .bootstrap = self->bootstrap,
                              .admission = admission,
@@ -117,7 +118,8 @@ static int make_workers(struct supervisor *self, struct lot *lot, struct admissi
                                     .spin_ns = options->spin_ns,
                                     .cancel_grace_ms = options->cancel_grace_ms,
                                     .max_in_flight = (int)options->max_in_flight,
-                                    .index = i};
+                                    .index = i,
+                                    .bare = options->bare_workers};
     struct worker *worker = &self->workers[i];
     worker_init(worker, &self->shop, i);
     worker->connection = protocol_framed.create(&settings, &worker_connection_owner, worker, reterr);
