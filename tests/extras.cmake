@@ -9,7 +9,8 @@ endif()
 pyproc_add_test(exports unit
   COMMAND ${PYPROC_PYTHON} ${CMAKE_CURRENT_SOURCE_DIR}/exports.py --compiler ${CMAKE_C_COMPILER} --library $<TARGET_FILE:pyproc>
     --map ${PROJECT_SOURCE_DIR}/runtime/pyproc.map --header ${PROJECT_SOURCE_DIR}/runtime/include/pyproc.h
-    --header ${PROJECT_SOURCE_DIR}/runtime/include/pyproc_generated.h)
+    --header ${PROJECT_SOURCE_DIR}/runtime/include/pyproc_generated.h
+    --header ${PROJECT_SOURCE_DIR}/runtime/include/pyproc_protocol.h)
 
 pyproc_add_test(headers unit
   COMMAND ${PYPROC_PYTHON} ${CMAKE_CURRENT_SOURCE_DIR}/headers.py --compiler ${CMAKE_C_COMPILER} --source ${PROJECT_SOURCE_DIR}

@@ -32,8 +32,8 @@
  * Lock order: the pool's lock, then a connection's; of an owner's functions `ready`, `freed` and `returned` are
  * called with neither; the others must take no lock.
  */
-#ifndef PYPROC_PROTOCOL_H
-#define PYPROC_PROTOCOL_H
+#ifndef PYPROC_SRC_PROTOCOL_H
+#define PYPROC_SRC_PROTOCOL_H
 
 #include "call.h"
 #include "wire/status_page.h"
