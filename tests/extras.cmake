@@ -4,6 +4,10 @@ if(PYPROC_EXAMPLES)
     pyproc_add_test(example.${example} example COMMAND $<TARGET_FILE:${example}> TIMEOUT 180
       DIRECTORY ${PROJECT_BINARY_DIR}/examples/${example})
   endforeach()
+  if(TARGET msgpack)
+    pyproc_add_test(example.msgpack example COMMAND $<TARGET_FILE:msgpack> TIMEOUT 180
+      DIRECTORY ${PROJECT_BINARY_DIR}/examples/msgpack)
+  endif()
 endif()
 
 pyproc_add_test(exports unit
