@@ -30,6 +30,7 @@ struct run {
   struct context *context; /* borrowed */
   uint64_t id;
   const char *method; /* its name */
+  struct stream *stream; /* whose handler it is, NULL: a call's */
   run_kind kind;
   bool listed;
   bool dispatching; /* it keeps the dispatching thread from reading */
