@@ -185,8 +185,7 @@ bool control_cancel(void *userdata, struct connection *connection, uint64_t id, 
 
 void control_cancel_all(struct control *self, const struct connection *connection, const char *reason) {
   for (struct run *run = self->runs; run != NULL; run = run->next)
-    if (connection == NULL || run->connection == connection)
-      control_cancel_run(self, run, 1, reason, strlen(reason));
+    if (connection == NULL || run->connection == connection) control_cancel_run(self, run, 1, reason, strlen(reason));
   wake_signal(&self->poke);
 }
 

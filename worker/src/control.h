@@ -43,10 +43,10 @@ struct control {
   stream_queue due;           /* streams that are served in steps and can go on */
   stream_queue woken;         /* streams of the event loop for which something has come */
   pthread_t dispatcher;
-  struct run *main_run;       /* the one of the main thread */
-  pthread_t main_thread;      /* where interrupt_signal goes */
-  int interrupt_signal;       /* 0: there is none, the main thread's handlers are as those of other threads */
-  int dump_signal;            /* has all stacks written to stderr; 0: none */
+  struct run *main_run;  /* the one of the main thread */
+  pthread_t main_thread; /* where interrupt_signal goes */
+  int interrupt_signal;  /* 0: there is none, the main thread's handlers are as those of other threads */
+  int dump_signal;       /* has all stacks written to stderr; 0: none */
   uint64_t grace_ns;
   bool kills; /* the host named a grace, and will replace this process */
 };

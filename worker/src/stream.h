@@ -52,12 +52,12 @@ struct stream {
   void *job;                  /* the PyObject that serves it, likewise */
   uint64_t id;
   stream_server server;
-  bool open;     /* in the connection's table */
-  bool queued;   /* in a queue */
-  bool json;     /* its messages are JSON text */
-  bool sends;    /* the worker sends messages */
-  bool receives; /* the host sends messages */
-  bool ended;    /* and has sent the last one */
+  bool open;                        /* in the connection's table */
+  bool queued;                      /* in a queue */
+  bool json;                        /* its messages are JSON text */
+  bool sends;                       /* the worker sends messages */
+  bool receives;                    /* the host sends messages */
+  bool ended;                       /* and has sent the last one */
   bool wants_message, wants_credit; /* who serves it waits for that */
   unsigned early_code;              /* it was cancelled, or broken, before it was dispatched */
   const char *early_reason;         /* static, or NULL */
