@@ -16,10 +16,11 @@ static bool is_placed(void *argument) {
 }
 
 static void wait_for(pyproc_pool *pool, struct call *call) {
+  call_wait wait = {.call = call, .waiter = &call->waiter, .deadline_ns = call->deadline_ns};
   while (!atomic_load(&call->done) && !atomic_load(&call->cancelled) && platform_now_ns() < call->deadline_ns) {
     struct connection *connection = atomic_load(&call->connection);
     if (connection != NULL)
-      connection->protocol->progress(connection, call);
+      connection->protocol->progress(connection, &wait);
     else
       lot_sleep(&pool->lot, &call->waiter, is_placed, call, call->deadline_ns);
   }
@@ -110,7 +111,8 @@ int pyproc_call_json(pyproc_pool *pool, const char *method, const char *body, co
   if (result >= 0) result = call_setup_json(pool, method, body, given, &options, &frame, reterr);
   if (result < 0) return count(pool, result);
   result = invoke(pool, &call, (call_method){.name = method}, frame, &options, reterr);
-  if (result >= 0) result = call_setup_take_json(&call, ret_body, reterr);
+  if (result >= 0)
+    result = call_setup_take_json(&call, pool->options.codec, pool->options.frame_limit, ret_body, reterr);
   call_clear(&call);
   return count(pool, result);
 }

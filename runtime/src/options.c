@@ -41,6 +41,11 @@ static const number_option numbers[] = {
      .off = 0},
     {NUMBER(frame_limit_bytes, frame_limit), .fallback = WIRE_FRAME_LIMIT_DEFAULT, .lowest = WIRE_FRAME_LIMIT_MIN,
      .highest = WIRE_FRAME_LIMIT_MAX},
+    {NUMBER(max_streams, max_streams), .fallback = 64, .lowest = 1, .highest = 1024},
+    {NUMBER(stream_window_bytes, stream_window), .fallback = WIRE_STREAM_WINDOW_DEFAULT,
+     .lowest = WIRE_STREAM_WINDOW_MIN, .highest = WIRE_STREAM_WINDOW_MAX},
+    {NUMBER(stream_idle_timeout_ms, stream_idle_timeout_ms), .fallback = 300000, .lowest = 1, .highest = DAY_MS,
+     .can_be_off = true, .off = INT64_MAX},
     {NUMBER(log_level, log_level), .fallback = PYPROC_LOG_INFO, .lowest = PYPROC_LOG_DEBUG, .highest = PYPROC_LOG_ERROR,
      .can_be_off = true, .off = PYPROC_OFF},
 };
@@ -133,7 +138,9 @@ static int choose_codec(struct options *to, const char *protocol, pyproc_error *
   to->codec = protocol == NULL ? &codec_protobuf : codec_find(protocol);
   if (to->codec != NULL) return PYPROC_OK;
   return error_set(reterr, PYPROC_E_INVALID_ARGUMENT,
-                   "option protocol is \"%s\"; allowed are \"protobuf\" (default) and \"json\"", protocol);
+                   "option protocol is \"%s\"; allowed are \"protobuf\" (default), \"json\", and what was registered "
+                   "with pyproc_protocol_register",
+                   protocol);
 }
 
 static int choose_handshake(struct options *to, const pyproc_pool_options *from, pyproc_error **reterr) {
