@@ -954,7 +954,7 @@ static void kinds_of_later_versions_are_ignored(void **state) {
   struct call call;
   link_open(&self, &codec_protobuf, PAGE_HELLO);
   begin(&self, &call, "1");
-  for (uint8_t kind = WIRE_STREAM_DATA; kind <= WIRE_KIND_MAX; kind++)
+  for (uint8_t kind = WIRE_END; kind <= WIRE_KIND_MAX; kind++)
     peer_send(&self, (wire_header){.kind = kind, .id = call.id}, "whatever");
   peer_send(&self, (wire_header){.kind = WIRE_REPLY, .flags = WIRE_FLAG_JSON, .id = call.id, .metadata_size = 3},
             "abc1");
