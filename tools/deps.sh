@@ -3,7 +3,7 @@
 # Elsewhere than on Debian it does nothing: CMake then names what it does not find.
 set -eu
 
-build="gcc libc6-dev make cmake pkgconf libprotobuf-c-dev protobuf-c-compiler protobuf-compiler libprotobuf-dev libjansson-dev
+build="gcc libc6-dev make cmake pkgconf libprotobuf-c-dev protobuf-c-compiler protobuf-compiler libprotobuf-dev libjansson-dev libyaml-dev
   python3-dev python3-protobuf python3-jinja2"
 test="$build g++ libcmocka-dev python3-pytest python3-setuptools python3-wheel python3-pip python3-venv python3-sklearn
   python3-pandas"

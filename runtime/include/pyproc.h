@@ -359,7 +359,7 @@ typedef struct pyproc_pool_options {
   /* Set by PYPROC_POOL_OPTIONS_INIT. */
   size_t size;
 
-  /* Later. Leave it NULL. */
+  /* What pyproc_options_load allocated, for pyproc_options_clear; yours never. */
   void *loaded;
 
   /* Path of the worker's Python file. Required. Give an absolute path where the program changes its folder, or sets
@@ -462,6 +462,38 @@ typedef struct pyproc_pool_options {
 /* Initialises a pyproc_pool_options: all defaults. */
 #define PYPROC_POOL_OPTIONS_INIT PYPROC_INIT_(pyproc_pool_options)
 PYPROC_DEFINE_INIT_(pyproc_pool_options)
+
+/*
+ * Sets options from a file and from the environment. What the program has set stays where neither names it: the
+ * environment beats the file, and the file beats the program. `path` is a YAML file of at most 1 MiB with one mapping
+ * of options to values, or NULL: the environment alone.
+ *
+ *   script: worker.py
+ *   workers: 4
+ *   call_timeout_ms: 500
+ *   queue_limit: unlimited      # PYPROC_UNLIMITED; also off (PYPROC_OFF) and default (0)
+ *   log_level: warning          # or debug, info, error, off
+ *   args: [--model, small]
+ *   env: {OMP_NUM_THREADS: 1}   # or a list of NAME=value
+ *
+ * In the environment the option `call_timeout_ms` is PYPROC_CALL_TIMEOUT_MS, and so are all others; lists and mappings
+ * are written as in YAML, PYPROC_ARGS="[--model, small]". An empty variable counts as none. The Go library's
+ * PYPROC_POOL_WORKERS and PYPROC_POOL_MAX_IN_FLIGHT are taken where PYPROC_WORKERS and PYPROC_MAX_IN_FLIGHT are not
+ * set. A process that has more rights than who started it (set-user-ID) sees no environment. docs/options.md lists all
+ * options. Paths are relative to the program's folder, not the file's. Callbacks and `services` are the program's to set.
+ *
+ * `options` must have been initialised. Texts that were loaded belong to it: free them with pyproc_options_clear, at any
+ * time after pyproc_pool_open. On failure `options` is unchanged and holds nothing new. One thread at a time; the
+ * environment must not change meanwhile.
+ *
+ * Errors: INVALID_ARGUMENT: "file:line: key: what is wrong and what is allowed", or the same with the variable's name;
+ * NOT_FOUND, PERMISSION_DENIED: the file; RESOURCE_EXHAUSTED: memory.
+ */
+int pyproc_options_load(pyproc_pool_options *options, const char *path, pyproc_error **reterr);
+
+/* Frees what pyproc_options_load allocated; texts of `options` that lie there become NULL, all else stays. Options that
+ * were never loaded, and NULL, are fine. */
+void pyproc_options_clear(pyproc_pool_options *options);
 
 /*
  * How one call is made.

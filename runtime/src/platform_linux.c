@@ -452,3 +452,7 @@ void poller_close(poller *self) {
   if (self->fd > 0) platform_close_fd(self->fd);
   self->fd = -1;
 }
+
+const char *platform_getenv(const char *name) {
+  return secure_getenv(name);
+}

@@ -349,3 +349,7 @@ void poller_close(poller *self) {
   free(self->tags);
   *self = (poller){.fd = -1};
 }
+
+const char *platform_getenv(const char *name) {
+  return getuid() == geteuid() && getgid() == getegid() ? getenv(name) : NULL;
+}

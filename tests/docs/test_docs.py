@@ -201,6 +201,13 @@ def test_limits_are_the_librarys(build: Build, work: Path) -> None:
     assert build.run(["./main"], work).splitlines() == expected
 
 
+def test_the_page_of_options_is_the_librarys(build: Build) -> None:
+    """docs/options.md is what the library's table prints."""
+    printed = build.run([str(build.folder / "bin/print_options")], SOURCE)
+    assert (SOURCE / "docs/options.md").read_text(encoding="utf-8") == printed, \
+        "write it again: build/bin/print_options >docs/options.md"
+
+
 def test_every_declaration_is_documented() -> None:
     """A comment stands above every function of the header, and above or behind every member and enumerator."""
     lines = HEADER.read_text(encoding="utf-8").splitlines()
