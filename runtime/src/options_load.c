@@ -138,6 +138,11 @@ static const char *text_of(const yaml_node_t *node) {
   return (const char *)node->data.scalar.value;
 }
 
+static bool is_empty(const yaml_node_t *node) {
+  return node->type == YAML_SCALAR_NODE && node->data.scalar.style == YAML_PLAIN_SCALAR_STYLE &&
+         (node->data.scalar.length == 0 || strcmp(text_of(node), "~") == 0 || strcmp(text_of(node), "null") == 0);
+}
+
 /* `NAME: value` of a mapping, as "NAME=value"; or an item of a list. */
 static int set_item(load *self, const place *at, const yaml_node_t *name, const yaml_node_t *value, bool is_assignment,
                     const char **ret_item) {
@@ -192,11 +197,10 @@ static int set_node(load *self, const option_row *row, const place *at, const ya
     return refuse(self, at, "is %s; write %s", kind_of(node), row->type == OPTION_TEXT ? "a text" : "a number");
   const char *text = text_of(node);
   size_t size = node->data.scalar.length;
-  bool is_plain = node->data.scalar.style == YAML_PLAIN_SCALAR_STYLE;
-  if (is_plain && (size == 0 || strcmp(text, "~") == 0 || strcmp(text, "null") == 0))
-    return refuse(self, at, "has no value; leave the key out for its default");
+  if (is_empty(node)) return refuse(self, at, "has no value; leave the key out for its default");
   if (row->type == OPTION_TEXT) return set_text(self, row, at, text, size);
-  if (!is_plain) return refuse(self, at, "is the text \"%.100s\"; write a number, without quotes", text);
+  if (node->data.scalar.style != YAML_PLAIN_SCALAR_STYLE)
+    return refuse(self, at, "is the text \"%.100s\"; write a number, without quotes", text);
   return set_number(self, row, at, text);
 }
 
@@ -217,6 +221,7 @@ static int set_pair(load *self, const char *file, const yaml_node_t *key, const 
 static int set_document(load *self, const yaml_node_t *root, const void *argument) {
   const char *file = argument;
   place at = {.file = file, .line = root->start_mark.line + 1};
+  if (is_empty(root)) return PYPROC_OK;
   if (root->type != YAML_MAPPING_NODE)
     return refuse(self, &at, "this is %s; write lines `option: value`", kind_of(root));
   int result = PYPROC_OK;
