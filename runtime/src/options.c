@@ -33,6 +33,9 @@ static const number_place places[] = {
     {PLACE(drain_timeout_ms, drain_timeout_ms)},
     {PLACE(spin_us, spin_ns)},
     {PLACE(frame_limit_bytes, frame_limit)},
+    {PLACE(max_streams, max_streams)},
+    {PLACE(stream_window_bytes, stream_window)},
+    {PLACE(stream_idle_timeout_ms, stream_idle_timeout_ms), .off = INT64_MAX},
     {PLACE(log_level, log_level), .off = PYPROC_OFF},
 };
 
