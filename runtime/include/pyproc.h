@@ -332,11 +332,11 @@ enum {
   PYPROC_EVENT_WORKER_READY = 1,  /* a worker can be called */
   PYPROC_EVENT_WORKER_DIED,       /* a worker has ended although nobody closed the pool; `crash` is set */
   PYPROC_EVENT_WORKER_HUNG,       /* later */
-  PYPROC_EVENT_WORKER_RECYCLED,   /* later */
+  PYPROC_EVENT_WORKER_RECYCLED,   /* a worker has been replaced by a new one that is ready, and will leave */
   PYPROC_EVENT_BREAKER_OPEN,      /* later */
   PYPROC_EVENT_BREAKER_HALF_OPEN, /* later */
   PYPROC_EVENT_BREAKER_CLOSED,    /* later */
-  PYPROC_EVENT_RELOADED           /* later */
+  PYPROC_EVENT_RELOADED           /* all workers were replaced by pyproc_pool_reload */
 };
 
 /* One event. Valid during the callback only. */
@@ -442,13 +442,16 @@ typedef struct pyproc_pool_options {
    * larger is RESOURCE_EXHAUSTED. */
   int64_t frame_limit_bytes;
 
-  /* Later. */
+  /* A worker is replaced by a new one once it has answered so many calls, 1 or more; looked at four times a second. 0
+   * (default) and PYPROC_OFF: never. Like for the next two, the bound is drawn anew for each process, up to a tenth
+   * lower, one worker is replaced at a time, and no call fails for it: see pyproc_pool_reload. */
   int64_t recycle_calls;
 
-  /* Later. */
+  /* The same once its resident set takes more than so many bytes, 1 MiB or more. 0 (default) and PYPROC_OFF: never. Only
+   * on Linux. */
   int64_t recycle_rss_bytes;
 
-  /* Later. */
+  /* The same once it has been ready for so many milliseconds, 1 or more. 0 (default) and PYPROC_OFF: never. */
   int64_t recycle_age_ms;
 
   /* The lowest level that `log` gets, PYPROC_LOG_DEBUG to PYPROC_LOG_ERROR, or PYPROC_OFF. Default: PYPROC_LOG_INFO. */
@@ -563,7 +566,7 @@ PYPROC_DEFINE_INIT_(pyproc_call_options)
  * up. */
 typedef struct pyproc_health {
   size_t size;           /* set by PYPROC_HEALTH_INIT */
-  int64_t workers;       /* places for workers, as opened */
+  int64_t workers;       /* that shall run, as opened or resized */
   int64_t workers_ready; /* that can be called now */
   int64_t in_flight;     /* calls that workers hold, given-up ones among them until they are answered */
   int64_t queued;        /* calls that wait for a worker */
@@ -606,6 +609,43 @@ void pyproc_pool_close(pyproc_pool *pool);
 /* Tells what the pool is doing. `ret_health` must have been initialised (PYPROC_HEALTH_INIT) and may be used again. Any
  * thread; never blocks. Errors: INVALID_ARGUMENT, FAILED_PRECONDITION (in a forked child); no pyproc_error. */
 int pyproc_pool_health(pyproc_pool *pool, pyproc_health *ret_health);
+
+/*
+ * Replaces all workers, one after the other, by new ones that run what the script is by now: with `options`, or with
+ * the present ones where it is NULL. A new worker is started beside the old one; as soon as it is ready the old one gets
+ * no more calls, ends those that it has (at most drain_timeout_ms), and leaves. No call fails for it, and once this has
+ * returned 0 no old worker is left. Blocks until then; other threads go on calling. Reloads and resizes of one pool
+ * happen one after the other.
+ *
+ * Where a new worker does not start the reload stops there, the old ones that are left serve on, and the error is the
+ * one that pyproc_pool_open would give. It says how many workers had been replaced by then, if any.
+ *
+ * Of the options script, python, cwd, args, env, workers, start_timeout_ms and recycle_… may differ from those of the
+ * pool; another one that does is INVALID_ARGUMENT naming it. Any thread, but no log or event callback.
+ *
+ * Errors: those of pyproc_pool_open; UNAVAILABLE: the pool is being closed.
+ */
+int pyproc_pool_reload(pyproc_pool *pool, const pyproc_pool_options *options, pyproc_error **reterr);
+
+/*
+ * Changes the number of workers, 1 to 1024, and waits until it is reached: until new ones are ready, or those with the
+ * highest indices have ended their calls (at most drain_timeout_ms) and left. No call fails for it. Any thread, but no
+ * log or event callback.
+ *
+ * Errors: INVALID_ARGUMENT; those of pyproc_pool_open where a new worker does not start: it is given up, those that were
+ * added before stay; UNAVAILABLE: the pool is being closed.
+ */
+int pyproc_pool_resize(pyproc_pool *pool, int64_t workers, pyproc_error **reterr);
+
+/*
+ * Lets the pool come to rest: from now on new calls are UNAVAILABLE, and those that are inside, waiting ones among them,
+ * have `timeout_ms` milliseconds to end (negative: no limit). Callbacks of submitted calls that have ended may be
+ * dispatched before, during and after it. Only pyproc_pool_close is left to do then, which finds nothing to wait for.
+ * Any thread, but not from within a callback.
+ *
+ * Errors: DEADLINE_EXCEEDED: calls are still inside; call it again, or close.
+ */
+int pyproc_pool_drain(pyproc_pool *pool, int64_t timeout_ms, pyproc_error **reterr);
 
 /* ---- cancellation ---- */
 

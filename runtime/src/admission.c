@@ -15,6 +15,13 @@ void admission_destroy(struct admission *self) {
   pthread_mutex_destroy(&self->lock);
 }
 
+void admission_use(struct admission *self, struct connection **connections, int count) {
+  pthread_mutex_lock(&self->lock);
+  self->connections = connections;
+  atomic_store(&self->count, count);
+  pthread_mutex_unlock(&self->lock);
+}
+
 static int room_of(const struct admission *self, const struct connection *candidate) {
   if (atomic_load(&candidate->state) != CONNECTION_OPEN) return 0;
   int capacity = atomic_load(&candidate->capacity);

@@ -14,9 +14,9 @@ struct admission {
   pthread_mutex_t lock;
   struct lot *lot;
   struct connection **connections; /* borrowed */
-  int count;
-  int max_in_flight; /* per connection */
-  int next;          /* where the search begins, so that equals take turns */
+  _Atomic int count;               /* it only grows */
+  int max_in_flight;               /* per connection */
+  int next;                        /* where the search begins, so that equals take turns */
   call_list queue;
   int64_t queue_limit;
   _Atomic int64_t queued;
@@ -25,6 +25,9 @@ struct admission {
 
 void admission_init(struct admission *self, struct lot *lot, int64_t queue_limit, int max_in_flight);
 void admission_destroy(struct admission *self);
+
+/* These are the connections from now on: the same as before, and maybe more. Any thread. */
+void admission_use(struct admission *self, struct connection **connections, int count);
 
 /* Gives the call to the worker with the least to do, or queues it. UNAVAILABLE: closed; RESOURCE_EXHAUSTED: the queue
  * is full. The call's own thread. */

@@ -143,7 +143,7 @@ static bool send_welcome(framed *self, bool with_page, int page_fd) {
       body, sizeof body,
       "{\"version\":%d,\"codec\":\"%s\",\"frame_limit\":%lld,\"worker_index\":%d,\"cancel_grace_ms\":%lld,"
       "\"spin_us\":%lld}",
-      WIRE_VERSION, self->settings.codec->name, (long long)self->settings.frame_limit, self->settings.index,
+      WIRE_VERSION, self->settings.codec->name, (long long)self->settings.frame_limit, self->base.index,
       (long long)self->settings.cancel_grace_ms, (long long)(self->cpu_count > 1 ? self->settings.spin_ns / 1000 : 0));
   wire_header header = {.kind = WIRE_WELCOME, .flags = WIRE_FLAG_JSON};
   wire_put32(frame, (uint32_t)(WIRE_HEADER_SIZE + size));

@@ -19,15 +19,16 @@ typedef struct number_place {
   const char *name;
   size_t to;
   int64_t off, unlimited;
+  bool can_change; /* while the pool is open */
 } number_place;
 
 #define PLACE(option, member) .name = #option, .to = offsetof(struct options, member)
 
 static const number_place places[] = {
-    {PLACE(workers, workers)},
+    {PLACE(workers, workers), .can_change = true},
     {PLACE(max_in_flight, max_in_flight)},
     {PLACE(queue_limit, queue_limit), .unlimited = INT64_MAX},
-    {PLACE(start_timeout_ms, start_timeout_ms)},
+    {PLACE(start_timeout_ms, start_timeout_ms), .can_change = true},
     {PLACE(call_timeout_ms, call_timeout_ms)},
     {PLACE(cancel_grace_ms, cancel_grace_ms)},
     {PLACE(drain_timeout_ms, drain_timeout_ms)},
@@ -36,6 +37,9 @@ static const number_place places[] = {
     {PLACE(max_streams, max_streams)},
     {PLACE(stream_window_bytes, stream_window)},
     {PLACE(stream_idle_timeout_ms, stream_idle_timeout_ms), .off = INT64_MAX},
+    {PLACE(recycle_calls, recycle_calls), .can_change = true},
+    {PLACE(recycle_rss_bytes, recycle_rss_bytes), .can_change = true},
+    {PLACE(recycle_age_ms, recycle_age_ms), .can_change = true},
     {PLACE(log_level, log_level), .off = PYPROC_OFF},
 };
 
@@ -197,6 +201,23 @@ int options_copy(struct options *to, const pyproc_pool_options *from, pyproc_err
   if (result >= 0) result = copy_texts(to, &given, reterr);
   if (result < 0) options_free(to);
   return result;
+}
+
+int options_check_change(const struct options *now, const struct options *wanted, pyproc_error **reterr) {
+  const char *fixed = NULL;
+  for (size_t i = 0; i < sizeof places / sizeof *places && fixed == NULL; i++)
+    if (!places[i].can_change &&
+        memcmp((const char *)now + places[i].to, (const char *)wanted + places[i].to, sizeof(int64_t)) != 0)
+      fixed = places[i].name;
+  if (now->codec != wanted->codec) fixed = "protocol";
+  if (now->services != wanted->services) fixed = "services";
+  if (now->log != wanted->log) fixed = "log";
+  if (now->log_userdata != wanted->log_userdata) fixed = "log_userdata";
+  if (now->event != wanted->event) fixed = "event";
+  if (now->event_userdata != wanted->event_userdata) fixed = "event_userdata";
+  if (fixed == NULL) return PYPROC_OK;
+  return error_set(reterr, PYPROC_E_INVALID_ARGUMENT,
+                   "option %s cannot change while the pool is open: leave it as it was, or open another pool", fixed);
 }
 
 void options_free(struct options *self) {

@@ -353,3 +353,8 @@ void poller_close(poller *self) {
 const char *platform_getenv(const char *name) {
   return getuid() == geteuid() && getgid() == getegid() ? getenv(name) : NULL;
 }
+
+int64_t platform_process_rss(pid_t pid) {
+  (void)pid;
+  return -1;
+}

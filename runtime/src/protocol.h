@@ -85,7 +85,6 @@ typedef struct connection_settings {
   int max_in_flight;
   int max_streams;       /* open at once */
   int64_t stream_window; /* bytes on the way, each direction of each stream */
-  int index;
 } connection_settings;
 
 typedef struct protocol {
@@ -124,6 +123,7 @@ struct connection {
   _Atomic int64_t progress_ns; /* when the worker last answered, or began to have something to do */
   _Atomic uint64_t good_calls; /* replies since open */
   pid_t peer_pid;              /* of the process behind it; set by the owner */
+  int index;                   /* of the worker in its pool, likewise */
   pyproc_error *reason;        /* why it broke or was refused; set once before the state is CONNECTION_BROKEN */
   status_page *page;           /* NULL: none */
 };

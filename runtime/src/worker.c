@@ -30,13 +30,17 @@ static void say(const struct worker *self, int level, const char *what) {
   log_write(self->shop->log, level, self->pid, "worker %d: %s", self->index, what);
 }
 
-static void tell(const struct worker *self, int kind, const char *text, const pyproc_crash *crash) {
-  const struct options *options = self->shop->options;
+void worker_tell(worker_shop *shop, pid_t pid, int kind, const char *text, const pyproc_crash *crash) {
+  const struct options *options = shop->options;
   if (options->event == NULL) return;
-  pyproc_event event = {.size = sizeof event, .kind = kind, .worker_pid = self->pid, .text = text, .crash = crash};
-  atomic_store(&self->shop->busy, true);
+  pyproc_event event = {.size = sizeof event, .kind = kind, .worker_pid = pid, .text = text, .crash = crash};
+  atomic_store(&shop->busy, true);
   options->event(&event, options->event_userdata);
-  atomic_store(&self->shop->busy, false);
+  atomic_store(&shop->busy, false);
+}
+
+static void tell(const struct worker *self, int kind, const char *text, const pyproc_crash *crash) {
+  worker_tell(self->shop, self->pid, kind, text, crash);
 }
 
 /* ---- what the connection tells us, on any thread ---- */
@@ -63,6 +67,7 @@ static void on_watch(void *owner, bool for_write) {
 
 static void on_freed(void *owner) {
   struct worker *self = owner;
+  if (atomic_load(&self->is_retiring)) raise_flag(self, &self->became_idle);
   struct admission *admission = self->shop->admission;
   admission_dispatch(admission);
   if (admission->count > 1 && atomic_load(&self->connection->load) == 0 && !atomic_load(&self->shop->lopsided) &&
@@ -157,8 +162,27 @@ void worker_handle(worker_watch *watch, uint32_t events) {
 
 /* ---- start ---- */
 
-void worker_init(struct worker *self, worker_shop *shop, int index) {
-  *self = (struct worker){.shop = shop, .index = index, .state = WORKER_DOWN};
+worker_edition *worker_edition_new(struct options *options, const char *python) {
+  worker_edition *self = calloc(1, sizeof *self);
+  char *copy = strdup(python);
+  if (self == NULL || copy == NULL) {
+    free(self);
+    free(copy);
+    return NULL;
+  }
+  *self = (worker_edition){.options = options, .owned = options, .python = copy};
+  return self;
+}
+
+void worker_edition_free(worker_edition *edition) {
+  options_free(edition->owned);
+  free(edition->owned);
+  free((char *)(uintptr_t)edition->python);
+  free(edition);
+}
+
+void worker_init(struct worker *self, worker_shop *shop) {
+  *self = (struct worker){.shop = shop, .state = WORKER_DOWN, .due_ns = INT64_MAX};
   for (int i = 0; i < WORKER_SOURCES; i++)
     self->watches[i] = (worker_watch){.worker = self, .source = (worker_source)i, .fd = -1};
 }
@@ -187,36 +211,36 @@ static int open_pipes(worker_pipes *pipes, pyproc_error **reterr) {
   return result;
 }
 
-static char **make_argv(const worker_shop *shop) {
+static char **make_argv(const struct worker *self) {
   size_t count = 0;
-  const struct options *options = shop->options;
+  const struct options *options = self->edition->options;
   while (options->args != NULL && options->args[count] != NULL) count++;
   char **argv = calloc(count + 4, sizeof *argv);
   if (argv == NULL) return NULL;
-  argv[0] = (char *)(uintptr_t)shop->python; /* spawn does not write to them */
-  argv[1] = (char *)(uintptr_t)shop->bootstrap;
+  argv[0] = (char *)(uintptr_t)self->edition->python; /* spawn does not write to them */
+  argv[1] = (char *)(uintptr_t)self->shop->bootstrap;
   argv[2] = options->script;
   for (size_t i = 0; i < count; i++) argv[3 + i] = options->args[i];
   return argv;
 }
 
 static int spawn(struct worker *self, const worker_pipes *pipes, int *ret_process_fd, pyproc_error **reterr) {
-  const worker_shop *shop = self->shop;
+  const struct options *options = self->edition->options;
   char worker_fd[32], host_fd[32], index[32];
   snprintf(worker_fd, sizeof worker_fd, "PYPROC_WORKER_FD=%d", FD_WORKER);
   snprintf(host_fd, sizeof host_fd, "PYPROC_HOST_FD=%d", FD_HOST);
   snprintf(index, sizeof index, "PYPROC_WORKER_INDEX=%d", self->index);
   const char *const own[] = {worker_fd, host_fd, index, NULL};
-  char **argv = make_argv(shop), **env = spawn_environment((const char *const *)shop->options->env, own);
+  char **argv = make_argv(self), **env = spawn_environment((const char *const *)options->env, own);
   int result;
   if (argv == NULL || env == NULL) {
     result = error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED, "out of memory");
   } else {
-    const int fds[FD_COUNT] = {-1, pipes->out[1], pipes->err[1], pipes->sockets[1], shop->host_fd};
-    spawn_request request = {.program = shop->python,
+    const int fds[FD_COUNT] = {-1, pipes->out[1], pipes->err[1], pipes->sockets[1], self->shop->host_fd};
+    spawn_request request = {.program = self->edition->python,
                              .argv = argv,
                              .envp = env,
-                             .cwd = shop->options->cwd,
+                             .cwd = options->cwd,
                              .fds = fds,
                              .fd_count = FD_COUNT};
     result = spawn_process(&request, &self->pid, ret_process_fd, reterr);
@@ -233,6 +257,7 @@ static int adopt(struct worker *self, worker_pipes *pipes, int process_fd, pypro
   self->streams[1] = log_stream_new(pipes->err[0], PYPROC_LOG_WARNING, "stderr", self->tail);
   pipes->out[0] = pipes->err[0] = -1;
   self->connection->peer_pid = self->pid;
+  self->connection->index = self->index;
   int socket = pipes->sockets[0];
   pipes->sockets[0] = -1;
   int result = self->connection->protocol->open(self->connection, socket, reterr);
@@ -254,7 +279,7 @@ static void schedule_restart(struct worker *self, int64_t now_ns) {
     wait_ms = wait_ms / 2 + (int64_t)(platform_random64() % (uint64_t)wait_ms) / 2; /* half of it is jitter */
   }
   self->state = WORKER_DOWN;
-  self->due_ns = now_ns + ms(wait_ms);
+  self->due_ns = self->is_wanted ? now_ns + ms(wait_ms) : INT64_MAX;
 }
 
 static void keep_error(struct worker *self, pyproc_error *error) {
@@ -267,6 +292,8 @@ static void start(struct worker *self, int64_t now_ns) {
   pyproc_error *error = NULL;
   int process_fd = -1;
   self->may_have_ended = false;
+  self->revision = self->edition->revision;
+  atomic_store(&self->is_retiring, false);
   atomic_store(&self->became_ready, false);
   atomic_store(&self->became_broken, false);
   int result = open_pipes(&pipes, &error);
@@ -282,11 +309,16 @@ static void start(struct worker *self, int64_t now_ns) {
   }
   self->verdict = result < 0 ? error : NULL;
   self->state = WORKER_STARTING;
-  self->due_ns = result < 0 ? now_ns : now_ns + ms(self->shop->options->start_timeout_ms);
+  self->due_ns = result < 0 ? now_ns : now_ns + ms(self->edition->options->start_timeout_ms);
   watch_socket(self);
 }
 
 /* ---- end ---- */
+
+/* Nobody needs to be told that it has ended. */
+static bool is_expected(const struct worker *self) {
+  return atomic_load(&self->shop->closing) || !self->is_wanted;
+}
 
 static void describe_exit(const struct worker *self, const platform_exit *exit, char *text, size_t size) {
   bool killed_by_us = self->state == WORKER_LEAVING && self->leaving_step == STEP_KILLED && exit->signal == SIGKILL;
@@ -294,7 +326,7 @@ static void describe_exit(const struct worker *self, const platform_exit *exit, 
     snprintf(text, size, "worker %ld has ended; the host took its exit status", (long)self->pid);
   else if (killed_by_us)
     snprintf(text, size, "worker %ld %s and was killed", (long)self->pid,
-             atomic_load(&self->shop->closing) ? "did not end in time" : "closed its connection");
+             is_expected(self) ? "did not end in time" : "closed its connection");
   else if (exit->signal != 0)
     snprintf(text, size, "worker %ld was killed by signal %d (%s)", (long)self->pid, exit->signal,
              strsignal(exit->signal));
@@ -316,12 +348,14 @@ static pyproc_error *make_error(struct worker *self, const platform_exit *exit, 
   else if (said_why)
     error = error_copy(reason);
   else if (was_ready)
-    error =
-        error_new(PYPROC_E_UNAVAILABLE, "%s%s%s%s", atomic_load(&self->shop->closing) ? "the pool was closed: " : "",
-                  text, running ? " in " : "", method);
+    error = error_new(PYPROC_E_UNAVAILABLE, "%s%s%s%s",
+                      atomic_load(&self->shop->closing) ? "the pool was closed: "
+                      : !self->is_wanted                ? "its worker was replaced: "
+                                                        : "",
+                      text, running ? " in " : "", method);
   else
     error = error_new(PYPROC_E_UNAVAILABLE, "%s before it was ready: does %s call serve()?", text,
-                      self->shop->options->script);
+                      self->edition->options->script);
   char *tail = self->tail != NULL ? log_tail_text(self->tail) : NULL;
   pyproc_crash crash = {.size = sizeof crash,
                         .pid = self->pid,
@@ -385,14 +419,16 @@ static void bury(struct worker *self, const platform_exit *exit, int64_t now_ns)
   bool had_good_call = atomic_load(&self->connection->good_calls) > 0;
   pyproc_error *error = make_error(self, exit, was != WORKER_STARTING);
   /* its socket may have ended before it: that it is leaving does not mean that we sent it away */
-  log_write(self->shop->log, atomic_load(&self->shop->closing) ? PYPROC_LOG_DEBUG : PYPROC_LOG_ERROR, self->pid,
-            "worker %d: %s", self->index, pyproc_error_message(error));
+  log_write(self->shop->log, is_expected(self) ? PYPROC_LOG_DEBUG : PYPROC_LOG_ERROR, self->pid, "worker %d: %s",
+            self->index, pyproc_error_message(error));
   admission_lose(self->shop->admission, self->connection, error);
-  if (!atomic_load(&self->shop->closing))
-    tell(self, PYPROC_EVENT_WORKER_DIED, pyproc_error_message(error), pyproc_error_crash(error));
+  if (!is_expected(self)) tell(self, PYPROC_EVENT_WORKER_DIED, pyproc_error_message(error), pyproc_error_crash(error));
   self->failures = had_good_call ? 0 : self->failures + 1;
-  keep_error(self, error);
-  if (!atomic_load(&self->shop->closing)) atomic_fetch_add(&self->shop->restarts, 1);
+  if (is_expected(self))
+    pyproc_error_free(error);
+  else
+    keep_error(self, error);
+  if (!is_expected(self)) atomic_fetch_add(&self->shop->restarts, 1);
   self->state = WORKER_GONE;
   let_go(self, now_ns);
 }
@@ -417,11 +453,38 @@ static void end_now(struct worker *self, int64_t now_ns) {
 
 void worker_leave(struct worker *self, int64_t grace_ms) {
   if (self->state == WORKER_DOWN || self->state == WORKER_GONE || self->state == WORKER_LEAVING) return;
-  bool is_listening = self->state == WORKER_READY;
+  bool is_listening = self->state == WORKER_READY || self->state == WORKER_RETIRING;
   self->connection->protocol->finish(self->connection);
   self->state = WORKER_LEAVING;
   self->leaving_step = STEP_ASKED;
   self->due_ns = is_listening ? platform_now_ns() + ms(grace_ms) : 0;
+}
+
+void worker_employ(struct worker *self, const worker_edition *edition, int index) {
+  self->edition = edition;
+  self->index = index;
+  self->is_wanted = true;
+  self->failures = 0;
+  self->due_ns = 0;
+}
+
+/* Whatever was given to it, it has answered: what callers that chose it before still send is given back unstarted. */
+static bool is_idle(const struct worker *self) {
+  return atomic_load(&self->connection->load) == 0;
+}
+
+void worker_dismiss(struct worker *self, int64_t drain_ms) {
+  self->is_wanted = false;
+  if (self->state == WORKER_DOWN) self->due_ns = INT64_MAX;
+  if (self->state != WORKER_READY) {
+    worker_leave(self, 0);
+    return;
+  }
+  self->state = WORKER_RETIRING;
+  self->due_ns = platform_now_ns() + ms(drain_ms);
+  atomic_store(&self->connection->capacity, 0); /* no call is given to it */
+  atomic_store(&self->became_idle, true);       /* look at once */
+  atomic_store(&self->is_retiring, true);
 }
 
 /* ---- steps ---- */
@@ -437,10 +500,10 @@ static void become_ready(struct worker *self) {
 
 /* The connection is of no use: where the process ends by itself, its exit status says more than our signal would. */
 static void become_broken(struct worker *self, int64_t now_ns) {
-  if (self->state != WORKER_STARTING && self->state != WORKER_READY) return;
+  if (self->state != WORKER_STARTING && self->state != WORKER_READY && self->state != WORKER_RETIRING) return;
   bool hung_up = pyproc_error_code(self->connection->reason) == PYPROC_E_UNAVAILABLE;
   bool failed = self->state == WORKER_STARTING;
-  if (self->state == WORKER_READY) self->state = WORKER_LEAVING;
+  if (!failed) self->state = WORKER_LEAVING;
   self->leaving_step = STEP_TERMINATED;
   self->due_ns = hung_up || failed ? now_ns + ms(EXIT_GRACE_MS) : now_ns;
   unwatch(self, WORKER_SOCKET);
@@ -449,14 +512,14 @@ static void become_broken(struct worker *self, int64_t now_ns) {
 static void do_what_is_due(struct worker *self, int64_t now_ns) {
   switch (self->state) {
   case WORKER_DOWN:
-    if (!atomic_load(&self->shop->closing)) start(self, now_ns);
+    if (self->is_wanted && !atomic_load(&self->shop->closing)) start(self, now_ns);
     break;
   case WORKER_STARTING:
     if (self->verdict == NULL && atomic_load(&self->connection->state) == CONNECTION_HANDSHAKE)
       self->verdict =
           error_new(PYPROC_E_DEADLINE_EXCEEDED,
                     "worker %ld was not ready within %" PRId64 " ms (option start_timeout_ms): does %s call serve()?",
-                    (long)self->pid, self->shop->options->start_timeout_ms, self->shop->options->script);
+                    (long)self->pid, self->edition->options->start_timeout_ms, self->edition->options->script);
     end_now(self, now_ns);
     break;
   case WORKER_LEAVING:
@@ -467,6 +530,9 @@ static void do_what_is_due(struct worker *self, int64_t now_ns) {
     } else {
       end_now(self, now_ns);
     }
+    break;
+  case WORKER_RETIRING:
+    worker_leave(self, self->shop->options->drain_timeout_ms);
     break;
   case WORKER_GONE:
     let_go(self, now_ns);
@@ -480,6 +546,8 @@ int64_t worker_step(struct worker *self, int64_t now_ns) {
   if (atomic_exchange(&self->became_ready, false)) become_ready(self);
   if (atomic_exchange(&self->became_broken, false)) become_broken(self, now_ns);
   bury_if_ended(self, now_ns);
+  if (atomic_exchange(&self->became_idle, false) && self->state == WORKER_RETIRING && is_idle(self))
+    worker_leave(self, self->shop->options->drain_timeout_ms);
   if (now_ns >= self->due_ns) do_what_is_due(self, now_ns);
   if (atomic_exchange(&self->wants_watch, false) && self->state != WORKER_DOWN && self->state != WORKER_GONE)
     watch_socket(self);
