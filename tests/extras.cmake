@@ -4,12 +4,17 @@ if(PYPROC_EXAMPLES)
     pyproc_add_test(example.${example} example COMMAND $<TARGET_FILE:${example}> TIMEOUT 180
       DIRECTORY ${PROJECT_BINARY_DIR}/examples/${example})
   endforeach()
+  if(TARGET msgpack)
+    pyproc_add_test(example.msgpack example COMMAND $<TARGET_FILE:msgpack> TIMEOUT 180
+      DIRECTORY ${PROJECT_BINARY_DIR}/examples/msgpack)
+  endif()
 endif()
 
 pyproc_add_test(exports unit
   COMMAND ${PYPROC_PYTHON} ${CMAKE_CURRENT_SOURCE_DIR}/exports.py --compiler ${CMAKE_C_COMPILER} --library $<TARGET_FILE:pyproc>
     --map ${PROJECT_SOURCE_DIR}/runtime/pyproc.map --header ${PROJECT_SOURCE_DIR}/runtime/include/pyproc.h
-    --header ${PROJECT_SOURCE_DIR}/runtime/include/pyproc_generated.h)
+    --header ${PROJECT_SOURCE_DIR}/runtime/include/pyproc_generated.h
+    --header ${PROJECT_SOURCE_DIR}/runtime/include/pyproc_protocol.h)
 
 pyproc_add_test(headers unit
   COMMAND ${PYPROC_PYTHON} ${CMAKE_CURRENT_SOURCE_DIR}/headers.py --compiler ${CMAKE_C_COMPILER} --source ${PROJECT_SOURCE_DIR}

@@ -377,7 +377,8 @@ typedef struct pyproc_pool_options {
   /* The workers' working folder. Default: the program's. */
   const char *cwd;
 
-  /* How calls are encoded: "protobuf" (default) or "json". Typed calls and pyproc_call_json work with both. */
+  /* How calls are encoded: "protobuf" (default), "json", or a codec of the program's own (pyproc_protocol.h). Typed
+   * calls and pyproc_call_json work with all of them. */
   const char *protocol;
 
   /* What carries them: "auto" (default) or "uds", which are the same today: a Unix stream socket. */

@@ -114,12 +114,19 @@ static int give_reply_error(const struct call *call, pyproc_error *error, pyproc
 int call_setup_take_message(const struct call *call, const struct codec *codec, int64_t frame_limit,
                             ProtobufCMessage **ret_reply, pyproc_error **reterr) {
   pyproc_error *error = NULL;
-  int result = codec->unpack(call->method.typed->reply, call->body, call->body_size,
-                             (size_t)frame_limit * BUDGET_PER_FRAME_BYTE, ret_reply, &error);
+  int result = codec_unpack(codec, call->method.typed->reply, call->body, call->body_size,
+                            (size_t)frame_limit * BUDGET_PER_FRAME_BYTE, ret_reply, &error);
   return result < 0 ? give_reply_error(call, error, reterr) : result;
 }
 
-int call_setup_take_json(const struct call *call, char **ret_body, pyproc_error **reterr) {
+int call_setup_take_json(const struct call *call, const struct codec *codec, int64_t frame_limit, char **ret_body,
+                         pyproc_error **reterr) {
+  if (call->frame->encoding == CALL_BODY_CODEC) {
+    pyproc_error *error = NULL;
+    int result = codec_unpack_json(codec, call->body, call->body_size, (size_t)frame_limit * BUDGET_PER_FRAME_BYTE,
+                                   ret_body, &error);
+    return result < 0 ? give_reply_error(call, error, reterr) : result;
+  }
   const char *body = (const char *)call->body;
   bool is_checked = call->frame->encoding == CALL_BODY_ENVELOPE; /* with its envelope */
   const char *wrong = is_checked ? NULL : envelope_check_body(body, call->body_size);

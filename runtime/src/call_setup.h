@@ -32,6 +32,7 @@ int call_setup_result(struct call *call, pyproc_error **reterr);
 /* The reply of a call that is done, without an error. */
 int call_setup_take_message(const struct call *call, const struct codec *codec, int64_t frame_limit,
                             ProtobufCMessage **ret_reply, pyproc_error **reterr);
-int call_setup_take_json(const struct call *call, char **ret_body, pyproc_error **reterr);
+int call_setup_take_json(const struct call *call, const struct codec *codec, int64_t frame_limit, char **ret_body,
+                         pyproc_error **reterr);
 
 #endif

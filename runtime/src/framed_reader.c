@@ -163,6 +163,7 @@ static void take_hello(framed *self, const wire_header *header, const struct pay
     return;
   }
   int result = method_table_parse(body, payload->size - WIRE_HEADER_SIZE - header->metadata_size, &methods, &error);
+  if (result >= 0) result = method_table_check_codec(methods, self->settings.codec, &error);
   if (result >= 0) result = method_table_check(methods, self->settings.services, &error);
   if (result < 0) {
     method_table_free(methods);

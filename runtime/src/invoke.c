@@ -111,7 +111,8 @@ int pyproc_call_json(pyproc_pool *pool, const char *method, const char *body, co
   if (result >= 0) result = call_setup_json(pool, method, body, given, &options, &frame, reterr);
   if (result < 0) return count(pool, result);
   result = invoke(pool, &call, (call_method){.name = method}, frame, &options, reterr);
-  if (result >= 0) result = call_setup_take_json(&call, ret_body, reterr);
+  if (result >= 0)
+    result = call_setup_take_json(&call, pool->options.codec, pool->options.frame_limit, ret_body, reterr);
   call_clear(&call);
   return count(pool, result);
 }

@@ -113,13 +113,26 @@ int method_table_parse(const char *json, size_t size, method_table **ret_table, 
   return result;
 }
 
-bool method_table_has_feature(const method_table *table, const char *feature) {
-  const json_t *features = json_object_get(table->hello, "features");
-  for (size_t i = 0; i < json_array_size(features) && i < FEATURES_MAX; i++) {
-    const char *text = json_string_value(json_array_get(features, i));
-    if (text != NULL && strcmp(text, feature) == 0) return true;
+/* Whether a list of the hello has the text among its first. */
+static bool lists(const method_table *table, const char *member, const char *wanted) {
+  const json_t *list = json_object_get(table->hello, member);
+  for (size_t i = 0; i < json_array_size(list) && i < FEATURES_MAX; i++) {
+    const char *text = json_string_value(json_array_get(list, i));
+    if (text != NULL && strcmp(text, wanted) == 0) return true;
   }
   return false;
+}
+
+bool method_table_has_feature(const method_table *table, const char *feature) {
+  return lists(table, "features", feature);
+}
+
+int method_table_check_codec(const method_table *table, const struct codec *codec, pyproc_error **reterr) {
+  if (!codec->registered || lists(table, "codecs", codec->name)) return PYPROC_OK;
+  return error_set(reterr, PYPROC_E_FAILED_PRECONDITION,
+                   "the worker has no codec \"%s\": call pyproc_worker.register_codec(\"%s\", ...) in its script "
+                   "before it serves",
+                   codec->name, codec->name);
 }
 
 int method_table_threads(const method_table *table) {

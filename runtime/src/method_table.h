@@ -19,6 +19,9 @@ bool method_table_has_feature(const method_table *table, const char *feature);
 int method_table_threads(const method_table *table);
 int method_table_concurrency(const method_table *table);
 
+/* Whether the worker can speak the codec: FAILED_PRECONDITION where a registered one is not among its own. */
+int method_table_check_codec(const method_table *table, const struct codec *codec, pyproc_error **reterr);
+
 /* Finds the method and, where it is typed, checks that both sides mean the same by it; the verdict on a typed one is
  * remembered. UNIMPLEMENTED: the worker lacks it. FAILED_PRECONDITION: it differs, the message names method and
  * field. The connection's lock is held. */

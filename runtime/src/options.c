@@ -125,7 +125,9 @@ static int choose_codec(struct options *to, const char *protocol, pyproc_error *
   to->codec = protocol == NULL ? &codec_protobuf : codec_find(protocol);
   if (to->codec != NULL) return PYPROC_OK;
   return error_set(reterr, PYPROC_E_INVALID_ARGUMENT,
-                   "option protocol is \"%s\"; allowed are \"protobuf\" (default) and \"json\"", protocol);
+                   "option protocol is \"%s\"; allowed are \"protobuf\" (default), \"json\", and what was registered "
+                   "with pyproc_protocol_register",
+                   protocol);
 }
 
 /* The default follows the machine: a worker runs one handler at a time. */

@@ -47,8 +47,8 @@
  * the program takes (credit for frames, one message read ahead for gRPC) and pulls no more than the other side lets it
  * send. A client stream's one message is the call's body, like that of a unary call, and so may be no message of its own.
  */
-#ifndef PYPROC_PROTOCOL_H
-#define PYPROC_PROTOCOL_H
+#ifndef PYPROC_SRC_PROTOCOL_H
+#define PYPROC_SRC_PROTOCOL_H
 
 #include "call.h"
 #include "wire/status_page.h"

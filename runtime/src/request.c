@@ -63,10 +63,18 @@ int request_encode_message(const struct codec *codec, const pyproc_method *metho
                            frame_block **ret_frame, pyproc_error **reterr) {
   frame_block *frame = begin(codec->envelope ? CALL_BODY_ENVELOPE : CALL_BODY_CODEC, method->name);
   if (frame == NULL) return no_memory(reterr);
-  int result = codec->pack(method->request, message, &frame->bytes, reterr);
+  int result = codec_pack(codec, method->request, message, &frame->bytes, reterr);
   if (result >= 0) return end(frame, ret_frame, reterr);
   frame_block_unref(frame);
   return result;
+}
+
+static int pack_json(const struct codec *codec, const char *method, const char *body, size_t size, buffer *out,
+                     pyproc_error **reterr) {
+  pyproc_error *error = NULL;
+  if (codec_pack_json(codec, body, size, out, &error) >= 0) return PYPROC_OK;
+  error_prefix(error, "the body of %s: ", method);
+  return error_give(reterr, error);
 }
 
 int request_encode_json(const struct codec *codec, const char *method, const char *body, frame_block **ret_frame,
@@ -76,11 +84,16 @@ int request_encode_json(const struct codec *codec, const char *method, const cha
     return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "the method's name is not UTF-8");
   const char *wrong = envelope_check_body(body, size);
   if (wrong != NULL) return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "the body of %s: %s", method, wrong);
-  frame_block *frame = begin(codec->envelope ? CALL_BODY_ENVELOPE : CALL_BODY_JSON, method);
+  call_encoding encoding = codec->envelope ? CALL_BODY_ENVELOPE : CALL_BODY_JSON;
+  if (codec->registered && strchr(method, '/') == NULL) encoding = CALL_BODY_CODEC;
+  frame_block *frame = begin(encoding, method);
   if (frame == NULL) return no_memory(reterr);
-  if (buffer_append(&frame->bytes, body, size)) return end(frame, ret_frame, reterr);
+  int result = encoding == CALL_BODY_CODEC                ? pack_json(codec, method, body, size, &frame->bytes, reterr)
+               : buffer_append(&frame->bytes, body, size) ? PYPROC_OK
+                                                          : no_memory(reterr);
+  if (result >= 0) return end(frame, ret_frame, reterr);
   frame_block_unref(frame);
-  return no_memory(reterr);
+  return result;
 }
 
 /* Writes the digits right-aligned into the blanks. */

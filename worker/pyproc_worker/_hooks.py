@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from . import _describe
+from . import _codecs, _describe
 from ._codes import Cancelled, Code, Error
 from ._events import Events
 from ._ext import Job
@@ -40,6 +40,16 @@ def _number(welcome: dict[str, Any], name: str, default: int, least: int, most: 
     if type(value) is not int or not least <= value <= most:
         raise ValueError(f"the host's welcome has {name} {value!r}: it must be an integer in {least}..{most}")
     return value
+
+
+def _facts(body: bytes) -> dict[str, Any]:
+    try:
+        welcome = json.loads(body)
+    except ValueError as error:
+        raise ValueError(f"the host's welcome is no JSON: {error}") from None
+    if not isinstance(welcome, dict) or "version" not in welcome:
+        raise ValueError("the host's welcome has no version")
+    return welcome
 
 
 class Hooks(Events):
@@ -87,12 +97,7 @@ class Hooks(Events):
 
     def welcome(self, body: bytes) -> tuple[int, int, int, int]:
         """Frame limit, worker index, spin time and grace of a host's welcome, -1 where it says nothing; ValueError."""
-        try:
-            welcome = json.loads(body)
-        except ValueError as error:
-            raise ValueError(f"the host's welcome is no JSON: {error}") from None
-        if not isinstance(welcome, dict) or "version" not in welcome:
-            raise ValueError("the host's welcome has no version")
+        welcome = _facts(body)
         if welcome["version"] != VERSION:
             raise ValueError(f"the host chose version {welcome['version']!r} of the wire, this worker speaks "
                              f"{VERSION}: install the pyproc_worker that belongs to the library")
@@ -100,3 +105,7 @@ class Hooks(Events):
                 _number(welcome, "worker_index", -1, -1, (1 << 31) - 1),
                 _number(welcome, "spin_us", -1, -1, 1_000_000),
                 _number(welcome, "cancel_grace_ms", -1, -1, 86_400_000))
+
+    def codec(self, body: bytes) -> _codecs.Codec | None:
+        """The registered codec that a host's welcome chose, None for a built-in one; ValueError where there is none."""
+        return _codecs.chosen(_facts(body).get("codec"))

@@ -60,6 +60,7 @@ void connection_free(struct connection *self) {
   connection_abandon(self);
   page_unmap(self->page);
   Py_XDECREF(self->large);
+  Py_XDECREF(self->codec);
   free(self->cancels);
   free(self->output);
   free(self->input);

@@ -27,7 +27,8 @@ enum {
 
 /* What the loop asks Python for, all callables; see pyproc_worker/_ext.pyi. */
 typedef struct loop_hooks {
-  PyObject *describe, *welcome, *decode, *encode, *parse, *print, *make_event, *forget_event, *cancelled, *submit;
+  PyObject *describe, *welcome, *codec, *decode, *encode, *parse, *print, *make_event, *forget_event, *cancelled,
+      *submit;
 } loop_hooks;
 
 struct loop {
