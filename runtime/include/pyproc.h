@@ -2,8 +2,9 @@
  * pyproc.h - call Python functions from C through a supervised pool of Python processes. This header is the manual.
  *
  * CONTENTS
- *   Life of a pool, Threads, How waiting works, Ownership, Codes, What "may have run" means, Fork, Signals and other
- *   things of the process, Compatibility, Limits; then every function, struct, enumerator and macro in turn.
+ *   Life of a pool, Threads, How waiting works, Ownership, Codes, What "may have run" means, Workers without a
+ *   handshake, Fork, Signals and other things of the process, Compatibility, Limits; then every function, struct,
+ *   enumerator and macro in turn.
  *
  * LIFE OF A POOL
  *   pyproc_pool_open starts `workers` processes, each of which runs the user's Python script, and returns when all of
@@ -104,6 +105,21 @@
  *   that it gives up; so the answer is right also when the worker was killed. Calls whose worker dies before they have
  *   begun are given to another one without the caller's doing, up to 5 workers in all.
  *
+ * WORKERS WITHOUT A HANDSHAKE
+ *   With handshake "none" a pool drives workers that were written for the Go library pyproc. `python script args…` is
+ *   run as it is, with PYPROC_SOCKET_PATH in its environment and none of our packages. The path is in a folder of mode
+ *   0700, made for this one process in TMPDIR (else /tmp) and removed once the library has connected, which it tries
+ *   every 5 ms until start_timeout_ms. The worker is ready when it has answered the method "health".
+ *   Calls are that library's JSON envelopes: any name can be called, also by a typed method, which then has protobuf's
+ *   JSON mapping; nothing is checked before. A worker gets one call at a time, all others wait in the pool's queue.
+ *   Errors of the worker have a message only and the code UNKNOWN, for a missing method too; there is no metadata, and
+ *   there are no streams (UNIMPLEMENTED). Every call that was sent may have run.
+ *   A call that was given up (deadline, token) cannot be stopped: its caller returns, and when it has not ended after
+ *   cancel_grace_ms the worker is killed and replaced. At close workers get SIGINT, as from the Go library, then
+ *   SIGTERM and SIGKILL. On Linux they are killed when the program dies; elsewhere nothing ends them then.
+ *   A reply that cannot be serialised in the worker makes the Go library's worker give its connection up: the call is
+ *   INTERNAL and the worker is replaced.
+ *
  * FORK
  *   A child that the program forks has no use for its parent's pools: every call on one is FAILED_PRECONDITION there,
  *   and pyproc_pool_close frees memory without touching the workers. It may open pools of its own.
@@ -115,8 +131,8 @@
  *   Workers lead process groups of their own, so that Ctrl-C in a terminal does not reach them, and end when the
  *   program ends, however it ends. A program that ignores SIGCHLD or waits for any child takes exit statuses from the
  *   library: errors then say that the exit status is not known.
- *   The environment is read by pyproc_pool_open (PATH, PYPROC_PYTHON) and whenever a worker starts: as with getenv, the
- *   program must not change it at that moment. With a pool that is open that may be at any time.
+ *   The environment is read by pyproc_pool_open (PATH, PYPROC_PYTHON) and whenever a worker starts (also TMPDIR): as
+ *   with getenv, the program must not change it at that moment. With a pool that is open that may be at any time.
  *
  * COMPATIBILITY
  *   Structs that a program fills in begin with `size` and are initialised with their _INIT, which sets it and makes all
@@ -384,7 +400,8 @@ typedef struct pyproc_pool_options {
   /* What carries them: "auto" (default) or "uds", which are the same today: a Unix stream socket. */
   const char *channel;
 
-  /* Later. */
+  /* What makes a worker ready: "auto" (default): it says hello. "none": a worker of the Go library pyproc, see WORKERS
+   * WITHOUT A HANDSHAKE; `protocol` must be NULL or "json" then, and `services` NULL. */
   const char *handshake;
 
   /* Later. */

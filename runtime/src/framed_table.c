@@ -31,6 +31,7 @@ void framed_reset_slots(framed *self) {
   self->free_count = STATUS_PAGE_SLOTS;
   self->thread_count = 0;
   self->orphan_count = 0;
+  atomic_store(&self->base.answer_due_ns, INT64_MAX);
 }
 
 void framed_add(framed *self, struct call *call) {
@@ -49,8 +50,8 @@ bool framed_release(framed *self, uint64_t id, struct call **ret_call, bool *ret
   *ret_call = slot->call;
   if (slot->call != NULL)
     framed_remove(self, slot->call);
-  else
-    self->orphan_count--;
+  else if (--self->orphan_count == 0)
+    atomic_store(&self->base.answer_due_ns, INT64_MAX);
   *slot = (framed_slot){0};
   self->free_slots[self->free_count++] = (uint16_t)(id % STATUS_PAGE_SLOTS);
   atomic_fetch_sub(&self->base.load, 1);

@@ -19,7 +19,7 @@ const option_row option_table[] = {
     {TEXT(cwd), .doc = "the workers' working folder"},
     {TEXT(protocol), .doc = "how calls are encoded: protobuf or json"},
     {TEXT(channel), .doc = "what carries them: auto or uds"},
-    {TEXT(handshake), .is_later = true, .doc = "later"},
+    {TEXT(handshake), .doc = "auto, or none: workers of the Go library"},
     {TEXT(target), .is_later = true, .doc = "later"},
     {TEXT(socket_path), .is_later = true, .doc = "later"},
     {TEXT(preload), .is_later = true, .doc = "later"},

@@ -130,6 +130,25 @@ static int choose_codec(struct options *to, const char *protocol, pyproc_error *
                    protocol);
 }
 
+static int choose_handshake(struct options *to, const pyproc_pool_options *from, pyproc_error **reterr) {
+  if (from->handshake == NULL || strcmp(from->handshake, "auto") == 0) return PYPROC_OK;
+  if (strcmp(from->handshake, "none") != 0)
+    return error_set(reterr, PYPROC_E_INVALID_ARGUMENT,
+                     "option handshake is \"%s\"; allowed are \"auto\" (default) and \"none\"", from->handshake);
+  if (from->protocol != NULL && strcmp(from->protocol, "json") != 0)
+    return error_set(reterr, PYPROC_E_INVALID_ARGUMENT,
+                     "option protocol is \"%s\" and option handshake is \"none\": such workers speak \"json\" only",
+                     from->protocol);
+  if (from->services != NULL)
+    return error_set(
+        reterr, PYPROC_E_INVALID_ARGUMENT,
+        "option services is set and option handshake is \"none\": such workers do not tell their methods, so "
+        "that there is nothing to check; leave services NULL");
+  to->codec = &codec_json_bare;
+  to->bare_workers = true;
+  return PYPROC_OK;
+}
+
 /* The default follows the machine: a worker runs one handler at a time. */
 static int64_t default_workers(void) {
   return platform_cpu_count();
@@ -199,6 +218,7 @@ int options_copy(struct options *to, const pyproc_pool_options *from, pyproc_err
                          .event_userdata = given.event_userdata};
   result = check_choices(&given, reterr);
   if (result >= 0) result = choose_codec(to, given.protocol, reterr);
+  if (result >= 0) result = choose_handshake(to, &given, reterr);
   if (result >= 0) result = copy_numbers(to, &given, reterr);
   if (result >= 0) result = copy_texts(to, &given, reterr);
   if (result < 0) options_free(to);
@@ -212,6 +232,7 @@ int options_check_change(const struct options *now, const struct options *wanted
         memcmp((const char *)now + places[i].to, (const char *)wanted + places[i].to, sizeof(int64_t)) != 0)
       fixed = places[i].name;
   if (now->codec != wanted->codec) fixed = "protocol";
+  if (now->bare_workers != wanted->bare_workers) fixed = "handshake";
   if (now->services != wanted->services) fixed = "services";
   if (now->log != wanted->log) fixed = "log";
   if (now->log_userdata != wanted->log_userdata) fixed = "log_userdata";

@@ -207,6 +207,10 @@ pid_t platform_fork_exec(void (*child)(void *argument), void *argument) {
   return pid;
 }
 
+void platform_die_with(pid_t parent) {
+  (void)parent;
+}
+
 const char *platform_library_dir(char *buffer, size_t size) {
   Dl_info info;
   char path[PATH_MAX];

@@ -79,7 +79,7 @@ static void wake_thread(void *argument) {
 static int open_shop(struct supervisor *self, struct admission *admission, pyproc_error **reterr) {
   const struct options *options = self->options;
   int result = supervisor_find_python(options, self->python, sizeof self->python, reterr);
-  if (result >= 0) result = find_bootstrap(self->bootstrap, sizeof self->bootstrap, reterr);
+  if (result >= 0 && !options->bare_workers) result = find_bootstrap(self->bootstrap, sizeof self->bootstrap, reterr);
   if (result < 0) return result;
   if (wake_open(&self->wake) < 0 || poller_open(&self->poller) < 0 ||
       platform_host_watch(&self->host_fd, &self->host_keep_fd) < 0 ||
@@ -92,6 +92,7 @@ static int open_shop(struct supervisor *self, struct admission *admission, pypro
                            .wake = wake_thread,
                            .wake_argument = self};
   self->shop = (worker_shop){.options = options,
+                             .launch = options->bare_workers ? &launch_listening : &launch_inherited,
                              .bootstrap = self->bootstrap,
                              .admission = admission,
                              .poller = &self->poller,
@@ -111,7 +112,8 @@ static int make_workers(struct supervisor *self, struct lot *lot, pyproc_error *
                                         .cancel_grace_ms = options->cancel_grace_ms,
                                         .max_in_flight = (int)options->max_in_flight,
                                         .max_streams = (int)options->max_streams,
-                                        .stream_window = options->stream_window};
+                                        .stream_window = options->stream_window,
+                                        .bare = options->bare_workers};
   return roster_open(&self->roster, &self->shop, &settings, self->python, reterr);
 }
 

@@ -17,9 +17,10 @@ enum {
   EXIT_GRACE_MS = 500,
   TERM_GRACE_MS = 1000,
   CLOSE_RETRY_MS = 1,
+  REACH_RETRY_MS = 5,
   REAP_POLL_MS = 50
 };
-enum { FD_STDIN, FD_STDOUT, FD_STDERR, FD_WORKER, FD_HOST, FD_COUNT };
+enum { FD_STDIN, FD_STDOUT, FD_STDERR, FD_LAUNCH, VARIABLES_MAX = LAUNCH_VARIABLES + 2 };
 enum { STEP_ASKED, STEP_TERMINATED, STEP_KILLED };
 
 static int64_t ms(int64_t count) {
@@ -80,6 +81,10 @@ static void on_returned(void *owner, struct call *call) {
   admission_return(self->shop->admission, call);
 }
 
+static void on_overdue(void *owner) {
+  wake_signal(((struct worker *)owner)->shop->wake);
+}
+
 static int on_logs(void *owner, int fds[2]) {
   struct worker *self = owner;
   int count = 0;
@@ -101,6 +106,7 @@ const connection_owner worker_connection_owner = {
     .returned = on_returned,
     .broken = on_broken,
     .watch = on_watch,
+    .overdue = on_overdue,
     .logs = on_logs,
     .drain = on_drain,
 };
@@ -182,67 +188,67 @@ void worker_edition_free(worker_edition *edition) {
 }
 
 void worker_init(struct worker *self, worker_shop *shop) {
-  *self = (struct worker){.shop = shop, .state = WORKER_DOWN, .due_ns = INT64_MAX};
+  *self = (struct worker){.shop = shop, .state = WORKER_DOWN, .due_ns = INT64_MAX, .site = LAUNCH_SITE_INIT};
   for (int i = 0; i < WORKER_SOURCES; i++)
     self->watches[i] = (worker_watch){.worker = self, .source = (worker_source)i, .fd = -1};
 }
 
 typedef struct worker_pipes {
-  int out[2], err[2], sockets[2];
+  int out[2], err[2];
 } worker_pipes;
 
 static void close_pipes(worker_pipes *pipes) {
   for (int i = 0; i < 2; i++) {
     platform_close_fd(pipes->out[i]);
     platform_close_fd(pipes->err[i]);
-    platform_close_fd(pipes->sockets[i]);
   }
 }
 
 static int open_pipes(worker_pipes *pipes, pyproc_error **reterr) {
   char text[128];
-  *pipes = (worker_pipes){{-1, -1}, {-1, -1}, {-1, -1}};
-  if (platform_pipe(pipes->out) >= 0 && platform_pipe(pipes->err) >= 0 && platform_socketpair(pipes->sockets) >= 0)
-    return PYPROC_OK;
-  int result = error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED,
-                         "no pipe or socket for a worker: %s (limit of open files: ulimit -n)",
-                         platform_error_text(errno, text, sizeof text));
+  *pipes = (worker_pipes){{-1, -1}, {-1, -1}};
+  if (platform_pipe(pipes->out) >= 0 && platform_pipe(pipes->err) >= 0) return PYPROC_OK;
+  int result =
+      error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED, "no pipe for a worker: %s (limit of open files: ulimit -n)",
+                platform_error_text(errno, text, sizeof text));
   close_pipes(pipes);
   return result;
 }
 
 static char **make_argv(const struct worker *self) {
-  size_t count = 0;
+  size_t count = 0, used = 0;
   const struct options *options = self->edition->options;
   while (options->args != NULL && options->args[count] != NULL) count++;
   char **argv = calloc(count + 4, sizeof *argv);
   if (argv == NULL) return NULL;
-  argv[0] = (char *)(uintptr_t)self->edition->python; /* spawn does not write to them */
-  argv[1] = (char *)(uintptr_t)self->shop->bootstrap;
-  argv[2] = options->script;
-  for (size_t i = 0; i < count; i++) argv[3 + i] = options->args[i];
+  argv[used++] = (char *)(uintptr_t)self->edition->python; /* spawn does not write to them */
+  if (self->shop->launch->has_bootstrap) argv[used++] = (char *)(uintptr_t)self->shop->bootstrap;
+  argv[used++] = options->script;
+  for (size_t i = 0; i < count; i++) argv[used++] = options->args[i];
   return argv;
 }
 
-static int spawn(struct worker *self, const worker_pipes *pipes, int *ret_process_fd, pyproc_error **reterr) {
+static int spawn(struct worker *self, const worker_pipes *pipes, const launch_terms *terms, int *ret_process_fd,
+                 pyproc_error **reterr) {
   const struct options *options = self->edition->options;
-  char worker_fd[32], host_fd[32], index[32];
-  snprintf(worker_fd, sizeof worker_fd, "PYPROC_WORKER_FD=%d", FD_WORKER);
-  snprintf(host_fd, sizeof host_fd, "PYPROC_HOST_FD=%d", FD_HOST);
+  char index[32];
+  const char *own[VARIABLES_MAX] = {index};
   snprintf(index, sizeof index, "PYPROC_WORKER_INDEX=%d", self->index);
-  const char *const own[] = {worker_fd, host_fd, index, NULL};
+  for (int i = 0; i < terms->variable_count; i++) own[1 + i] = terms->variables[i];
   char **argv = make_argv(self), **env = spawn_environment((const char *const *)options->env, own);
   int result;
   if (argv == NULL || env == NULL) {
     result = error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED, "out of memory");
   } else {
-    const int fds[FD_COUNT] = {-1, pipes->out[1], pipes->err[1], pipes->sockets[1], self->shop->host_fd};
+    int fds[FD_LAUNCH + LAUNCH_FDS] = {-1, pipes->out[1], pipes->err[1]};
+    for (int i = 0; i < terms->fd_count; i++) fds[FD_LAUNCH + i] = terms->fds[i];
     spawn_request request = {.program = self->edition->python,
                              .argv = argv,
                              .envp = env,
                              .cwd = options->cwd,
                              .fds = fds,
-                             .fd_count = FD_COUNT};
+                             .fd_count = FD_LAUNCH + (size_t)terms->fd_count,
+                             .dies_with_host = self->shop->launch->dies_with_host};
     result = spawn_process(&request, &self->pid, ret_process_fd, reterr);
   }
   free(argv);
@@ -250,24 +256,31 @@ static int spawn(struct worker *self, const worker_pipes *pipes, int *ret_proces
   return result;
 }
 
+/* Opens the connection, if the process can be reached already; else that is tried again soon. */
+static int reach(struct worker *self, int64_t now_ns, pyproc_error **reterr) {
+  int socket = self->shop->launch->reach(&self->site);
+  self->due_ns = now_ns + ms(REACH_RETRY_MS);
+  if (socket < 0) return PYPROC_OK;
+  self->shop->launch->clear(&self->site);
+  self->is_reached = true;
+  self->due_ns = self->start_due_ns;
+  return self->connection->protocol->open(self->connection, socket, reterr);
+}
+
 /* Takes the process and its pipes over. */
-static int adopt(struct worker *self, worker_pipes *pipes, int process_fd, pyproc_error **reterr) {
+static void adopt(struct worker *self, worker_pipes *pipes, int process_fd) {
   self->tail = log_tail_new();
   self->streams[0] = log_stream_new(pipes->out[0], PYPROC_LOG_INFO, "stdout", self->tail);
   self->streams[1] = log_stream_new(pipes->err[0], PYPROC_LOG_WARNING, "stderr", self->tail);
   pipes->out[0] = pipes->err[0] = -1;
   self->connection->peer_pid = self->pid;
   self->connection->index = self->index;
-  int socket = pipes->sockets[0];
-  pipes->sockets[0] = -1;
-  int result = self->connection->protocol->open(self->connection, socket, reterr);
   watch(self, WORKER_PROCESS, process_fd, POLLER_IN);
   for (int i = 0; i < 2; i++) {
     if (self->streams[i] == NULL) continue;
     log_stream_set_pid(self->streams[i], self->pid);
     watch(self, i == 0 ? WORKER_STDOUT : WORKER_STDERR, log_stream_fd(self->streams[i]), POLLER_IN);
   }
-  return result;
 }
 
 static void schedule_restart(struct worker *self, int64_t now_ns) {
@@ -287,30 +300,43 @@ static void keep_error(struct worker *self, pyproc_error *error) {
   self->last_error = error;
 }
 
+/* The process runs; from here on its end is seen. */
+static void begin(struct worker *self, int64_t now_ns) {
+  pyproc_error *error = NULL;
+  if (reach(self, now_ns, &error) < 0) {
+    self->verdict = error;
+    self->due_ns = now_ns;
+  }
+  watch_socket(self);
+}
+
 static void start(struct worker *self, int64_t now_ns) {
   worker_pipes pipes;
+  launch_terms terms;
   pyproc_error *error = NULL;
   int process_fd = -1;
-  self->may_have_ended = false;
+  self->may_have_ended = self->is_reached = false;
+  self->leaving_step = STEP_ASKED;
   self->revision = self->edition->revision;
   atomic_store(&self->is_retiring, false);
   atomic_store(&self->became_ready, false);
   atomic_store(&self->became_broken, false);
   int result = open_pipes(&pipes, &error);
-  if (result >= 0) result = spawn(self, &pipes, &process_fd, &error);
-  if (result >= 0) result = adopt(self, &pipes, process_fd, &error);
+  if (result >= 0) result = self->shop->launch->prepare(&self->site, self->shop->host_fd, &terms, &error);
+  if (result >= 0) result = spawn(self, &pipes, &terms, &process_fd, &error);
+  if (result >= 0) adopt(self, &pipes, process_fd);
   close_pipes(&pipes);
-  if (self->pid == 0) { /* nothing runs */
+  if (result < 0) { /* nothing runs */
+    self->shop->launch->clear(&self->site);
     self->failures++;
     log_write(self->shop->log, PYPROC_LOG_ERROR, 0, "worker %d: %s", self->index, pyproc_error_message(error));
     keep_error(self, error);
     schedule_restart(self, now_ns);
     return;
   }
-  self->verdict = result < 0 ? error : NULL;
   self->state = WORKER_STARTING;
-  self->due_ns = result < 0 ? now_ns : now_ns + ms(self->edition->options->start_timeout_ms);
-  watch_socket(self);
+  self->start_due_ns = now_ns + ms(self->edition->options->start_timeout_ms);
+  begin(self, now_ns);
 }
 
 /* ---- end ---- */
@@ -354,8 +380,8 @@ static pyproc_error *make_error(struct worker *self, const platform_exit *exit, 
                                                         : "",
                       text, running ? " in " : "", method);
   else
-    error = error_new(PYPROC_E_UNAVAILABLE, "%s before it was ready: does %s call serve()?", text,
-                      self->edition->options->script);
+    error = error_new(PYPROC_E_UNAVAILABLE, "%s before it was ready: does %s %s?", text, self->edition->options->script,
+                      self->shop->launch->task);
   char *tail = self->tail != NULL ? log_tail_text(self->tail) : NULL;
   pyproc_crash crash = {.size = sizeof crash,
                         .pid = self->pid,
@@ -414,6 +440,7 @@ static void bury(struct worker *self, const platform_exit *exit, int64_t now_ns)
   int process_fd = self->watches[WORKER_PROCESS].fd;
   for (int i = 0; i < WORKER_SOURCES; i++) unwatch(self, (worker_source)i);
   platform_close_fd(process_fd);
+  self->shop->launch->clear(&self->site);
   take_last_lines(self);
   self->connection->protocol->drain(self->connection);
   bool had_good_call = atomic_load(&self->connection->good_calls) > 0;
@@ -455,6 +482,7 @@ void worker_leave(struct worker *self, int64_t grace_ms) {
   if (self->state == WORKER_DOWN || self->state == WORKER_GONE || self->state == WORKER_LEAVING) return;
   bool is_listening = self->state == WORKER_READY || self->state == WORKER_RETIRING;
   self->connection->protocol->finish(self->connection);
+  if (self->shop->launch->stop_signal != 0) platform_kill_group(self->pid, self->shop->launch->stop_signal);
   self->state = WORKER_LEAVING;
   self->leaving_step = STEP_ASKED;
   self->due_ns = is_listening ? platform_now_ns() + ms(grace_ms) : 0;
@@ -509,17 +537,39 @@ static void become_broken(struct worker *self, int64_t now_ns) {
   unwatch(self, WORKER_SOCKET);
 }
 
+/* A worker that cannot be told to stop a call has not ended one in time that was given up. Nothing can be given to it
+ * in between: it holds that call, or takes no more. */
+static void end_if_overdue(struct worker *self, int64_t now_ns) {
+  struct connection *connection = self->connection;
+  if (self->state != WORKER_READY || now_ns < atomic_load(&connection->answer_due_ns)) return;
+  int capacity = atomic_exchange(&connection->capacity, 0);
+  if (now_ns < atomic_load(&connection->answer_due_ns)) { /* it has just answered */
+    atomic_store(&connection->capacity, capacity);
+    admission_dispatch(self->shop->admission);
+    return;
+  }
+  self->verdict = error_new(PYPROC_E_UNAVAILABLE,
+                            "worker %ld was killed: it went on with a call for %" PRId64
+                            " ms after that was given up (option cancel_grace_ms)",
+                            (long)self->pid, self->shop->options->cancel_grace_ms);
+  end_now(self, now_ns);
+}
+
 static void do_what_is_due(struct worker *self, int64_t now_ns) {
   switch (self->state) {
   case WORKER_DOWN:
     if (self->is_wanted && !atomic_load(&self->shop->closing)) start(self, now_ns);
     break;
   case WORKER_STARTING:
-    if (self->verdict == NULL && atomic_load(&self->connection->state) == CONNECTION_HANDSHAKE)
-      self->verdict =
-          error_new(PYPROC_E_DEADLINE_EXCEEDED,
-                    "worker %ld was not ready within %" PRId64 " ms (option start_timeout_ms): does %s call serve()?",
-                    (long)self->pid, self->edition->options->start_timeout_ms, self->edition->options->script);
+    if (!self->is_reached && self->leaving_step != STEP_KILLED && now_ns < self->start_due_ns) {
+      begin(self, now_ns);
+      break;
+    }
+    if (self->verdict == NULL && (!self->is_reached || atomic_load(&self->connection->state) == CONNECTION_HANDSHAKE))
+      self->verdict = error_new(PYPROC_E_DEADLINE_EXCEEDED,
+                                "worker %ld was not ready within %" PRId64 " ms (option start_timeout_ms): does %s %s?",
+                                (long)self->pid, self->edition->options->start_timeout_ms,
+                                self->edition->options->script, self->shop->launch->task);
     end_now(self, now_ns);
     break;
   case WORKER_LEAVING:
@@ -549,9 +599,11 @@ int64_t worker_step(struct worker *self, int64_t now_ns) {
   if (atomic_exchange(&self->became_idle, false) && self->state == WORKER_RETIRING && is_idle(self))
     worker_leave(self, self->shop->options->drain_timeout_ms);
   if (now_ns >= self->due_ns) do_what_is_due(self, now_ns);
+  end_if_overdue(self, now_ns);
   if (atomic_exchange(&self->wants_watch, false) && self->state != WORKER_DOWN && self->state != WORKER_GONE)
     watch_socket(self);
-  return self->due_ns;
+  int64_t answer_due_ns = self->state == WORKER_READY ? atomic_load(&self->connection->answer_due_ns) : INT64_MAX;
+  return self->due_ns < answer_due_ns ? self->due_ns : answer_due_ns;
 }
 
 void worker_clear(struct worker *self) {

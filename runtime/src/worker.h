@@ -3,7 +3,7 @@
  * supervisor's thread, but for those of the connection's owner, which only raise flags.
  *
  *   DOWN      nothing runs; the next start is due at `due_ns`
- *   STARTING  spawned; says hello until `due_ns`
+ *   STARTING  spawned; has to be reached, and ready, until `start_due_ns`
  *   READY     gets calls
  *   RETIRING  gets no more calls, and ends those that it has, at most until `due_ns`
  *   LEAVING   told to end: by the end of its input, then SIGTERM, then SIGKILL, the next step at `due_ns`
@@ -13,6 +13,7 @@
 #define PYPROC_WORKER_H
 
 #include "admission.h"
+#include "launch.h"
 #include "log.h"
 #include "options.h"
 #include "platform.h"
@@ -57,7 +58,8 @@ typedef struct worker_watch {
 /* What the workers of a pool share; the supervisor owns it. */
 typedef struct worker_shop {
   const struct options *options; /* what holds for all editions */
-  const char *bootstrap;         /* absolute */
+  const struct launch *launch;
+  const char *bootstrap; /* absolute; where `launch` has one */
   struct admission *admission;
   poller *poller;
   log_queue *log;
@@ -78,6 +80,9 @@ struct worker {
   struct connection *connection;
   worker_state state;
   int64_t due_ns; /* INT64_MAX: nothing is due */
+  int64_t start_due_ns;
+  launch_site site;
+  bool is_reached; /* the connection was opened */
   int leaving_step;
   pid_t pid;
   worker_watch watches[WORKER_SOURCES];
