@@ -54,7 +54,7 @@ int roster_open(roster *self, worker_shop *shop, const connection_settings *sett
   for (int i = 0; i < (int)shop->options->workers && result >= 0; i++) {
     roster_entry *entry;
     result = employ(self, i, &entry, reterr);
-    if (result >= 0) atomic_fetch_add(&self->wanted, 1);
+    if (result >= 0) atomic_fetch_add(&self->shop->admission->workers, 1);
   }
   return result;
 }
@@ -236,7 +236,8 @@ static void end_change(roster *self, pyproc_error *error) {
     if (self->replaced == 0)
       take_back(self);
     else
-      error_append(error, "; %d of %d workers have been replaced", self->replaced, atomic_load(&self->wanted));
+      error_append(error, "; %d of %d workers have been replaced", self->replaced,
+                   atomic_load(&self->shop->admission->workers));
   }
   self->previous = NULL;
   self->change = NULL;
@@ -271,7 +272,7 @@ static pyproc_error *add_worker(roster *self) {
   int index = 0;
   pyproc_error *error = NULL;
   while (is_index_taken(self, index)) index++;
-  if (employ(self, index, &self->added, &error) >= 0) atomic_fetch_add(&self->wanted, 1);
+  if (employ(self, index, &self->added, &error) >= 0) atomic_fetch_add(&self->shop->admission->workers, 1);
   return error;
 }
 
@@ -282,7 +283,7 @@ static void remove_worker(roster *self) {
     if (entry->worker.is_wanted && (last == NULL || entry->worker.index > last->worker.index)) last = entry;
   }
   worker_dismiss(&last->worker, self->shop->options->drain_timeout_ms);
-  atomic_fetch_sub(&self->wanted, 1);
+  atomic_fetch_sub(&self->shop->admission->workers, 1);
 }
 
 /* The worker that was added last: whether it is still awaited. */
@@ -294,7 +295,7 @@ static bool awaits_added(roster *self, pyproc_error **ret_error) {
   if (added->worker.state == WORKER_READY) return false;
   *ret_error = take_failure(&added->worker);
   worker_dismiss(&added->worker, 0);
-  atomic_fetch_sub(&self->wanted, 1);
+  atomic_fetch_sub(&self->shop->admission->workers, 1);
   return false;
 }
 
@@ -303,7 +304,7 @@ static void step_change(roster *self) {
   roster_entry *old = NULL;
   if (self->change == NULL || is_waiting(self) || awaits_added(self, &error)) return;
   const change *wanted = self->change;
-  int workers = atomic_load(&self->wanted);
+  int workers = atomic_load(&self->shop->admission->workers);
   if (error == NULL && wanted->kind == CHANGE_RELOAD) old = find_old(self);
   if (old != NULL)
     begin_successor(self, old, &error);
@@ -324,11 +325,12 @@ int64_t roster_step(roster *self, int64_t now_ns) {
   for (int i = 0; i < self->count; i++)
     if (self->entries[i]->predecessor != NULL) step_successor(self, self->entries[i], now_ns);
   const change *before = self->change;
-  int workers = atomic_load(&self->wanted);
+  int workers = atomic_load(&self->shop->admission->workers);
   bool waited = is_waiting(self);
   step_change(self);
   forget_editions(self);
   int64_t due = recycle(self, now_ns);
-  bool moved = self->change != before || workers != atomic_load(&self->wanted) || (!waited && is_waiting(self));
+  bool moved = self->change != before || workers != atomic_load(&self->shop->admission->workers) ||
+               (!waited && is_waiting(self));
   return moved ? 0 : due;
 }

@@ -38,8 +38,7 @@ typedef struct roster {
   connection_settings settings;
   roster_entry *entries[ROSTER_MAX];
   struct connection *connections[ROSTER_MAX];
-  int count;          /* places that exist: they only get more */
-  _Atomic int wanted; /* workers that shall run. Any thread may read it */
+  int count; /* places that exist: they only get more */
   worker_edition first;
   worker_edition *editions; /* that came by reloads */
   worker_edition *current,

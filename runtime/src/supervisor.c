@@ -298,7 +298,7 @@ int supervisor_ready_workers(const struct supervisor *self) {
 }
 
 int supervisor_wanted_workers(const struct supervisor *self) {
-  return atomic_load(&self->roster.wanted);
+  return atomic_load(&self->shop.admission->workers);
 }
 
 int supervisor_change(struct supervisor *self, change *wanted, pyproc_error **reterr) {

@@ -498,7 +498,7 @@ void worker_employ(struct worker *self, const worker_edition *edition, int index
 
 /* Whatever was given to it, it has answered: what callers that chose it before still send is given back unstarted. */
 static bool is_idle(const struct worker *self) {
-  return atomic_load(&self->connection->load) == 0;
+  return atomic_load(&self->connection->load) == 0 && atomic_load(&self->connection->streams) == 0;
 }
 
 void worker_dismiss(struct worker *self, int64_t drain_ms) {
