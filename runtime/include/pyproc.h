@@ -349,9 +349,9 @@ enum {
   PYPROC_EVENT_WORKER_DIED,       /* a worker has ended although nobody closed the pool; `crash` is set */
   PYPROC_EVENT_WORKER_HUNG,       /* later */
   PYPROC_EVENT_WORKER_RECYCLED,   /* a worker has been replaced by a new one that is ready, and will leave */
-  PYPROC_EVENT_BREAKER_OPEN,      /* later */
-  PYPROC_EVENT_BREAKER_HALF_OPEN, /* later */
-  PYPROC_EVENT_BREAKER_CLOSED,    /* later */
+  PYPROC_EVENT_BREAKER_OPEN,      /* calls fail at once from now on: see breaker_failures */
+  PYPROC_EVENT_BREAKER_HALF_OPEN, /* a worker is tried again */
+  PYPROC_EVENT_BREAKER_CLOSED,    /* a worker has answered: all is as before */
   PYPROC_EVENT_RELOADED           /* all workers were replaced by pyproc_pool_reload */
 };
 
@@ -495,6 +495,25 @@ typedef struct pyproc_pool_options {
   /* Milliseconds without a message in either direction after which a stream is DEADLINE_EXCEEDED, 1 to 86,400,000, or
    * PYPROC_OFF. Default: 300,000 (5 minutes). Not counted while messages wait for the program to take them. */
   int64_t stream_idle_timeout_ms;
+
+  /* How often a worker may fail, 1 to 2^31 - 1, within restart_window_ms: with one failure more its place rests for as
+   * long as that. PYPROC_OFF: it never does. Default: 3. To fail is not to become ready, or to die before the first
+   * answer; between failures it is started after pauses that grow from 0.1 to 30 s, half of it random. A worker that dies
+   * after it has answered is replaced at once and counts nowhere. */
+  int64_t restart_max;
+
+  /* Milliseconds, 1 to 86,400,000. Default: 60,000. */
+  int64_t restart_window_ms;
+
+  /* After so many failures in a row, 1 to 2^31 - 1, of any of its workers, the pool's breaker opens, where no worker is
+   * ready that has answered a call: nothing is started any more, and calls are UNAVAILABLE at once, with the cause.
+   * PYPROC_OFF: never. Default: 10. */
+  int64_t breaker_failures;
+
+  /* Milliseconds, 1 to 86,400,000, default 30,000, that it stays open. Then it is half open: one worker is started, and
+   * its first answer closes the breaker, while another failure opens it again. pyproc_pool_reload and _resize try at
+   * once. */
+  int64_t breaker_cooldown_ms;
 } pyproc_pool_options;
 
 /* Initialises a pyproc_pool_options: all defaults. */
@@ -591,7 +610,7 @@ typedef struct pyproc_health {
   int64_t restarts;      /* workers that ended since the pool was opened, each of which is replaced */
   int64_t calls;         /* that have returned, with whatever result */
   int64_t failures;      /* of these, the ones that failed */
-  int64_t breaker_open;  /* later; 0 */
+  int64_t breaker_open;  /* 1 while calls fail at once because of breaker_failures, else 0 */
 } pyproc_health;
 
 /* Initialises a pyproc_health. */

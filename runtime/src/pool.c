@@ -114,6 +114,7 @@ int pyproc_pool_health(pyproc_pool *pool, pyproc_health *ret_health) {
     health.in_flight +=
         atomic_load(&pool->admission.connections[i]->load) + atomic_load(&pool->admission.connections[i]->streams);
   health.restarts = supervisor_restarts(pool->supervisor);
+  health.breaker_open = supervisor_breaker_is_open(pool->supervisor);
   health.calls = atomic_load(&pool->calls);
   health.failures = atomic_load(&pool->failures);
   memcpy(ret_health, &health, size);
