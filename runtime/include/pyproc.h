@@ -2,8 +2,9 @@
  * pyproc.h - call Python functions from C through a supervised pool of Python processes. This header is the manual.
  *
  * CONTENTS
- *   Life of a pool, Threads, How waiting works, Ownership, Codes, What "may have run" means, Fork, Signals and other
- *   things of the process, Compatibility, Limits; then every function, struct, enumerator and macro in turn.
+ *   Life of a pool, Threads, How waiting works, Ownership, Codes, What "may have run" means, Workers without a
+ *   handshake, Fork, Signals and other things of the process, Compatibility, Limits; then every function, struct,
+ *   enumerator and macro in turn.
  *
  * LIFE OF A POOL
  *   pyproc_pool_open starts `workers` processes, each of which runs the user's Python script, and returns when all of
@@ -104,6 +105,21 @@
  *   that it gives up; so the answer is right also when the worker was killed. Calls whose worker dies before they have
  *   begun are given to another one without the caller's doing, up to 5 workers in all.
  *
+ * WORKERS WITHOUT A HANDSHAKE
+ *   With handshake "none" a pool drives workers that were written for the Go library pyproc. `python script args…` is
+ *   run as it is, with PYPROC_SOCKET_PATH in its environment and none of our packages. The path is in a folder of mode
+ *   0700, made for this one process in TMPDIR (else /tmp) and removed once the library has connected, which it tries
+ *   every 5 ms until start_timeout_ms. The worker is ready when it has answered the method "health".
+ *   Calls are that library's JSON envelopes: any name can be called, also by a typed method, which then has protobuf's
+ *   JSON mapping; nothing is checked before. A worker gets one call at a time, all others wait in the pool's queue.
+ *   Errors of the worker have a message only and the code UNKNOWN, for a missing method too; there is no metadata, and
+ *   there are no streams (UNIMPLEMENTED). Every call that was sent may have run.
+ *   A call that was given up (deadline, token) cannot be stopped: its caller returns, and when it has not ended after
+ *   cancel_grace_ms the worker is killed and replaced. At close workers get SIGINT, as from the Go library, then
+ *   SIGTERM and SIGKILL. On Linux they are killed when the program dies; elsewhere nothing ends them then.
+ *   A reply that cannot be serialised in the worker makes the Go library's worker give its connection up: the call is
+ *   INTERNAL and the worker is replaced.
+ *
  * FORK
  *   A child that the program forks has no use for its parent's pools: every call on one is FAILED_PRECONDITION there,
  *   and pyproc_pool_close frees memory without touching the workers. It may open pools of its own.
@@ -115,8 +131,8 @@
  *   Workers lead process groups of their own, so that Ctrl-C in a terminal does not reach them, and end when the
  *   program ends, however it ends. A program that ignores SIGCHLD or waits for any child takes exit statuses from the
  *   library: errors then say that the exit status is not known.
- *   The environment is read by pyproc_pool_open (PATH, PYPROC_PYTHON) and whenever a worker starts: as with getenv, the
- *   program must not change it at that moment. With a pool that is open that may be at any time.
+ *   The environment is read by pyproc_pool_open (PATH, PYPROC_PYTHON) and whenever a worker starts (also TMPDIR): as
+ *   with getenv, the program must not change it at that moment. With a pool that is open that may be at any time.
  *
  * COMPATIBILITY
  *   Structs that a program fills in begin with `size` and are initialised with their _INIT, which sets it and makes all
@@ -332,11 +348,11 @@ enum {
   PYPROC_EVENT_WORKER_READY = 1,  /* a worker can be called */
   PYPROC_EVENT_WORKER_DIED,       /* a worker has ended although nobody closed the pool; `crash` is set */
   PYPROC_EVENT_WORKER_HUNG,       /* later */
-  PYPROC_EVENT_WORKER_RECYCLED,   /* later */
+  PYPROC_EVENT_WORKER_RECYCLED,   /* a worker has been replaced by a new one that is ready, and will leave */
   PYPROC_EVENT_BREAKER_OPEN,      /* later */
   PYPROC_EVENT_BREAKER_HALF_OPEN, /* later */
   PYPROC_EVENT_BREAKER_CLOSED,    /* later */
-  PYPROC_EVENT_RELOADED           /* later */
+  PYPROC_EVENT_RELOADED           /* all workers were replaced by pyproc_pool_reload */
 };
 
 /* One event. Valid during the callback only. */
@@ -363,7 +379,7 @@ typedef struct pyproc_pool_options {
   /* Set by PYPROC_POOL_OPTIONS_INIT. */
   size_t size;
 
-  /* Later. Leave it NULL. */
+  /* What pyproc_options_load allocated, for pyproc_options_clear; yours never. */
   void *loaded;
 
   /* Path of the worker's Python file. Required. Give an absolute path where the program changes its folder, or sets
@@ -384,7 +400,8 @@ typedef struct pyproc_pool_options {
   /* What carries them: "auto" (default) or "uds", which are the same today: a Unix stream socket. */
   const char *channel;
 
-  /* Later. */
+  /* What makes a worker ready: "auto" (default): it says hello. "none": a worker of the Go library pyproc, see WORKERS
+   * WITHOUT A HANDSHAKE; `protocol` must be NULL or "json" then, and `services` NULL. */
   const char *handshake;
 
   /* Later. */
@@ -443,13 +460,16 @@ typedef struct pyproc_pool_options {
    * larger is RESOURCE_EXHAUSTED. */
   int64_t frame_limit_bytes;
 
-  /* Later. */
+  /* A worker is replaced by a new one once it has answered so many calls, 1 or more; looked at four times a second. 0
+   * (default) and PYPROC_OFF: never. Like for the next two, the bound is drawn anew for each process, up to a tenth
+   * lower, one worker is replaced at a time, and no call fails for it: see pyproc_pool_reload. */
   int64_t recycle_calls;
 
-  /* Later. */
+  /* The same once its resident set takes more than so many bytes, 1 MiB or more. 0 (default) and PYPROC_OFF: never. Only
+   * on Linux. */
   int64_t recycle_rss_bytes;
 
-  /* Later. */
+  /* The same once it has been ready for so many milliseconds, 1 or more. 0 (default) and PYPROC_OFF: never. */
   int64_t recycle_age_ms;
 
   /* The lowest level that `log` gets, PYPROC_LOG_DEBUG to PYPROC_LOG_ERROR, or PYPROC_OFF. Default: PYPROC_LOG_INFO. */
@@ -480,6 +500,38 @@ typedef struct pyproc_pool_options {
 /* Initialises a pyproc_pool_options: all defaults. */
 #define PYPROC_POOL_OPTIONS_INIT PYPROC_INIT_(pyproc_pool_options)
 PYPROC_DEFINE_INIT_(pyproc_pool_options)
+
+/*
+ * Sets options from a file and from the environment. What the program has set stays where neither names it: the
+ * environment beats the file, and the file beats the program. `path` is a YAML file of at most 1 MiB with one mapping
+ * of options to values, or NULL: the environment alone.
+ *
+ *   script: worker.py
+ *   workers: 4
+ *   call_timeout_ms: 500
+ *   queue_limit: unlimited      # PYPROC_UNLIMITED; also off (PYPROC_OFF) and default (0)
+ *   log_level: warning          # or debug, info, error, off
+ *   args: [--model, small]
+ *   env: {OMP_NUM_THREADS: 1}   # or a list of NAME=value
+ *
+ * In the environment the option `call_timeout_ms` is PYPROC_CALL_TIMEOUT_MS, and so are all others; lists and mappings
+ * are written as in YAML, PYPROC_ARGS="[--model, small]". An empty variable counts as none. The Go library's
+ * PYPROC_POOL_WORKERS and PYPROC_POOL_MAX_IN_FLIGHT are taken where PYPROC_WORKERS and PYPROC_MAX_IN_FLIGHT are not
+ * set. A process that has more rights than who started it (set-user-ID) sees no environment. docs/options.md lists all
+ * options. Paths are relative to the program's folder, not the file's. Callbacks and `services` are the program's to set.
+ *
+ * `options` must have been initialised. Texts that were loaded belong to it: free them with pyproc_options_clear, at any
+ * time after pyproc_pool_open. On failure `options` is unchanged and holds nothing new. One thread at a time; the
+ * environment must not change meanwhile.
+ *
+ * Errors: INVALID_ARGUMENT: "file:line: key: what is wrong and what is allowed", or the same with the variable's name;
+ * NOT_FOUND, PERMISSION_DENIED: the file; RESOURCE_EXHAUSTED: memory.
+ */
+int pyproc_options_load(pyproc_pool_options *options, const char *path, pyproc_error **reterr);
+
+/* Frees what pyproc_options_load allocated; texts of `options` that lie there become NULL, all else stays. Options that
+ * were never loaded, and NULL, are fine. */
+void pyproc_options_clear(pyproc_pool_options *options);
 
 /*
  * How one call is made.
@@ -532,7 +584,7 @@ PYPROC_DEFINE_INIT_(pyproc_call_options)
  * up. */
 typedef struct pyproc_health {
   size_t size;           /* set by PYPROC_HEALTH_INIT */
-  int64_t workers;       /* places for workers, as opened */
+  int64_t workers;       /* that shall run, as opened or resized */
   int64_t workers_ready; /* that can be called now */
   int64_t in_flight;     /* calls that workers hold, given-up ones among them until they are answered */
   int64_t queued;        /* calls that wait for a worker */
@@ -575,6 +627,43 @@ void pyproc_pool_close(pyproc_pool *pool);
 /* Tells what the pool is doing. `ret_health` must have been initialised (PYPROC_HEALTH_INIT) and may be used again. Any
  * thread; never blocks. Errors: INVALID_ARGUMENT, FAILED_PRECONDITION (in a forked child); no pyproc_error. */
 int pyproc_pool_health(pyproc_pool *pool, pyproc_health *ret_health);
+
+/*
+ * Replaces all workers, one after the other, by new ones that run what the script is by now: with `options`, or with
+ * the present ones where it is NULL. A new worker is started beside the old one; as soon as it is ready the old one gets
+ * no more calls, ends those that it has (at most drain_timeout_ms), and leaves. No call fails for it, and once this has
+ * returned 0 no old worker is left. Blocks until then; other threads go on calling. Reloads and resizes of one pool
+ * happen one after the other.
+ *
+ * Where a new worker does not start the reload stops there, the old ones that are left serve on, and the error is the
+ * one that pyproc_pool_open would give. It says how many workers had been replaced by then, if any.
+ *
+ * Of the options script, python, cwd, args, env, workers, start_timeout_ms and recycle_… may differ from those of the
+ * pool; another one that does is INVALID_ARGUMENT naming it. Any thread, but no log or event callback.
+ *
+ * Errors: those of pyproc_pool_open; UNAVAILABLE: the pool is being closed.
+ */
+int pyproc_pool_reload(pyproc_pool *pool, const pyproc_pool_options *options, pyproc_error **reterr);
+
+/*
+ * Changes the number of workers, 1 to 1024, and waits until it is reached: until new ones are ready, or those with the
+ * highest indices have ended their calls (at most drain_timeout_ms) and left. No call fails for it. Any thread, but no
+ * log or event callback.
+ *
+ * Errors: INVALID_ARGUMENT; those of pyproc_pool_open where a new worker does not start: it is given up, those that were
+ * added before stay; UNAVAILABLE: the pool is being closed.
+ */
+int pyproc_pool_resize(pyproc_pool *pool, int64_t workers, pyproc_error **reterr);
+
+/*
+ * Lets the pool come to rest: from now on new calls are UNAVAILABLE, and those that are inside, waiting ones among them,
+ * have `timeout_ms` milliseconds to end (negative: no limit). Callbacks of submitted calls that have ended may be
+ * dispatched before, during and after it. Only pyproc_pool_close is left to do then, which finds nothing to wait for.
+ * Any thread, but not from within a callback.
+ *
+ * Errors: DEADLINE_EXCEEDED: calls are still inside; call it again, or close.
+ */
+int pyproc_pool_drain(pyproc_pool *pool, int64_t timeout_ms, pyproc_error **reterr);
 
 /* ---- cancellation ---- */
 

@@ -16,6 +16,13 @@ void admission_destroy(struct admission *self) {
   pthread_mutex_destroy(&self->lock);
 }
 
+void admission_use(struct admission *self, struct connection **connections, int count) {
+  pthread_mutex_lock(&self->lock);
+  self->connections = connections;
+  atomic_store(&self->count, count);
+  pthread_mutex_unlock(&self->lock);
+}
+
 static int room_of(const struct admission *self, const struct connection *candidate) {
   if (atomic_load(&candidate->state) != CONNECTION_OPEN) return 0;
   int capacity = atomic_load(&candidate->capacity);
@@ -97,12 +104,13 @@ static int enter(struct admission *self, struct call *call, pyproc_error **reter
 
 int admission_enter(struct admission *self, struct call *call, pyproc_error **reterr) {
   if (call->stream == NULL) return enter(self, call, reterr);
-  int64_t places = (int64_t)self->count * self->max_streams;
+  int workers = atomic_load(&self->workers);
+  int64_t places = (int64_t)workers * self->max_streams;
   int result = PYPROC_OK;
   if (atomic_fetch_add(&self->open_streams, 1) >= places)
-    result = error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED,
-                       "%" PRId64 " streams are open, as many as %d workers may have (option max_streams)", places,
-                       self->count);
+    result =
+        error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED,
+                  "%" PRId64 " streams are open, as many as %d workers may have (option max_streams)", places, workers);
   if (result >= 0) result = enter(self, call, reterr);
   if (result < 0) admission_leave_stream(self);
   return result;

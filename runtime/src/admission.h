@@ -18,10 +18,11 @@ struct admission {
   pthread_mutex_t lock;
   struct lot *lot;
   struct connection **connections; /* borrowed */
-  int count;
-  int max_in_flight; /* per connection */
-  int max_streams;   /* per connection */
-  int next;          /* where the search begins, so that equals take turns */
+  _Atomic int count;               /* it only grows */
+  _Atomic int workers;             /* that shall run; the other connections are spare. Set by the supervisor */
+  int max_in_flight;               /* per connection */
+  int max_streams;                 /* per connection */
+  int next;                        /* where the search begins, so that equals take turns */
   call_list queue, stream_queue;
   int64_t queue_limit;
   _Atomic int64_t queued;       /* in both */
@@ -31,6 +32,9 @@ struct admission {
 
 void admission_init(struct admission *self, struct lot *lot, int64_t queue_limit, int max_in_flight, int max_streams);
 void admission_destroy(struct admission *self);
+
+/* These are the connections from now on: the same as before, and maybe more. Any thread. */
+void admission_use(struct admission *self, struct connection **connections, int count);
 
 /* Gives the call to the worker with the least to do, or queues it. UNAVAILABLE: closed; RESOURCE_EXHAUSTED: the queue
  * is full, or all places for streams are taken. The call's own thread. */

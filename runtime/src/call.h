@@ -40,6 +40,7 @@ typedef struct frame_block {
   _Atomic uint32_t references;
   call_encoding encoding;
   size_t id_offset;   /* of the digits in an envelope */
+  bool has_timeout;   /* the envelope has digits for it behind those of the id */
   size_t body_offset; /* where the encoded message begins; it goes to the end, but in an envelope */
   buffer bytes;       /* length, then the payload */
 } frame_block;

@@ -18,3 +18,5 @@ static const pyproc_protocol json = {
     .size = sizeof(pyproc_protocol), .name = "json", .pack = json_pack, .unpack = json_unpack};
 
 const struct codec codec_json = {.name = "json", .protocol = &json, .self = &json, .envelope = true};
+
+const struct codec codec_json_bare = {.name = "json", .protocol = &json, .self = &json, .envelope = true, .bare = true};

@@ -13,6 +13,10 @@ typedef struct method_table method_table;
  * anything else that is wrong with it. */
 int method_table_parse(const char *json, size_t size, method_table **ret_table, pyproc_error **reterr);
 
+/* The table of a worker that says nothing about its methods: every unary method is found, at index 0, unchecked. NULL:
+ * out of memory. */
+method_table *method_table_any(void);
+
 /* Whether the hello lists the feature, how many plain handlers the worker runs at once (1 … 64), and how many handlers
  * of any kind (at least as many, at most 4096). */
 bool method_table_has_feature(const method_table *table, const char *feature);

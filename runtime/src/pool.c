@@ -105,11 +105,12 @@ int pyproc_pool_health(pyproc_pool *pool, pyproc_health *ret_health) {
   if (result >= 0) result = pool_enter(pool, NULL);
   if (result < 0) return result;
   size_t size = health.size < sizeof health ? health.size : sizeof health;
-  health.workers = pool->options.workers;
+  health.workers = supervisor_wanted_workers(pool->supervisor);
   health.workers_ready = supervisor_ready_workers(pool->supervisor);
   health.queued = atomic_load(&pool->admission.queued);
   health.in_flight = 0;
-  for (int i = 0; i < pool->admission.count; i++)
+  int count = atomic_load(&pool->admission.count);
+  for (int i = 0; i < count; i++)
     health.in_flight +=
         atomic_load(&pool->admission.connections[i]->load) + atomic_load(&pool->admission.connections[i]->streams);
   health.restarts = supervisor_restarts(pool->supervisor);

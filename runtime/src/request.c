@@ -17,14 +17,16 @@ static int no_memory(pyproc_error **reterr) {
   return error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED, "out of memory");
 }
 
-static bool begin_envelope(frame_block *frame, const char *method) {
+static bool begin_envelope(frame_block *frame, const char *method, bool is_bare) {
   static const char head[] = "{\"id\":" ID_BLANKS ",\"timeout_ms\":" TIMEOUT_BLANKS ",\"method\":\"";
+  static const char bare_head[] = "{\"id\":" ID_BLANKS ",\"method\":\"";
   size_t size = strlen(method), escaped = envelope_escaped_size(method, size);
   buffer *bytes = &frame->bytes;
   if (!buffer_reserve(bytes, WIRE_LENGTH_SIZE + sizeof head + escaped + 16)) return false;
   bytes->size = WIRE_LENGTH_SIZE;
   frame->id_offset = bytes->size + 6;
-  buffer_append_text(bytes, head);
+  frame->has_timeout = !is_bare;
+  buffer_append_text(bytes, is_bare ? bare_head : head);
   char *end = envelope_escape((char *)bytes->data + bytes->size, method, size);
   bytes->size = (size_t)(end - (char *)bytes->data);
   return buffer_append_text(bytes, "\",\"body\":");
@@ -38,10 +40,10 @@ static bool begin_header(frame_block *frame, uint8_t kind) {
   return true;
 }
 
-static frame_block *begin(call_encoding encoding, uint8_t kind, const char *method) {
+static frame_block *begin(const struct codec *codec, call_encoding encoding, uint8_t kind, const char *method) {
   frame_block *frame = frame_block_new(encoding);
   if (frame == NULL) return NULL;
-  if (encoding == CALL_BODY_ENVELOPE ? begin_envelope(frame, method) : begin_header(frame, kind)) {
+  if (encoding == CALL_BODY_ENVELOPE ? begin_envelope(frame, method, codec->bare) : begin_header(frame, kind)) {
     frame->body_offset = frame->bytes.size;
     return frame;
   }
@@ -61,7 +63,7 @@ static int end(frame_block *frame, frame_block **ret_frame, pyproc_error **reter
 
 int request_encode_message(const struct codec *codec, const pyproc_method *method, const ProtobufCMessage *message,
                            frame_block **ret_frame, pyproc_error **reterr) {
-  frame_block *frame = begin(codec->envelope ? CALL_BODY_ENVELOPE : CALL_BODY_CODEC, WIRE_REQUEST, method->name);
+  frame_block *frame = begin(codec, codec->envelope ? CALL_BODY_ENVELOPE : CALL_BODY_CODEC, WIRE_REQUEST, method->name);
   if (frame == NULL) return no_memory(reterr);
   int result = codec_pack(codec, method->request, message, &frame->bytes, reterr);
   if (result >= 0) return end(frame, ret_frame, reterr);
@@ -86,7 +88,7 @@ int request_encode_json(const struct codec *codec, const char *method, const cha
   if (wrong != NULL) return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "the body of %s: %s", method, wrong);
   call_encoding encoding = codec->envelope ? CALL_BODY_ENVELOPE : CALL_BODY_JSON;
   if (codec->registered && strchr(method, '/') == NULL) encoding = CALL_BODY_CODEC;
-  frame_block *frame = begin(encoding, WIRE_REQUEST, method);
+  frame_block *frame = begin(codec, encoding, WIRE_REQUEST, method);
   if (frame == NULL) return no_memory(reterr);
   int result = encoding == CALL_BODY_CODEC                ? pack_json(codec, method, body, size, &frame->bytes, reterr)
                : buffer_append(&frame->bytes, body, size) ? PYPROC_OK
@@ -99,7 +101,7 @@ int request_encode_json(const struct codec *codec, const char *method, const cha
 /* Frames of streams are never envelopes. */
 static int encode_for_stream(const struct codec *codec, uint8_t kind, const pyproc_method *method,
                              const ProtobufCMessage *message, frame_block **ret_frame, pyproc_error **reterr) {
-  frame_block *frame = begin(codec->envelope ? CALL_BODY_JSON : CALL_BODY_CODEC, kind, method->name);
+  frame_block *frame = begin(codec, codec->envelope ? CALL_BODY_JSON : CALL_BODY_CODEC, kind, method->name);
   if (frame == NULL) return no_memory(reterr);
   int result = message != NULL ? codec_pack(codec, method->request, message, &frame->bytes, reterr) : PYPROC_OK;
   if (result < 0) {
@@ -135,7 +137,7 @@ void request_complete(frame_block *frame, uint64_t id, uint32_t method_index, in
   if (frame->encoding == CALL_BODY_ENVELOPE) {
     uint8_t *id_at = frame->bytes.data + frame->id_offset;
     fill_in(id_at, ID_DIGITS, id);
-    fill_in(id_at + ID_DIGITS + sizeof ",\"timeout_ms\":" - 1, TIMEOUT_DIGITS, timeout);
+    if (frame->has_timeout) fill_in(id_at + ID_DIGITS + sizeof ",\"timeout_ms\":" - 1, TIMEOUT_DIGITS, timeout);
     return;
   }
   wire_put32(payload + 4, method_index);
