@@ -84,7 +84,7 @@ static void test_vectors(void **state) {
     pyproc_reply_free(message);
     message = unpacked(msgpack_of(), info, bytes.data, bytes.size);
     buffer got = packed(&codec_protobuf, info, message);
-    if (got.size != wanted.size || memcmp(got.data, wanted.data, got.size) != 0)
+    if (got.size != wanted.size || (got.size > 0 && memcmp(got.data, wanted.data, got.size) != 0))
       fail_msg("%s: other bytes", vector_text(vector, "name"));
     pyproc_reply_free(message);
     damage(info, &bytes);
