@@ -392,7 +392,7 @@ uint16_t connection_cancelled(const struct connection *self, uint64_t id) {
 
 int connection_put(struct connection *self, const void *data, size_t size) {
   if (self->output_start == self->output_end) self->output_start = self->output_end = 0;
-  if (size > self->output_capacity - self->output_end && self->output_start >= self->output_capacity / 2) {
+  if (size > self->output_capacity - self->output_end && self->output_start > self->output_capacity / 2) {
     memmove(self->output, self->output + self->output_start, self->output_end - self->output_start);
     self->output_end -= self->output_start; /* where the peer reads, but never all, it must not grow for ever */
     self->output_start = 0;

@@ -3,6 +3,7 @@
 #include "context.h"
 #include "job.h"
 #include "loop.h"
+#include "requests.h"
 #include "stream_job.h"
 
 static int add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **ret_type) {
