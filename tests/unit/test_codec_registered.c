@@ -201,7 +201,7 @@ static void test_errors(void **state) {
 
 enum { THREADS = 8, EACH = 40 };
 
-static char names[EACH][16];
+static char names[EACH][32];
 static _Atomic int taken_count, refused_count;
 
 static void *register_all(void *argument) {

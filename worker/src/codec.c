@@ -58,17 +58,28 @@ static PyObject *read_json(struct loop *self, const struct method *method, const
   return value;
 }
 
+/* Not JSON. */
+static PyObject *read_bytes(const struct connection *from, const struct method *method, PyObject *bytes,
+                            codec_problem *ret_problem) {
+  if (from->codec != NULL) return read_registered(from, method, bytes, ret_problem);
+  if (method_is_typed(method)) return PyObject_CallOneArg(method->from_string, bytes);
+  ret_problem->wrong = "not in JSON: it must have the flag JSON";
+  return NULL;
+}
+
 PyObject *codec_read(struct loop *self, const struct connection *from, const struct method *method,
                      const codec_body *body, codec_problem *ret_problem) {
   *ret_problem = (codec_problem){.code = 3};
-  if (!body->json) {
-    if (from->codec != NULL) return read_registered(from, method, body->bytes, ret_problem);
-    if (method_is_typed(method)) return PyObject_CallOneArg(method->from_string, body->bytes);
-    ret_problem->wrong = "not in JSON: it must have the flag JSON";
-    return NULL;
+  if (body->json) {
+    if (!body->checked) ret_problem->wrong = envelope_check_body(body->data, body->size);
+    return ret_problem->wrong == NULL ? read_json(self, method, body) : NULL;
   }
-  if (body->bytes != NULL) ret_problem->wrong = envelope_check_body(body->data, body->size);
-  return ret_problem->wrong == NULL ? read_json(self, method, body) : NULL;
+  if (body->bytes != NULL) return read_bytes(from, method, body->bytes, ret_problem);
+  PyObject *bytes = PyBytes_FromStringAndSize(body->data, (Py_ssize_t)body->size);
+  if (bytes == NULL) return NULL;
+  PyObject *value = read_bytes(from, method, bytes, ret_problem);
+  Py_DECREF(bytes);
+  return value;
 }
 
 /* The bytes object's inside; consumes `owner` on failure. */

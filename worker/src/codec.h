@@ -13,8 +13,9 @@
 typedef struct codec_body {
   const char *data;
   size_t size;
-  PyObject *bytes; /* borrowed: a bytes object that is the body; NULL: it is part of an envelope, so JSON */
+  PyObject *bytes; /* borrowed: a bytes object that is the body, NULL where there is none yet */
   bool json;       /* flag JSON */
+  bool checked;    /* to be JSON, with its envelope */
 } codec_body;
 
 /* What is wrong with a body or with a value. */
