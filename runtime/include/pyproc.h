@@ -999,9 +999,9 @@ void pyproc_future_free(pyproc_future *future);
  * waiting thread takes part in reading the worker's socket, as with any call. Ownership is as for calls: what is sent is
  * copied before the function returns; what is received is the program's and freed with pyproc_reply_free.
  *
- * A stream may be closed after its pool: pyproc_pool_close ends streams that no thread waits in at once, lets the others
- * go on for drain_timeout_ms, and leaves in each what the program has not yet received, and the error. In a forked child
- * every function is FAILED_PRECONDITION, and pyproc_stream_close frees memory only.
+ * A stream may be closed after its pool: pyproc_pool_close ends streams that no thread waits in, nor has for 0.1 s, lets
+ * the others go on for drain_timeout_ms, and leaves in each what the program has not yet received, and the error. In a
+ * forked child every function is FAILED_PRECONDITION, and pyproc_stream_close frees memory only.
  */
 
 /*
@@ -1066,9 +1066,10 @@ int pyproc_stream_send_submit(pyproc_stream *stream, const ProtobufCMessage *mes
 int pyproc_stream_recv_submit(pyproc_stream *stream, pyproc_done *done, void *userdata, pyproc_error **reterr);
 
 /*
- * The metadata that the handler sent beside the stream's end, *ret_count entries; NULL and 0 where there is none, and as long
- * as there may still be messages to receive. What it sent beside a message is that message's (pyproc_reply_metadata);
- * what it sent beside an error is the error's, too. `ret_count` may be NULL. Lives as long as the stream. Any thread.
+ * The metadata that the handler has sent so far: beside the messages that were received, and, once the end was received,
+ * beside that; in this order, *ret_count entries, at most 64 and 16 KiB (what is more is left out). NULL and 0 where there
+ * is none. What it sent beside a message is that message's, too (pyproc_reply_metadata), what it sent beside an error the
+ * error's. `ret_count` may be NULL. Valid until this is called again, or the stream is closed; the thread that receives.
  */
 const pyproc_metadata *pyproc_stream_metadata(pyproc_stream *stream, size_t *ret_count);
 
@@ -1083,7 +1084,8 @@ void pyproc_stream_close(pyproc_stream *stream);
  * anything that pyproc_reply_free takes. `ret_count` may be NULL. Lives as long as the reply; one thread at a time. */
 const pyproc_metadata *pyproc_reply_metadata(const void *reply, size_t *ret_count);
 
-/* Frees a reply, a stream's message, or a JSON body, with all that it points to. Any thread, also after the pool is closed. NULL is fine. */
+/* Frees a reply, a stream's message, or a JSON body, with all that it points to. Any thread, also after the pool is
+ * closed. NULL is fine. */
 void pyproc_reply_free(void *reply);
 
 #if defined(__GNUC__)

@@ -188,13 +188,13 @@ int64_t async_expire(void *argument, int64_t now_ns) {
   return atomic_load(&state->armed_ns);
 }
 
-/* A stream in flight in which no thread waits, with a reference, or NULL. */
-static async_call *find_lonely(async_state *state) {
+/* A stream in flight in which no thread waits, nor has since then, with a reference, or NULL. */
+static async_call *find_lonely(async_state *state, int64_t since_ns) {
   async_call *found = NULL;
   pthread_mutex_lock(&state->lock);
   for (size_t i = 0; i < state->deadlines.count && found == NULL; i++) {
     async_call *one = (async_call *)(void *)((char *)state->deadlines.items[i] - offsetof(async_call, deadline));
-    if (one->call.stream == NULL || atomic_load(&one->threads) > 0) continue;
+    if (one->call.stream == NULL || atomic_load(&one->threads) > 0 || atomic_load(&one->left_ns) > since_ns) continue;
     atomic_fetch_add(&one->references, 1);
     found = one;
   }
@@ -202,8 +202,8 @@ static async_call *find_lonely(async_state *state) {
   return found;
 }
 
-void async_end_streams(pyproc_pool *pool) {
-  for (async_call *one; (one = find_lonely(&pool->async)) != NULL;) {
+void async_end_streams(pyproc_pool *pool, int64_t since_ns) {
+  for (async_call *one; (one = find_lonely(&pool->async, since_ns)) != NULL;) {
     atomic_store(&one->reason, ASYNC_POOL_CLOSED);
     if (give_up(one, true) < 0) platform_yield();
     async_call_unref(one);
@@ -232,6 +232,7 @@ void *async_call_new(size_t size, pyproc_pool *pool, call_method method, frame_b
   self->token = options->cancel;
   self->entry = (cancel_entry){.fired = on_cancel, .argument = self};
   self->deadline = (deadline){.at_ns = self->call.deadline_ns};
+  atomic_init(&self->left_ns, platform_now_ns());
   atomic_init(&self->references, REFERENCES_AT_START);
   return self;
 }

@@ -40,9 +40,10 @@ typedef struct async_call {
   cancel_entry entry;
   deadline deadline; /* in the heap as long as the call is in flight; under the lock */
   atomic_int references;
-  atomic_bool asked;  /* its worker was told to stop it, and the deadline is that of its word */
-  atomic_int reason;  /* async_reason */
-  atomic_int threads; /* that wait in a stream */
+  atomic_bool asked;       /* its worker was told to stop it, and the deadline is that of its word */
+  atomic_int reason;       /* async_reason */
+  atomic_int threads;      /* that wait in a stream */
+  _Atomic int64_t left_ns; /* when the last one left, or the call was made */
 } async_call;
 
 int async_init(async_state *self, pyproc_error **reterr);
@@ -67,8 +68,8 @@ void async_call_cancel(async_call *self, bool at_once);
 /* Ends a call whose deadline has passed. False: it is just being ended, or moved; look again. Likewise. */
 bool async_call_expire(async_call *self);
 
-/* Ends the streams of a pool that is being closed in which no thread waits. */
-void async_end_streams(struct pyproc_pool *pool);
+/* Ends the streams of a pool that is being closed in which no thread waits, nor has since `since_ns`. */
+void async_end_streams(struct pyproc_pool *pool, int64_t since_ns);
 
 /* Owner: takes the call off its token. Afterwards nobody cancels it. */
 void async_call_detach(async_call *self);
