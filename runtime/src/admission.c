@@ -39,6 +39,10 @@ static struct connection *choose(struct admission *self) {
   return best;
 }
 
+static int attempts_of(const struct call *call) {
+  return call->attempts - call->attempts_before;
+}
+
 static void put_into_queue(struct admission *self, struct call *call, bool in_front) {
   if (in_front)
     call_list_prepend(&self->queue, call);
@@ -158,7 +162,7 @@ void admission_return(struct admission *self, struct call *call) {
   uint32_t bits = 0;
   pthread_mutex_lock(&self->lock);
   atomic_store(&call->connection, NULL);
-  if (self->closed || call->attempts >= ATTEMPTS_MAX)
+  if (self->closed || attempts_of(call) >= ATTEMPTS_MAX)
     bits = call_fail(call, error_new(PYPROC_E_UNAVAILABLE, "the worker stopped before it began %s", call->method.name),
                      false);
   else
@@ -175,7 +179,7 @@ void admission_lose(struct admission *self, struct connection *lost, const pypro
   lost->protocol->fail(lost, error, &unstarted);
   for (struct call *call = unstarted.first, *next; call != NULL; call = next) {
     next = call->next;
-    if (call->attempts < ATTEMPTS_MAX && !self->closed) continue;
+    if (attempts_of(call) < ATTEMPTS_MAX && !self->closed) continue;
     call_list_remove(&unstarted, call);
     bits |= call_fail(call, error_copy(error), false);
   }

@@ -100,6 +100,7 @@ struct call {
   int64_t sent_ns;     /* when a connection took it */
   uint64_t id;         /* on its connection */
   int attempts;        /* connections that took it, and were not made to give it back */
+  int attempts_before; /* of these, the ones before it was made again, see retry.h */
   pid_t worker_pid;    /* of the last one's worker */
   call_stream *stream; /* NULL: a unary call */
 

@@ -5,6 +5,7 @@
 #include "error.h"
 #include "reply.h"
 #include "request.h"
+#include "retry.h"
 #include "wire/envelope.h"
 #include "wire/frame.h"
 
@@ -15,11 +16,8 @@ static int check_options(const pyproc_call_options *given, pyproc_call_options *
   if (given == NULL) return PYPROC_OK;
   int result = options_copy_sized(options, sizeof *options, given, "pyproc_call_options", reterr);
   if (result < 0) return result;
-  if (options->max_attempts > 1)
-    return error_set(reterr, PYPROC_E_UNIMPLEMENTED, "option max_attempts is not part of this version; leave it 0");
-  if (options->max_attempts < 0)
-    return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "option max_attempts is %" PRId64 "; allowed are 0 and 1",
-                     options->max_attempts);
+  result = retry_check(options->max_attempts, reterr);
+  if (result < 0) return result;
   if (options->metadata_count > 0)
     return error_set(reterr, PYPROC_E_UNIMPLEMENTED, "option metadata is not part of this version; leave it empty");
   return PYPROC_OK;
@@ -28,7 +26,7 @@ static int check_options(const pyproc_call_options *given, pyproc_call_options *
 static int check_method(const pyproc_method *method, const ProtobufCMessage *request, pyproc_error **reterr) {
   if (method == NULL || request == NULL)
     return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "%s is NULL", method == NULL ? "method" : "request");
-  if (method->size != sizeof *method)
+  if (method->size != sizeof *method || (method->retry != NULL && method->retry->size != sizeof *method->retry))
     return error_set(reterr, PYPROC_E_FAILED_PRECONDITION,
                      "the code of this method was generated for another version of the library: run pyproc-gen again");
   if (method->kind != PYPROC_RPC_UNARY)

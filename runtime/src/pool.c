@@ -73,6 +73,8 @@ static void end_calls(pyproc_pool *pool) {
   gate_close(&pool->gate);
   completions_close(&pool->async.completions);
   admission_close(&pool->admission, NULL);
+  async_end_pauses(pool);
+  lot_wake(&pool->lot, UINT32_MAX); /* blocking calls that pause */
   gate_wait(&pool->gate, platform_now_ns() + pool->options.drain_timeout_ms * 1000000);
   pyproc_error *error = error_new(PYPROC_E_UNAVAILABLE, "the pool was closed");
   admission_close(&pool->admission, error);

@@ -128,9 +128,9 @@ static void test_call_options(void **state) {
   pyproc_call_options call = PYPROC_CALL_OPTIONS_INIT;
   char *reply = NULL;
   pyproc_error *error = NULL;
-  call.max_attempts = 3;
-  assert_int_equal(pyproc_call_json(pool, "ping", "1", &call, &reply, &error), PYPROC_E_UNIMPLEMENTED);
-  assert_error(error, PYPROC_E_UNIMPLEMENTED, "max_attempts", NOT_RUN);
+  call.max_attempts = 11;
+  assert_int_equal(pyproc_call_json(pool, "ping", "1", &call, &reply, &error), PYPROC_E_INVALID_ARGUMENT);
+  assert_error(error, PYPROC_E_INVALID_ARGUMENT, "max_attempts is 11; allowed are 0 to 10", NOT_RUN);
   call = (pyproc_call_options)PYPROC_CALL_OPTIONS_INIT;
   call.metadata = &metadata;
   call.metadata_count = 1;
