@@ -372,7 +372,8 @@ static void test_races(void **state) {
       pyproc_future_free(second);
       Retrying__TryReply *reply = NULL;
       int result = retrying_flaky_try_finish(first, &reply, NULL);
-      assert_true(result == 0 || result == PYPROC_E_CANCELLED);
+      /* UNAVAILABLE: it was cancelled just when an attempt had failed */
+      assert_true(result == 0 || result == PYPROC_E_CANCELLED || result == PYPROC_E_UNAVAILABLE);
       assert_int_equal(reply != NULL, result == 0);
       pyproc_reply_free(reply);
       pyproc_future_free(first);
