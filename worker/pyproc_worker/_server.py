@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 from . import _hooks
 from ._ext import Loop
 from ._methods import Table
+from ._streams import StreamThreads
 from ._version import __version__
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class _Process:
         self.serving = False
         self.took_wire = False  # a host hears of failures by pyproc_bootstrap.py before, by the exit status after
         self.forked = False
+        self.failure: BaseException | None = None  # what a stream's handler raised to end the worker
         self.interrupts = 0  # the signal that interrupts handlers
         self.signals = False  # whether SIGTERM and the wake-up descriptor are set by us
 
@@ -115,7 +117,7 @@ def _hello(table: Table, threads: int) -> bytes:
     concurrency = {"concurrency": CONCURRENCY_MAX} if table.has_async else {}
     return json.dumps({
         "version": _hooks.VERSION, "oldest": _hooks.VERSION, "pid": os.getpid(), "python": platform.python_version(),
-        "worker": __version__, "features": ["status_page"], "threads": threads, **concurrency,
+        "worker": __version__, "features": ["status_page", "streams"], "threads": threads, **concurrency,
         "methods": table.hello, "messages": table.messages,
     }, separators=(",", ":")).encode("utf-8")
 
@@ -225,9 +227,20 @@ def _stopped_by_signal(loop: Loop) -> Iterator[None]:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _crew(table: Table, threads: int, hooks: _hooks.Hooks) -> Crew | None:
-    """The threads where there is more than one handler at once."""
-    if threads == 1 and not table.has_async:
+def _fail(error: BaseException) -> None:
+    """A handler in a thread of its own raised what ends the worker; the first is told."""
+    process.failure = process.failure or error
+    if process.loop is not None:
+        process.loop.stop()
+
+
+def _crew(table: Table, threads: int, hooks: _hooks.Hooks, listens: bool) -> Crew | None:
+    """The threads where there is more than one handler at once.
+
+    One that listens has a thread which reads all its connections also where only streams have threads.
+    """
+    hooks.start_stream = StreamThreads(threads, hooks.watch, _fail, _leave_child, lambda: process.forked).start
+    if threads == 1 and not table.has_async and not (listens and table.has_stream_threads):
         return None
     from ._crew import Crew  # it imports asyncio, which others need not pay for
     crew = Crew(threads, table.has_async, _leave_child)
@@ -260,6 +273,8 @@ def _run_loop(loop: Loop, hooks: _hooks.Hooks, crew: Crew | None) -> None:
                     loop.run()
                 else:
                     crew.run(loop)
+                if process.failure is not None:
+                    raise process.failure
             except KeyboardInterrupt:
                 pass  # Ctrl-C in a terminal is how a listening worker is stopped
             finally:
@@ -294,7 +309,7 @@ def _run_stop_hooks() -> None:
 
 def _serve_inherited(table: Table, threads: int) -> None:
     hooks = _hooks.Hooks()
-    crew = _crew(table, threads, hooks)
+    crew = _crew(table, threads, hooks, False)
     loop = Loop(table.rows, _hello(table, threads), hooks, fd=process.wire_fd, host_fd=process.host_fd,
                 worker_index=_worker_index(), spin_us=_spin_us(), shared=crew is not None)
     process.wire_fd = process.host_fd = -1  # the loop's now
@@ -303,7 +318,7 @@ def _serve_inherited(table: Table, threads: int) -> None:
 
 def _serve_path(table: Table, threads: int, path: str) -> None:
     hooks = _hooks.Hooks()
-    crew = _crew(table, threads, hooks)
+    crew = _crew(table, threads, hooks, True)
     listener = _listen(path)
     made = os.lstat(path)
     try:

@@ -3,6 +3,7 @@
 #include "context.h"
 #include "job.h"
 #include "loop.h"
+#include "stream_job.h"
 
 static int add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **ret_type) {
   *ret_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, spec, NULL);
@@ -13,8 +14,12 @@ static int execute(PyObject *module) {
   module_state *const state = PyModule_GetState(module);
   if (add_type(module, &context_spec, &state->context_type) < 0) return -1;
   if (add_type(module, &job_spec, &state->job_type) < 0) return -1;
+  if (add_type(module, &stream_job_spec, &state->stream_job_type) < 0) return -1;
+  if (add_type(module, &requests_spec, &state->requests_type) < 0) return -1;
 #if PY_VERSION_HEX < 0x030A0000 /* later ones have a flag for it */
   state->job_type->tp_new = NULL;
+  state->stream_job_type->tp_new = NULL;
+  state->requests_type->tp_new = NULL;
   state->context_type->tp_new = NULL;
 #endif
   return add_type(module, &loop_spec, &state->loop_type);
@@ -25,6 +30,8 @@ static int traverse(PyObject *module, visitproc visit, void *arg) {
   Py_VISIT(state->context_type);
   Py_VISIT(state->loop_type);
   Py_VISIT(state->job_type);
+  Py_VISIT(state->stream_job_type);
+  Py_VISIT(state->requests_type);
   return 0;
 }
 
@@ -33,6 +40,8 @@ static int clear(PyObject *module) {
   Py_CLEAR(state->context_type);
   Py_CLEAR(state->loop_type);
   Py_CLEAR(state->job_type);
+  Py_CLEAR(state->stream_job_type);
+  Py_CLEAR(state->requests_type);
   return 0;
 }
 
