@@ -78,13 +78,8 @@ pyproc_error *retry_take_last(retry *self) {
 /* A connection may still be about to write the old bytes. */
 static bool renew_frame(struct call *call) {
   if (atomic_load(&call->frame->references) == 1) return true;
-  frame_block *frame = frame_block_new(call->frame->encoding);
+  frame_block *frame = frame_block_copy(call->frame);
   if (frame == NULL) return false;
-  frame->id_offset = call->frame->id_offset;
-  if (!buffer_append(&frame->bytes, call->frame->bytes.data, call->frame->bytes.size)) {
-    frame_block_unref(frame);
-    return false;
-  }
   frame_block_unref(call->frame);
   call->frame = frame;
   return true;
@@ -95,7 +90,9 @@ bool retry_renew(const retry *self, struct call *call) {
   if (call->block != call->small) free(call->block);
   call->block = NULL;
   call->body = NULL;
-  call->body_size = 0;
+  call->body_size = call->metadata_size = 0;
+  call->is_checked = false;
+  call->asked = 0;
   call->may_have_run = false;
   call->attempts_before = call->attempts;
   call->deadline_ns = self->deadline_ns;

@@ -11,6 +11,7 @@
 #include "async.h"
 #include "call_setup.h"
 #include "error.h"
+#include "metadata.h"
 #include "request.h"
 
 /* One direction: at most one thread in it, or one submission. */
@@ -42,6 +43,7 @@ struct pyproc_stream {
   bool is_end_told;       /* to a callback */
   bool is_closed;         /* nobody wants what comes */
   pyproc_error *unusable; /* a message that came is none: that is the end for the program */
+  metadata_set *trailing; /* that came with the end, once asked for */
 
   /* What waiting threads look at; written under the lock. */
   atomic_bool may_receive;  /* something is in the inbox, or it is over */
@@ -173,6 +175,7 @@ static void wait_for(pyproc_stream *self, direction *side, bool (*ready)(const c
       lot_sleep(&self->base.pool->lot, &side->waiter, is_placed, &wait, call->deadline_ns);
     }
   }
+  atomic_store(&self->base.left_ns, platform_now_ns());
   atomic_fetch_sub(&self->base.threads, 1);
 }
 
@@ -375,7 +378,7 @@ static int become_unusable(pyproc_stream *self, pyproc_error *error, pyproc_erro
   self->unusable = error_copy(error);
   atomic_store(&self->may_receive, true);
   pthread_mutex_unlock(&self->lock);
-  async_call_cancel(&self->base);
+  async_call_cancel(&self->base, true);
   return error_give(reterr, error);
 }
 
@@ -568,6 +571,7 @@ static void on_destroy(async_call *base) {
   drop_inbox(self);
   frame_block_unref(self->outgoing);
   pyproc_error_free(self->unusable);
+  free(self->trailing);
   if (!pool_is_forked(base->pool)) pthread_mutex_destroy(&self->lock); /* in a child somebody may seem to hold it */
 }
 
@@ -620,10 +624,32 @@ void pyproc_stream_close(pyproc_stream *self) {
   bool is_over = self->is_over;
   drop_inbox(self);
   pthread_mutex_unlock(&self->lock);
-  if (!is_over) async_call_cancel(&self->base);
+  if (!is_over) async_call_cancel(&self->base, true);
   async_call_detach(&self->base);
   async_call_unref(&self->base);
   pool_unref(pool);
+}
+
+/* What came beside the reply that ended it, made the first time. The lock is held. */
+static const pyproc_metadata *trailing_metadata(pyproc_stream *self, size_t *ret_count) {
+  const struct call *call = &self->base.call;
+  if (call->error != NULL) return pyproc_error_metadata(call->error, ret_count);
+  const uint8_t *data = call->metadata_size > 0 ? call->body - call->metadata_size : NULL;
+  if (data != NULL && self->trailing == NULL) {
+    self->trailing = malloc(metadata_set_size(data, call->metadata_size));
+    if (self->trailing != NULL) metadata_set_init(self->trailing, data, call->metadata_size);
+  }
+  return metadata_set_entries(self->trailing, ret_count);
+}
+
+const pyproc_metadata *pyproc_stream_metadata(pyproc_stream *stream, size_t *ret_count) {
+  if (stream == NULL || pool_is_forked(stream->base.pool)) return metadata_set_entries(NULL, ret_count);
+  pthread_mutex_lock(&stream->lock);
+  bool is_at_end = stream->is_over && stream->first == NULL && stream->unusable == NULL;
+  const pyproc_metadata *entries =
+      is_at_end ? trailing_metadata(stream, ret_count) : metadata_set_entries(NULL, ret_count);
+  pthread_mutex_unlock(&stream->lock);
+  return entries;
 }
 
 /* What has ended it before it was open. */

@@ -131,6 +131,7 @@ static void none_that_could_not_start_before_the_deadline(void **state) {
 static frame_block *new_frame(void) {
   frame_block *frame = frame_block_new(CALL_BODY_ENVELOPE);
   frame->id_offset = 7;
+  frame->body_offset = 5;
   assert_true(buffer_append(&frame->bytes, "0123456789", 10));
   return frame;
 }
@@ -156,6 +157,7 @@ static void renewed_call_has_bytes_of_its_own(void **state) {
   assert_ptr_not_equal(call.frame, frame);
   assert_int_equal(call.frame->encoding, CALL_BODY_ENVELOPE);
   assert_int_equal(call.frame->id_offset, 7);
+  assert_int_equal(call.frame->body_offset, 5);
   assert_int_equal(call.frame->bytes.size, 10);
   assert_memory_equal(call.frame->bytes.data, "0123456789", 10);
   assert_int_equal(atomic_load(&frame->references), 1);
