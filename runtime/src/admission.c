@@ -54,6 +54,10 @@ static struct connection *choose(struct admission *self, bool for_stream) {
   return best;
 }
 
+static int attempts_of(const struct call *call) {
+  return call->attempts - call->attempts_before;
+}
+
 static call_list *queue_of(struct admission *self, const struct call *call) {
   return call->stream != NULL ? &self->stream_queue : &self->queue;
 }
@@ -213,7 +217,7 @@ void admission_return(struct admission *self, struct call *call) {
   uint32_t bits = 0;
   pthread_mutex_lock(&self->lock);
   atomic_store(&call->connection, NULL);
-  if (self->closed || call->attempts >= ATTEMPTS_MAX)
+  if (self->closed || attempts_of(call) >= ATTEMPTS_MAX)
     bits = call_fail(call, error_new(PYPROC_E_UNAVAILABLE, "the worker stopped before it began %s", call->method.name),
                      false);
   else
@@ -230,7 +234,7 @@ void admission_lose(struct admission *self, struct connection *lost, const pypro
   lost->protocol->fail(lost, error, &unstarted);
   for (struct call *call = unstarted.first, *next; call != NULL; call = next) {
     next = call->next;
-    if (call->attempts < ATTEMPTS_MAX && !self->closed) continue;
+    if (attempts_of(call) < ATTEMPTS_MAX && !self->closed) continue;
     call_list_remove(&unstarted, call);
     bits |= call_fail(call, error_copy(error), false);
   }

@@ -87,6 +87,8 @@ static void end_calls(pyproc_pool *pool) {
   gate_close(&pool->gate);
   completions_close(&pool->async.completions);
   admission_close(&pool->admission, NULL);
+  async_end_pauses(pool);
+  lot_wake(&pool->lot, UINT32_MAX); /* blocking calls that pause */
   drain(pool);
   pyproc_error *error = error_new(PYPROC_E_UNAVAILABLE, "the pool was closed");
   admission_close(&pool->admission, error);
