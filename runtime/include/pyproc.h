@@ -2,9 +2,9 @@
  * pyproc.h - call Python functions from C through a supervised pool of Python processes. This header is the manual.
  *
  * CONTENTS
- *   Life of a pool, Threads, How waiting works, Ownership, Codes, What "may have run" means, Workers without a
- *   handshake, Fork, Signals and other things of the process, Compatibility, Limits; then every function, struct,
- *   enumerator and macro in turn.
+ *   Life of a pool, Threads, How waiting works, Ownership, Codes, What "may have run" means, Calls that are made again,
+ *   How a handler is stopped, Metadata, Workers without a handshake, Fork, Signals and other things of the process,
+ *   Compatibility, Limits; then every function, struct, enumerator and macro in turn.
  *
  * LIFE OF A POOL
  *   pyproc_pool_open starts `workers` processes, each of which runs the user's Python script, and returns when all of
@@ -105,6 +105,58 @@
  *   that it gives up; so the answer is right also when the worker was killed. Calls whose worker dies before they have
  *   begun are given to another one without the caller's doing, up to 5 workers in all.
  *
+ * CALLS THAT ARE MADE AGAIN
+ *   Where a method's schema has a retry policy (option (pyproc.method).retry, see pyproc/options.proto), or the caller
+ *   sets max_attempts, a failed unary call is made again by the library: when its code is one of the policy's
+ *   (UNAVAILABLE, where it names none), and the method is declared idempotent or the call certainly did not run.
+ *   Between two attempts there is a pause, random between 0 and a bound that grows from attempt to attempt. Deadline
+ *   and token are those of the call, not of an attempt: there is no attempt that could not begin before the deadline,
+ *   and a token that is fired ends the pause at once, and so does pyproc_pool_close. The caller sees the last error
+ *   alone. That holds for blocking, submitted and started calls; the pause of the latter two takes no thread. What
+ *   fails before it is sent, from a bad argument to a full queue of a submitted call, and streams, are not made again.
+ *
+ * HOW A HANDLER IS STOPPED
+ *   When a call's deadline passes, or its token is fired, its handler is stopped in three steps: it is asked, which it
+ *   may see in its context; it is interrupted, by an exception that is raised in it, Cancelled, which ends a loop, a
+ *   sleep or a wait within a millisecond where the handler is on the worker's main thread; and where it still runs
+ *   cancel_grace_ms later, in C code say, the stacks of all its threads are written to the log, and the worker is killed
+ *   and replaced. The caller does not wait for that. It stays up to 10 ms, and only where the handler had begun, to hear
+ *   how the handler ended; pyproc_error_stop then says how far things had come. A reply that comes after the call was
+ *   given up reaches nobody.
+ *
+ * METADATA
+ *   Beside a request and beside its reply or error travels metadata: entries of a key and a value, for what is not the
+ *   method's business, such as who calls and on whose behalf. A handler finds that of the request in context.metadata,
+ *   and answers by context.add_metadata(key, value) or pyproc_worker.Error(code, message, metadata). Nothing is added,
+ *   changed or looked at on the way: W3C's traceparent is an entry like any other.
+ *   A key has 1 to 128 of the characters a-z, 0-9, '-', '_' and '.', and begins neither with "grpc-" nor with "pyproc-".
+ *   The values of keys that end in "-bin" may hold any bytes, all others printable ASCII (0x20 to 0x7e) without a blank
+ *   at either end. A key may come twice; the order is kept. At most 64 entries and 16 KiB in all, where each entry counts
+ *   its key, its value and 6 bytes.
+ *
+ * ```c
+ * const pyproc_metadata metadata[] = {
+ *   {"traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", 0}, // a text: its size may be 0
+ *   {"x-blob-bin", "\0\1\2", 3},
+ * };
+ * pyproc_call_options options = PYPROC_CALL_OPTIONS_INIT;
+ * options.metadata = metadata;
+ * options.metadata_count = sizeof metadata / sizeof *metadata;
+ * char *body = NULL;
+ * pyproc_error *error = NULL;
+ * size_t count = 0;
+ * if (pyproc_call_json(pool, "predict", "{\"value\": 42}", &options, &body, &error) < 0) {
+ *   const pyproc_metadata *beside = pyproc_error_metadata(error, &count);
+ *   const char *after = pyproc_metadata_get(beside, count, "retry-after");
+ *   printf("%s; retry after %s\n", pyproc_error_message(error), after != NULL ? after : "a while");
+ * } else {
+ *   const pyproc_metadata *beside = pyproc_reply_metadata(body, &count);
+ *   for (size_t i = 0; i < count; i++) printf("%s (%zu bytes)\n", beside[i].key, beside[i].value_size);
+ * }
+ * pyproc_error_free(error);
+ * pyproc_reply_free(body);
+ * ```
+ *
  * WORKERS WITHOUT A HANDSHAKE
  *   With handshake "none" a pool drives workers that were written for the Go library pyproc. `python script args…` is
  *   run as it is, with PYPROC_SOCKET_PATH in its environment and none of our packages. The path is in a folder of mode
@@ -151,12 +203,14 @@
  *   nesting of protobuf messages     100
  *   nesting of a JSON body           98
  *   workers of a pool                1024
+ *   attempts of a call               10 (max_attempts), up to 5 workers each
  *   calls in flight on a worker      1024 (max_in_flight), at most 4096
  *   calls that wait in a pool        10,000 (queue_limit)
  *   streams open on a worker         64 (max_streams), at most 1024
  *   bytes on the way in a stream     256 KiB each way (stream_window_bytes), and one message
  *   methods of a worker              65,536
  *   a text in an error               64 KiB
+ *   metadata of a message            64 entries, 16 KiB
  *   log lines not yet delivered      4096 and 1 MiB, what is more is dropped and counted; a line of more than 8 KiB is
  *                                    delivered in pieces
  */
@@ -235,12 +289,18 @@ typedef struct pyproc_stream pyproc_stream;   /* a call with any number of messa
 typedef struct pyproc_method pyproc_method;   /* a generated table: one rpc; laid out in pyproc_generated.h */
 typedef struct pyproc_service pyproc_service; /* a generated table: one service */
 
-/* Later: one entry of what travels beside a request or a reply. */
+/* One entry of what travels beside a request, a reply or an error; see METADATA above. In what the library gives, key
+ * and value are never NULL and end with a NUL, which value_size does not count. In what a program gives, a value_size of
+ * 0 means a text that ends with a NUL, and a value that is NULL an empty one. */
 typedef struct pyproc_metadata {
-  const char *key;   /* lower-case ASCII */
-  const char *value; /* value_size bytes, which may hold any byte */
+  const char *key;   /* lower-case ASCII, ends with a NUL */
+  const char *value; /* value_size bytes */
   size_t value_size; /* bytes */
 } pyproc_metadata;
+
+/* The value of the first entry with that key, NULL where there is none. It ends with a NUL; one that may hold others is
+ * better looked for by hand, for its size. Lives as long as the entries. `metadata` and `key` may be NULL. */
+const char *pyproc_metadata_get(const pyproc_metadata *metadata, size_t count, const char *key);
 
 /* The library's version, "major.minor.patch". Constant; any thread. */
 const char *pyproc_version(void);
@@ -309,8 +369,23 @@ pid_t pyproc_error_worker_pid(const pyproc_error *error);
 /* 0: the handler has not begun and will not. 1: it may have run, partly or to its end. See above. */
 int pyproc_error_may_have_run(const pyproc_error *error);
 
-/* How many times the call was given to a worker; 0: never. */
+/* How many times the call was given to a worker, all attempts together; 0: never. */
 int pyproc_error_attempts(const pyproc_error *error);
+
+/* How far the library got in stopping a handler, when the error was made; see HOW A HANDLER IS STOPPED above. */
+enum {
+  PYPROC_STOP_NONE = 0,    /* there was nothing to stop: the call was not given up, or had not begun */
+  PYPROC_STOP_ASKED,       /* the worker was told; the handler may still run, or has ended in its own way */
+  PYPROC_STOP_INTERRUPTED, /* the handler was ended by the exception that was raised in it; the traceback says where */
+  PYPROC_STOP_KILLED       /* a handler did not stop, this call's or another's, and the worker was killed for it */
+};
+
+/* PYPROC_STOP_*. The message says it too. */
+int pyproc_error_stop(const pyproc_error *error);
+
+/* The metadata that the handler sent beside its error, *ret_count entries; NULL and 0 where there is none. `ret_count`
+ * may be NULL. Lives as long as the error. */
+const pyproc_metadata *pyproc_error_metadata(const pyproc_error *error, size_t *ret_count);
 
 /* How the worker ended, where that is why; else NULL. Lives as long as the error. */
 const pyproc_crash *pyproc_error_crash(const pyproc_error *error);
@@ -348,11 +423,11 @@ enum {
   PYPROC_EVENT_WORKER_READY = 1,  /* a worker can be called */
   PYPROC_EVENT_WORKER_DIED,       /* a worker has ended although nobody closed the pool; `crash` is set */
   PYPROC_EVENT_WORKER_HUNG,       /* later */
-  PYPROC_EVENT_WORKER_RECYCLED,   /* later */
-  PYPROC_EVENT_BREAKER_OPEN,      /* later */
-  PYPROC_EVENT_BREAKER_HALF_OPEN, /* later */
-  PYPROC_EVENT_BREAKER_CLOSED,    /* later */
-  PYPROC_EVENT_RELOADED           /* later */
+  PYPROC_EVENT_WORKER_RECYCLED,   /* a worker has been replaced by a new one that is ready, and will leave */
+  PYPROC_EVENT_BREAKER_OPEN,      /* calls fail at once from now on: see breaker_failures */
+  PYPROC_EVENT_BREAKER_HALF_OPEN, /* a worker is tried again */
+  PYPROC_EVENT_BREAKER_CLOSED,    /* a worker has answered: all is as before */
+  PYPROC_EVENT_RELOADED           /* all workers were replaced by pyproc_pool_reload */
 };
 
 /* One event. Valid during the callback only. */
@@ -379,7 +454,7 @@ typedef struct pyproc_pool_options {
   /* Set by PYPROC_POOL_OPTIONS_INIT. */
   size_t size;
 
-  /* Later. Leave it NULL. */
+  /* What pyproc_options_load allocated, for pyproc_options_clear; yours never. */
   void *loaded;
 
   /* Path of the worker's Python file. Required. Give an absolute path where the program changes its folder, or sets
@@ -460,13 +535,16 @@ typedef struct pyproc_pool_options {
    * larger is RESOURCE_EXHAUSTED. */
   int64_t frame_limit_bytes;
 
-  /* Later. */
+  /* A worker is replaced by a new one once it has answered so many calls, 1 or more; looked at four times a second. 0
+   * (default) and PYPROC_OFF: never. Like for the next two, the bound is drawn anew for each process, up to a tenth
+   * lower, one worker is replaced at a time, and no call fails for it: see pyproc_pool_reload. */
   int64_t recycle_calls;
 
-  /* Later. */
+  /* The same once its resident set takes more than so many bytes, 1 MiB or more. 0 (default) and PYPROC_OFF: never. Only
+   * on Linux. */
   int64_t recycle_rss_bytes;
 
-  /* Later. */
+  /* The same once it has been ready for so many milliseconds, 1 or more. 0 (default) and PYPROC_OFF: never. */
   int64_t recycle_age_ms;
 
   /* The lowest level that `log` gets, PYPROC_LOG_DEBUG to PYPROC_LOG_ERROR, or PYPROC_OFF. Default: PYPROC_LOG_INFO. */
@@ -492,11 +570,62 @@ typedef struct pyproc_pool_options {
   /* Milliseconds without a message in either direction after which a stream is DEADLINE_EXCEEDED, 1 to 86,400,000, or
    * PYPROC_OFF. Default: 300,000 (5 minutes). Not counted while messages wait for the program to take them. */
   int64_t stream_idle_timeout_ms;
+
+  /* How often a worker may fail, 1 to 2^31 - 1, within restart_window_ms: with one failure more its place rests for as
+   * long as that. PYPROC_OFF: it never does. Default: 3. To fail is not to become ready, or to die before the first
+   * answer; between failures it is started after pauses that grow from 0.1 to 30 s, half of it random. A worker that dies
+   * after it has answered is replaced at once and counts nowhere. */
+  int64_t restart_max;
+
+  /* Milliseconds, 1 to 86,400,000. Default: 60,000. */
+  int64_t restart_window_ms;
+
+  /* After so many failures in a row, 1 to 2^31 - 1, of any of its workers, the pool's breaker opens, where no worker is
+   * ready that has answered a call: nothing is started any more, and calls are UNAVAILABLE at once, with the cause.
+   * PYPROC_OFF: never. Default: 10. */
+  int64_t breaker_failures;
+
+  /* Milliseconds, 1 to 86,400,000, default 30,000, that it stays open. Then it is half open: one worker is started, and
+   * its first answer closes the breaker, while another failure opens it again. pyproc_pool_reload and _resize try at
+   * once. */
+  int64_t breaker_cooldown_ms;
 } pyproc_pool_options;
 
 /* Initialises a pyproc_pool_options: all defaults. */
 #define PYPROC_POOL_OPTIONS_INIT PYPROC_INIT_(pyproc_pool_options)
 PYPROC_DEFINE_INIT_(pyproc_pool_options)
+
+/*
+ * Sets options from a file and from the environment. What the program has set stays where neither names it: the
+ * environment beats the file, and the file beats the program. `path` is a YAML file of at most 1 MiB with one mapping
+ * of options to values, or NULL: the environment alone.
+ *
+ *   script: worker.py
+ *   workers: 4
+ *   call_timeout_ms: 500
+ *   queue_limit: unlimited      # PYPROC_UNLIMITED; also off (PYPROC_OFF) and default (0)
+ *   log_level: warning          # or debug, info, error, off
+ *   args: [--model, small]
+ *   env: {OMP_NUM_THREADS: 1}   # or a list of NAME=value
+ *
+ * In the environment the option `call_timeout_ms` is PYPROC_CALL_TIMEOUT_MS, and so are all others; lists and mappings
+ * are written as in YAML, PYPROC_ARGS="[--model, small]". An empty variable counts as none. The Go library's
+ * PYPROC_POOL_WORKERS and PYPROC_POOL_MAX_IN_FLIGHT are taken where PYPROC_WORKERS and PYPROC_MAX_IN_FLIGHT are not
+ * set. A process that has more rights than who started it (set-user-ID) sees no environment. docs/options.md lists all
+ * options. Paths are relative to the program's folder, not the file's. Callbacks and `services` are the program's to set.
+ *
+ * `options` must have been initialised. Texts that were loaded belong to it: free them with pyproc_options_clear, at any
+ * time after pyproc_pool_open. On failure `options` is unchanged and holds nothing new. One thread at a time; the
+ * environment must not change meanwhile.
+ *
+ * Errors: INVALID_ARGUMENT: "file:line: key: what is wrong and what is allowed", or the same with the variable's name;
+ * NOT_FOUND, PERMISSION_DENIED: the file; RESOURCE_EXHAUSTED: memory.
+ */
+int pyproc_options_load(pyproc_pool_options *options, const char *path, pyproc_error **reterr);
+
+/* Frees what pyproc_options_load allocated; texts of `options` that lie there become NULL, all else stays. Options that
+ * were never loaded, and NULL, are fine. */
+void pyproc_options_clear(pyproc_pool_options *options);
 
 /*
  * How one call is made.
@@ -528,16 +657,22 @@ typedef struct pyproc_call_options {
    * may pass what is left of its own; nothing is sent. (What is left may be 0: pass -1 then.) */
   int64_t timeout_ms;
 
-  /* Later: 0 (default) or 1. */
+  /* How often the call may be made in all, where it fails and another attempt may help: 2 to 10, by the schema's retry
+   * policy or, where it has none, with pauses of up to 100 ms, then 200, and so on to 5000, and for UNAVAILABLE alone.
+   * 1: it is never made again. 0 (default): as the schema says, else once. One that may have run is made again only
+   * where the schema declares the method idempotent, which pyproc_call_json does not know. Without effect on
+   * streams. */
   int64_t max_attempts;
 
   /* Cancels the call when it is fired; NULL (default): nothing does. */
   pyproc_cancel *cancel;
 
-  /* Later. */
+  /* What travels beside the request, metadata_count entries, at most 64 and 16 KiB; see METADATA above. Default: nothing.
+   * Copied before the function returns. An entry that may not be sent is INVALID_ARGUMENT, whose message names its key
+   * and what is allowed. */
   const pyproc_metadata *metadata;
 
-  /* Later: 0. */
+  /* Number of entries, 0 to 64. */
   size_t metadata_count;
 } pyproc_call_options;
 
@@ -549,14 +684,14 @@ PYPROC_DEFINE_INIT_(pyproc_call_options)
  * up. */
 typedef struct pyproc_health {
   size_t size;           /* set by PYPROC_HEALTH_INIT */
-  int64_t workers;       /* places for workers, as opened */
+  int64_t workers;       /* that shall run, as opened or resized */
   int64_t workers_ready; /* that can be called now */
   int64_t in_flight;     /* calls that workers hold, given-up ones among them until they are answered */
   int64_t queued;        /* calls that wait for a worker */
   int64_t restarts;      /* workers that ended since the pool was opened, each of which is replaced */
   int64_t calls;         /* that have returned, with whatever result */
   int64_t failures;      /* of these, the ones that failed */
-  int64_t breaker_open;  /* later; 0 */
+  int64_t breaker_open;  /* 1 while calls fail at once because of breaker_failures, else 0 */
 } pyproc_health;
 
 /* Initialises a pyproc_health. */
@@ -593,12 +728,49 @@ void pyproc_pool_close(pyproc_pool *pool);
  * thread; never blocks. Errors: INVALID_ARGUMENT, FAILED_PRECONDITION (in a forked child); no pyproc_error. */
 int pyproc_pool_health(pyproc_pool *pool, pyproc_health *ret_health);
 
+/*
+ * Replaces all workers, one after the other, by new ones that run what the script is by now: with `options`, or with
+ * the present ones where it is NULL. A new worker is started beside the old one; as soon as it is ready the old one gets
+ * no more calls, ends those that it has (at most drain_timeout_ms), and leaves. No call fails for it, and once this has
+ * returned 0 no old worker is left. Blocks until then; other threads go on calling. Reloads and resizes of one pool
+ * happen one after the other.
+ *
+ * Where a new worker does not start the reload stops there, the old ones that are left serve on, and the error is the
+ * one that pyproc_pool_open would give. It says how many workers had been replaced by then, if any.
+ *
+ * Of the options script, python, cwd, args, env, workers, start_timeout_ms and recycle_… may differ from those of the
+ * pool; another one that does is INVALID_ARGUMENT naming it. Any thread, but no log or event callback.
+ *
+ * Errors: those of pyproc_pool_open; UNAVAILABLE: the pool is being closed.
+ */
+int pyproc_pool_reload(pyproc_pool *pool, const pyproc_pool_options *options, pyproc_error **reterr);
+
+/*
+ * Changes the number of workers, 1 to 1024, and waits until it is reached: until new ones are ready, or those with the
+ * highest indices have ended their calls (at most drain_timeout_ms) and left. No call fails for it. Any thread, but no
+ * log or event callback.
+ *
+ * Errors: INVALID_ARGUMENT; those of pyproc_pool_open where a new worker does not start: it is given up, those that were
+ * added before stay; UNAVAILABLE: the pool is being closed.
+ */
+int pyproc_pool_resize(pyproc_pool *pool, int64_t workers, pyproc_error **reterr);
+
+/*
+ * Lets the pool come to rest: from now on new calls are UNAVAILABLE, and those that are inside, waiting ones among them,
+ * have `timeout_ms` milliseconds to end (negative: no limit). Callbacks of submitted calls that have ended may be
+ * dispatched before, during and after it. Only pyproc_pool_close is left to do then, which finds nothing to wait for.
+ * Any thread, but not from within a callback.
+ *
+ * Errors: DEADLINE_EXCEEDED: calls are still inside; call it again, or close.
+ */
+int pyproc_pool_drain(pyproc_pool *pool, int64_t timeout_ms, pyproc_error **reterr);
+
 /* ---- cancellation ---- */
 
 /*
- * A token cancels all calls that were made with it, now or later, and stays fired. A cancelled call returns CANCELLED
- * at once: one that has not begun never will, and for one that runs the worker is told, where its handler may see it in
- * context.cancelled or its cancel_event, or else run to its end; its reply is then dropped.
+ * A token cancels all calls that were made with it, now or later, and stays fired. A cancelled call that has not begun
+ * never will, and returns CANCELLED at once. One whose handler runs returns within 10 ms, with what its handler's end told
+ * where that came soon enough; see HOW A HANDLER IS STOPPED above.
  */
 
 /* Makes a token, to be freed with pyproc_cancel_free. Errors: RESOURCE_EXHAUSTED. Any thread. */
@@ -842,9 +1014,9 @@ void pyproc_future_free(pyproc_future *future);
  * waiting thread takes part in reading the worker's socket, as with any call. Ownership is as for calls: what is sent is
  * copied before the function returns; what is received is the program's and freed with pyproc_reply_free.
  *
- * A stream may be closed after its pool: pyproc_pool_close ends streams that no thread waits in at once, lets the others
- * go on for drain_timeout_ms, and leaves in each what the program has not yet received, and the error. In a forked child
- * every function is FAILED_PRECONDITION, and pyproc_stream_close frees memory only.
+ * A stream may be closed after its pool: pyproc_pool_close ends streams that no thread waits in, nor has for 0.1 s, lets
+ * the others go on for drain_timeout_ms, and leaves in each what the program has not yet received, and the error. In a
+ * forked child every function is FAILED_PRECONDITION, and pyproc_stream_close frees memory only.
  */
 
 /*
@@ -909,13 +1081,26 @@ int pyproc_stream_send_submit(pyproc_stream *stream, const ProtobufCMessage *mes
 int pyproc_stream_recv_submit(pyproc_stream *stream, pyproc_done *done, void *userdata, pyproc_error **reterr);
 
 /*
+ * The metadata that the handler has sent so far: beside the messages that were received, and, once the end was received,
+ * beside that; in this order, *ret_count entries, at most 64 and 16 KiB (what is more is left out). NULL and 0 where there
+ * is none. What it sent beside a message is that message's, too (pyproc_reply_metadata), what it sent beside an error the
+ * error's. `ret_count` may be NULL. Valid until this is called again, or the stream is closed; the thread that receives.
+ */
+const pyproc_metadata *pyproc_stream_metadata(pyproc_stream *stream, size_t *ret_count);
+
+/*
  * Frees a stream. One that is not over is abandoned: its handler is stopped (GeneratorExit in a generator, Cancelled in
  * what iterates over requests, cancellation of a task), and messages that were not received are lost. Callbacks that are
  * outstanding run all the same, with CANCELLED. Never waits. Legal after the pool is closed. NULL is fine.
  */
 void pyproc_stream_close(pyproc_stream *stream);
 
-/* Frees a reply, a stream's message, or a JSON body, with all that it points to. Any thread, also after the pool is closed. NULL is fine. */
+/* The metadata that the handler sent beside its reply, *ret_count entries; NULL and 0 where there is none. `reply` is
+ * anything that pyproc_reply_free takes. `ret_count` may be NULL. Lives as long as the reply; one thread at a time. */
+const pyproc_metadata *pyproc_reply_metadata(const void *reply, size_t *ret_count);
+
+/* Frees a reply, a stream's message, or a JSON body, with all that it points to. Any thread, also after the pool is
+ * closed. NULL is fine. */
 void pyproc_reply_free(void *reply);
 
 #if defined(__GNUC__)

@@ -12,6 +12,7 @@
 #include "cancel.h"
 #include "completions.h"
 #include "deadlines.h"
+#include "retry.h"
 
 /* A pool's. */
 typedef struct async_state {
@@ -39,9 +40,13 @@ typedef struct async_call {
   pyproc_cancel *token;
   cancel_entry entry;
   deadline deadline; /* in the heap as long as the call is in flight; under the lock */
+  retry retry;
+  bool paused; /* until it is made again, at `deadline`; under the lock */
   atomic_int references;
-  atomic_int reason;  /* async_reason */
-  atomic_int threads; /* that wait in a stream */
+  atomic_bool asked;       /* its worker was told to stop it, and the deadline is that of its word */
+  atomic_int reason;       /* async_reason */
+  atomic_int threads;      /* that wait in a stream */
+  _Atomic int64_t left_ns; /* when the last one left, or the call was made */
 } async_call;
 
 int async_init(async_state *self, pyproc_error **reterr);
@@ -49,6 +54,9 @@ void async_destroy(async_state *self);
 
 /* Supervisor: ends the calls of a pool whose deadlines have passed. Returns when to look again. */
 int64_t async_expire(void *pool, int64_t now_ns);
+
+/* Ends the calls that pause before they are made again, and lets no other one pause; the pool's gate is closing. */
+void async_end_pauses(pyproc_pool *pool);
 
 /* Initialises the call in a block of `size` zeroed bytes that begins with it, or returns NULL (out of memory). Takes
  * the frame over in any case. */
@@ -59,14 +67,15 @@ void *async_call_new(size_t size, pyproc_pool *pool, call_method method, frame_b
  * been freed. The calling thread is inside the pool's gate. */
 int async_call_start(async_call *self, pyproc_error **reterr);
 
-/* Ends the call, unless it is over. The caller has a reference, and the pool's memory exists. */
-void async_call_cancel(async_call *self);
+/* Ends the call, unless it is over: at once, or as soon as it is known how its handler ended, or a moment has passed.
+ * The caller has a reference, and the pool's memory exists. */
+void async_call_cancel(async_call *self, bool at_once);
 
 /* Ends a call whose deadline has passed. False: it is just being ended, or moved; look again. Likewise. */
 bool async_call_expire(async_call *self);
 
-/* Ends the streams of a pool that is being closed in which no thread waits. */
-void async_end_streams(struct pyproc_pool *pool);
+/* Ends the streams of a pool that is being closed in which no thread waits, nor has since `since_ns`. */
+void async_end_streams(struct pyproc_pool *pool, int64_t since_ns);
 
 /* Owner: takes the call off its token. Afterwards nobody cancels it. */
 void async_call_detach(async_call *self);

@@ -100,7 +100,9 @@ struct call {
   int64_t deadline_ns; /* CLOCK_MONOTONIC */
   int64_t sent_ns;     /* when a connection took it */
   uint64_t id;         /* on its connection */
+  int asked;           /* its worker was told to stop it, because of this code; 0: not. Under the connection's lock */
   int attempts;        /* connections that took it, and were not made to give it back */
+  int attempts_before; /* of these, the ones before it was made again, see retry.h */
   pid_t worker_pid;    /* of the last one's worker */
   call_stream *stream; /* NULL: a unary call */
 
@@ -120,7 +122,8 @@ struct call {
   bool may_have_run;
   uint8_t *block; /* malloc'd, or `small` */
   const uint8_t *body;
-  size_t body_size;
+  size_t body_size, metadata_size; /* the metadata, which has been checked, lies right before the body */
+  bool is_checked;                 /* the body is known to be JSON */
   uint8_t small[256];
 };
 
@@ -145,6 +148,9 @@ static inline bool call_wait_is_over(const call_wait *self, const struct connect
 frame_block *frame_block_new(call_encoding encoding);
 frame_block *frame_block_ref(frame_block *frame);
 void frame_block_unref(frame_block *frame);
+
+/* Another one with the same bytes; NULL: out of memory. */
+frame_block *frame_block_copy(const frame_block *frame);
 
 /* Initialises the call; `frame` passes to it. */
 void call_init(struct call *self, struct lot *lot, call_method method, frame_block *frame, int64_t deadline_ns);

@@ -23,8 +23,8 @@ struct codec {
   const pyproc_protocol *protocol; /* its functions; pack_json and unpack_json where it is registered */
   const pyproc_protocol *self;     /* what they are given */
   bool envelope;                   /* calls travel as the JSON envelopes of schema/wire.md, else as REQUEST and REPLY */
-  bool bare;                       /* these are without "timeout_ms", which workers of the Go library do not have */
-  bool registered;                 /* bodies of calls by name are in its encoding, too */
+  bool bare;       /* with `envelope`: without "timeout_ms", which workers of the Go library do not have */
+  bool registered; /* bodies of calls by name are in its encoding, too */
 };
 
 /* What codecs are lent. */
@@ -41,7 +41,7 @@ struct pyproc_arena {
 
 extern const struct codec codec_protobuf, codec_json, codec_json_bare;
 
-/* The codec of that name, built in or registered, or NULL; codec_json_bare is not found by it. Any thread. */
+/* The codec of that name, built in or registered, or NULL. codec_json_bare is not found by it. Any thread. */
 const struct codec *codec_find(const char *name);
 
 /* Appends the encoded message to `out`; on failure `out` has its old size. INVALID_ARGUMENT names the field that

@@ -6,8 +6,8 @@
  *   framed_wait.c       how calling threads share the roles (leader/follower), spin, and sleep
  *   framed_reader.c     what the reader's role does: receive, dispatch, hello
  *   framed_writer.c     what the writer's role does
- *   framed_bare.c       workers without a handshake
  *   framed_stream.c     streams: messages and credit
+ *   framed_bare.c       workers without a handshake
  *   framed_table.c      the calls in flight, and the end of a connection: what all the others stand on
  *
  * Roles. `reading` is taken by one thread at a time, which may touch `receiver` and wait on the channel. `writing`
@@ -31,6 +31,7 @@
 typedef struct framed_slot {
   uint64_t id;       /* 0: free */
   struct call *call; /* NULL: its caller left, the reply will be dropped */
+  uint32_t method;   /* index in the worker's hello */
   bool started;      /* the worker said so (STARTED) */
   bool is_stream;
 } framed_slot;

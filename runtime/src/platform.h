@@ -144,6 +144,12 @@ unsigned platform_fork_generation(void);
    slash. Returns `buffer`, or NULL when it cannot be told or does not fit. */
 const char *platform_library_dir(char *buffer, size_t size);
 
+/* The resident set of a process in bytes; -1 where that cannot be told. */
+int64_t platform_process_rss(pid_t pid);
+
+/* getenv, which sees nothing where the process has more rights than who started it (set-user-ID and the like). */
+const char *platform_getenv(const char *name);
+
 /* strerror for threads. Returns `buffer` or a constant string. */
 const char *platform_error_text(int errnum, char *buffer, size_t size);
 

@@ -458,3 +458,18 @@ void poller_close(poller *self) {
   if (self->fd > 0) platform_close_fd(self->fd);
   self->fd = -1;
 }
+
+const char *platform_getenv(const char *name) {
+  return secure_getenv(name);
+}
+
+int64_t platform_process_rss(pid_t pid) {
+  char path[64];
+  long long size = 0, resident = -1;
+  snprintf(path, sizeof path, "/proc/%ld/statm", (long)pid);
+  FILE *file = fopen(path, "re");
+  if (file == NULL) return -1;
+  if (fscanf(file, "%lld %lld", &size, &resident) != 2) resident = -1;
+  fclose(file);
+  return resident < 0 ? -1 : (int64_t)resident * sysconf(_SC_PAGESIZE);
+}

@@ -11,15 +11,7 @@
 #include "error.h"
 #include "spawn.h"
 
-enum {
-  BACKOFF_FIRST_MS = 100,
-  BACKOFF_LAST_MS = 30000,
-  EXIT_GRACE_MS = 500,
-  TERM_GRACE_MS = 1000,
-  CLOSE_RETRY_MS = 1,
-  REACH_RETRY_MS = 5,
-  REAP_POLL_MS = 50
-};
+enum { EXIT_GRACE_MS = 500, TERM_GRACE_MS = 1000, CLOSE_RETRY_MS = 1, REACH_RETRY_MS = 5, REAP_POLL_MS = 50 };
 enum { FD_STDIN, FD_STDOUT, FD_STDERR, FD_LAUNCH, VARIABLES_MAX = LAUNCH_VARIABLES + 2 };
 enum { STEP_ASKED, STEP_TERMINATED, STEP_KILLED };
 
@@ -31,13 +23,17 @@ static void say(const struct worker *self, int level, const char *what) {
   log_write(self->shop->log, level, self->pid, "worker %d: %s", self->index, what);
 }
 
-static void tell(const struct worker *self, int kind, const char *text, const pyproc_crash *crash) {
-  const struct options *options = self->shop->options;
+void worker_tell(worker_shop *shop, pid_t pid, int kind, const char *text, const pyproc_crash *crash) {
+  const struct options *options = shop->options;
   if (options->event == NULL) return;
-  pyproc_event event = {.size = sizeof event, .kind = kind, .worker_pid = self->pid, .text = text, .crash = crash};
-  atomic_store(&self->shop->busy, true);
+  pyproc_event event = {.size = sizeof event, .kind = kind, .worker_pid = pid, .text = text, .crash = crash};
+  atomic_store(&shop->busy, true);
   options->event(&event, options->event_userdata);
-  atomic_store(&self->shop->busy, false);
+  atomic_store(&shop->busy, false);
+}
+
+static void tell(const struct worker *self, int kind, const char *text, const pyproc_crash *crash) {
+  worker_tell(self->shop, self->pid, kind, text, crash);
 }
 
 /* ---- what the connection tells us, on any thread ---- */
@@ -64,6 +60,7 @@ static void on_watch(void *owner, bool for_write) {
 
 static void on_freed(void *owner) {
   struct worker *self = owner;
+  if (atomic_load(&self->is_retiring)) raise_flag(self, &self->became_idle);
   struct admission *admission = self->shop->admission;
   admission_dispatch(admission);
   if (admission->count > 1 && atomic_load(&self->connection->load) == 0 && !atomic_load(&self->shop->lopsided) &&
@@ -163,8 +160,27 @@ void worker_handle(worker_watch *watch, uint32_t events) {
 
 /* ---- start ---- */
 
-void worker_init(struct worker *self, worker_shop *shop, int index) {
-  *self = (struct worker){.shop = shop, .index = index, .state = WORKER_DOWN, .site = LAUNCH_SITE_INIT};
+worker_edition *worker_edition_new(struct options *options, const char *python) {
+  worker_edition *self = calloc(1, sizeof *self);
+  char *copy = strdup(python);
+  if (self == NULL || copy == NULL) {
+    free(self);
+    free(copy);
+    return NULL;
+  }
+  *self = (worker_edition){.options = options, .owned = options, .python = copy};
+  return self;
+}
+
+void worker_edition_free(worker_edition *edition) {
+  options_free(edition->owned);
+  free(edition->owned);
+  free((char *)(uintptr_t)edition->python);
+  free(edition);
+}
+
+void worker_init(struct worker *self, worker_shop *shop) {
+  *self = (struct worker){.shop = shop, .state = WORKER_DOWN, .due_ns = INT64_MAX, .site = LAUNCH_SITE_INIT};
   for (int i = 0; i < WORKER_SOURCES; i++)
     self->watches[i] = (worker_watch){.worker = self, .source = (worker_source)i, .fd = -1};
 }
@@ -191,14 +207,14 @@ static int open_pipes(worker_pipes *pipes, pyproc_error **reterr) {
   return result;
 }
 
-static char **make_argv(const worker_shop *shop) {
+static char **make_argv(const struct worker *self) {
   size_t count = 0, used = 0;
-  const struct options *options = shop->options;
+  const struct options *options = self->edition->options;
   while (options->args != NULL && options->args[count] != NULL) count++;
   char **argv = calloc(count + 4, sizeof *argv);
   if (argv == NULL) return NULL;
-  argv[used++] = (char *)(uintptr_t)shop->python; /* spawn does not write to them */
-  if (shop->launch->has_bootstrap) argv[used++] = (char *)(uintptr_t)shop->bootstrap;
+  argv[used++] = (char *)(uintptr_t)self->edition->python; /* spawn does not write to them */
+  if (self->shop->launch->has_bootstrap) argv[used++] = (char *)(uintptr_t)self->shop->bootstrap;
   argv[used++] = options->script;
   for (size_t i = 0; i < count; i++) argv[used++] = options->args[i];
   return argv;
@@ -206,25 +222,25 @@ static char **make_argv(const worker_shop *shop) {
 
 static int spawn(struct worker *self, const worker_pipes *pipes, const launch_terms *terms, int *ret_process_fd,
                  pyproc_error **reterr) {
-  const worker_shop *shop = self->shop;
+  const struct options *options = self->edition->options;
   char index[32];
   const char *own[VARIABLES_MAX] = {index};
   snprintf(index, sizeof index, "PYPROC_WORKER_INDEX=%d", self->index);
   for (int i = 0; i < terms->variable_count; i++) own[1 + i] = terms->variables[i];
-  char **argv = make_argv(shop), **env = spawn_environment((const char *const *)shop->options->env, own);
+  char **argv = make_argv(self), **env = spawn_environment((const char *const *)options->env, own);
   int result;
   if (argv == NULL || env == NULL) {
     result = error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED, "out of memory");
   } else {
     int fds[FD_LAUNCH + LAUNCH_FDS] = {-1, pipes->out[1], pipes->err[1]};
     for (int i = 0; i < terms->fd_count; i++) fds[FD_LAUNCH + i] = terms->fds[i];
-    spawn_request request = {.program = shop->python,
+    spawn_request request = {.program = self->edition->python,
                              .argv = argv,
                              .envp = env,
-                             .cwd = shop->options->cwd,
+                             .cwd = options->cwd,
                              .fds = fds,
                              .fd_count = FD_LAUNCH + (size_t)terms->fd_count,
-                             .dies_with_host = shop->launch->dies_with_host};
+                             .dies_with_host = self->shop->launch->dies_with_host};
     result = spawn_process(&request, &self->pid, ret_process_fd, reterr);
   }
   free(argv);
@@ -250,6 +266,7 @@ static void adopt(struct worker *self, worker_pipes *pipes, int process_fd) {
   self->streams[1] = log_stream_new(pipes->err[0], PYPROC_LOG_WARNING, "stderr", self->tail);
   pipes->out[0] = pipes->err[0] = -1;
   self->connection->peer_pid = self->pid;
+  self->connection->index = self->index;
   watch(self, WORKER_PROCESS, process_fd, POLLER_IN);
   for (int i = 0; i < 2; i++) {
     if (self->streams[i] == NULL) continue;
@@ -258,16 +275,28 @@ static void adopt(struct worker *self, worker_pipes *pipes, int process_fd) {
   }
 }
 
-static void schedule_restart(struct worker *self, int64_t now_ns) {
-  int64_t wait_ms = 0;
-  if (self->failures > 0) {
-    wait_ms = BACKOFF_LAST_MS;
-    if (self->failures < 10 && (int64_t)BACKOFF_FIRST_MS << (self->failures - 1) < wait_ms)
-      wait_ms = (int64_t)BACKOFF_FIRST_MS << (self->failures - 1);
-    wait_ms = wait_ms / 2 + (int64_t)(platform_random64() % (uint64_t)wait_ms) / 2; /* half of it is jitter */
+/* How long to wait before the next start. */
+static int64_t pause_after(struct worker *self, bool failed, int64_t now_ns) {
+  const struct options *options = self->shop->options;
+  const backoff_policy policy = {.max = options->restart_max, .window_ms = options->restart_window_ms};
+  bool rests;
+  if (!failed) {
+    backoff_reset(&self->backoff);
+    return 0;
   }
+  self->has_failed = true;
+  int64_t wait_ms = backoff_next(&self->backoff, &policy, now_ns, &rests);
+  if (rests && self->is_wanted)
+    log_write(self->shop->log, PYPROC_LOG_ERROR, 0,
+              "worker %d: failed %" PRId64 " times within %" PRId64 " ms (options restart_max, restart_window_ms): it "
+              "rests for %" PRId64 " ms",
+              self->index, policy.max + 1, policy.window_ms, wait_ms);
+  return wait_ms;
+}
+
+static void schedule_restart(struct worker *self) {
   self->state = WORKER_DOWN;
-  self->due_ns = now_ns + ms(wait_ms);
+  self->due_ns = self->is_wanted ? self->restart_ns : INT64_MAX;
 }
 
 static void keep_error(struct worker *self, pyproc_error *error) {
@@ -292,6 +321,8 @@ static void start(struct worker *self, int64_t now_ns) {
   int process_fd = -1;
   self->may_have_ended = self->is_reached = false;
   self->leaving_step = STEP_ASKED;
+  self->revision = self->edition->revision;
+  atomic_store(&self->is_retiring, false);
   atomic_store(&self->became_ready, false);
   atomic_store(&self->became_broken, false);
   int result = open_pipes(&pipes, &error);
@@ -301,18 +332,23 @@ static void start(struct worker *self, int64_t now_ns) {
   close_pipes(&pipes);
   if (result < 0) { /* nothing runs */
     self->shop->launch->clear(&self->site);
-    self->failures++;
+    self->restart_ns = now_ns + ms(pause_after(self, true, now_ns));
     log_write(self->shop->log, PYPROC_LOG_ERROR, 0, "worker %d: %s", self->index, pyproc_error_message(error));
     keep_error(self, error);
-    schedule_restart(self, now_ns);
+    schedule_restart(self);
     return;
   }
   self->state = WORKER_STARTING;
-  self->start_due_ns = now_ns + ms(self->shop->options->start_timeout_ms);
+  self->start_due_ns = now_ns + ms(self->edition->options->start_timeout_ms);
   begin(self, now_ns);
 }
 
 /* ---- end ---- */
+
+/* Nobody needs to be told that it has ended. */
+static bool is_expected(const struct worker *self) {
+  return atomic_load(&self->shop->closing) || !self->is_wanted;
+}
 
 static void describe_exit(const struct worker *self, const platform_exit *exit, char *text, size_t size) {
   bool killed_by_us = self->state == WORKER_LEAVING && self->leaving_step == STEP_KILLED && exit->signal == SIGKILL;
@@ -320,12 +356,18 @@ static void describe_exit(const struct worker *self, const platform_exit *exit, 
     snprintf(text, size, "worker %ld has ended; the host took its exit status", (long)self->pid);
   else if (killed_by_us)
     snprintf(text, size, "worker %ld %s and was killed", (long)self->pid,
-             atomic_load(&self->shop->closing) ? "did not end in time" : "closed its connection");
+             is_expected(self) ? "did not end in time" : "closed its connection");
   else if (exit->signal != 0)
     snprintf(text, size, "worker %ld was killed by signal %d (%s)", (long)self->pid, exit->signal,
              strsignal(exit->signal));
   else
     snprintf(text, size, "worker %ld exited with status %d", (long)self->pid, exit->exit_status);
+}
+
+/* Whether the process killed itself, as it is to where a handler does not end when it is told to. */
+static bool was_stuck(const struct worker *self, const platform_exit *exit) {
+  status_page *page = self->connection->page;
+  return page != NULL && atomic_load(&page->stuck_id) != 0 && (!exit->known || exit->signal == SIGKILL);
 }
 
 /* The error that calls in flight and the opener of the pool get. */
@@ -336,17 +378,21 @@ static pyproc_error *make_error(struct worker *self, const platform_exit *exit, 
   const pyproc_error *reason = self->connection->reason;
   bool said_why = reason != NULL && pyproc_error_code(reason) != PYPROC_E_UNAVAILABLE;
   describe_exit(self, exit, text, sizeof text);
+  bool stuck = was_stuck(self, exit);
   bool running = self->connection->protocol->running(self->connection, &id, method, sizeof method);
   if (self->verdict != NULL)
     error = error_copy(self->verdict);
   else if (said_why)
     error = error_copy(reason);
   else if (was_ready)
-    error =
-        error_new(PYPROC_E_UNAVAILABLE, "%s%s%s%s", atomic_load(&self->shop->closing) ? "the pool was closed: " : "",
-                  text, running ? " in " : "", method);
+    error = error_new(PYPROC_E_UNAVAILABLE, "%s%s%s%s%s",
+                      atomic_load(&self->shop->closing) ? "the pool was closed: "
+                      : !self->is_wanted                ? "its worker was replaced: "
+                                                        : "",
+                      text, running ? " in " : "", method,
+                      stuck ? ", which did not end although its call was given up (option cancel_grace_ms)" : "");
   else
-    error = error_new(PYPROC_E_UNAVAILABLE, "%s before it was ready: does %s %s?", text, self->shop->options->script,
+    error = error_new(PYPROC_E_UNAVAILABLE, "%s before it was ready: does %s %s?", text, self->edition->options->script,
                       self->shop->launch->task);
   char *tail = self->tail != NULL ? log_tail_text(self->tail) : NULL;
   pyproc_crash crash = {.size = sizeof crash,
@@ -360,6 +406,7 @@ static pyproc_error *make_error(struct worker *self, const platform_exit *exit, 
                         .log = tail != NULL ? tail : "",
                         .stacks = ""};
   error_set_worker(error, self->pid);
+  error_set_stop(error, stuck ? PYPROC_STOP_KILLED : PYPROC_STOP_NONE);
   error_set_log(error, crash.log);
   error_set_crash(error, &crash);
   free(tail);
@@ -397,7 +444,7 @@ static void let_go(struct worker *self, int64_t now_ns) {
     self->state = WORKER_DOWN;
     self->due_ns = INT64_MAX;
   } else {
-    schedule_restart(self, now_ns);
+    schedule_restart(self);
   }
 }
 
@@ -412,14 +459,16 @@ static void bury(struct worker *self, const platform_exit *exit, int64_t now_ns)
   bool had_good_call = atomic_load(&self->connection->good_calls) > 0;
   pyproc_error *error = make_error(self, exit, was != WORKER_STARTING);
   /* its socket may have ended before it: that it is leaving does not mean that we sent it away */
-  log_write(self->shop->log, atomic_load(&self->shop->closing) ? PYPROC_LOG_DEBUG : PYPROC_LOG_ERROR, self->pid,
-            "worker %d: %s", self->index, pyproc_error_message(error));
+  log_write(self->shop->log, is_expected(self) ? PYPROC_LOG_DEBUG : PYPROC_LOG_ERROR, self->pid, "worker %d: %s",
+            self->index, pyproc_error_message(error));
   admission_lose(self->shop->admission, self->connection, error);
-  if (!atomic_load(&self->shop->closing))
-    tell(self, PYPROC_EVENT_WORKER_DIED, pyproc_error_message(error), pyproc_error_crash(error));
-  self->failures = had_good_call ? 0 : self->failures + 1;
-  keep_error(self, error);
-  if (!atomic_load(&self->shop->closing)) atomic_fetch_add(&self->shop->restarts, 1);
+  if (!is_expected(self)) tell(self, PYPROC_EVENT_WORKER_DIED, pyproc_error_message(error), pyproc_error_crash(error));
+  self->restart_ns = now_ns + ms(pause_after(self, !had_good_call && !is_expected(self), now_ns));
+  if (is_expected(self))
+    pyproc_error_free(error);
+  else
+    keep_error(self, error);
+  if (!is_expected(self)) atomic_fetch_add(&self->shop->restarts, 1);
   self->state = WORKER_GONE;
   let_go(self, now_ns);
 }
@@ -444,12 +493,45 @@ static void end_now(struct worker *self, int64_t now_ns) {
 
 void worker_leave(struct worker *self, int64_t grace_ms) {
   if (self->state == WORKER_DOWN || self->state == WORKER_GONE || self->state == WORKER_LEAVING) return;
-  bool is_listening = self->state == WORKER_READY;
+  bool is_listening = self->state == WORKER_READY || self->state == WORKER_RETIRING;
   self->connection->protocol->finish(self->connection);
   if (self->shop->launch->stop_signal != 0) platform_kill_group(self->pid, self->shop->launch->stop_signal);
   self->state = WORKER_LEAVING;
   self->leaving_step = STEP_ASKED;
   self->due_ns = is_listening ? platform_now_ns() + ms(grace_ms) : 0;
+}
+
+void worker_employ(struct worker *self, const worker_edition *edition, int index) {
+  self->edition = edition;
+  self->index = index;
+  self->is_wanted = true;
+  self->backoff = (backoff){0};
+  self->is_probe = self->is_held = self->has_failed = false;
+  self->due_ns = 0;
+}
+
+void worker_release(struct worker *self) {
+  if (self->state == WORKER_DOWN && self->is_held) self->due_ns = 0;
+  self->is_held = false;
+}
+
+/* Whatever was given to it, it has answered: what callers that chose it before still send is given back unstarted. */
+static bool is_idle(const struct worker *self) {
+  return atomic_load(&self->connection->load) == 0 && atomic_load(&self->connection->streams) == 0;
+}
+
+void worker_dismiss(struct worker *self, int64_t drain_ms) {
+  self->is_wanted = false;
+  if (self->state == WORKER_DOWN) self->due_ns = INT64_MAX;
+  if (self->state != WORKER_READY) {
+    worker_leave(self, 0);
+    return;
+  }
+  self->state = WORKER_RETIRING;
+  self->due_ns = platform_now_ns() + ms(drain_ms);
+  atomic_store(&self->connection->capacity, 0); /* no call is given to it */
+  atomic_store(&self->became_idle, true);       /* look at once */
+  atomic_store(&self->is_retiring, true);
 }
 
 /* ---- steps ---- */
@@ -465,10 +547,10 @@ static void become_ready(struct worker *self) {
 
 /* The connection is of no use: where the process ends by itself, its exit status says more than our signal would. */
 static void become_broken(struct worker *self, int64_t now_ns) {
-  if (self->state != WORKER_STARTING && self->state != WORKER_READY) return;
+  if (self->state != WORKER_STARTING && self->state != WORKER_READY && self->state != WORKER_RETIRING) return;
   bool hung_up = pyproc_error_code(self->connection->reason) == PYPROC_E_UNAVAILABLE;
   bool failed = self->state == WORKER_STARTING;
-  if (self->state == WORKER_READY) self->state = WORKER_LEAVING;
+  if (!failed) self->state = WORKER_LEAVING;
   self->leaving_step = STEP_TERMINATED;
   self->due_ns = hung_up || failed ? now_ns + ms(EXIT_GRACE_MS) : now_ns;
   unwatch(self, WORKER_SOCKET);
@@ -492,10 +574,20 @@ static void end_if_overdue(struct worker *self, int64_t now_ns) {
   end_now(self, now_ns);
 }
 
+static bool may_start(const struct worker *self) {
+  breaker_state state = self->shop->breaker.state;
+  return state == BREAKER_CLOSED || (state == BREAKER_HALF_OPEN && self->is_probe);
+}
+
 static void do_what_is_due(struct worker *self, int64_t now_ns) {
   switch (self->state) {
   case WORKER_DOWN:
-    if (!atomic_load(&self->shop->closing)) start(self, now_ns);
+    if (!self->is_wanted || atomic_load(&self->shop->closing)) break;
+    self->is_held = !may_start(self);
+    if (self->is_held)
+      self->due_ns = INT64_MAX;
+    else
+      start(self, now_ns);
     break;
   case WORKER_STARTING:
     if (!self->is_reached && self->leaving_step != STEP_KILLED && now_ns < self->start_due_ns) {
@@ -505,8 +597,8 @@ static void do_what_is_due(struct worker *self, int64_t now_ns) {
     if (self->verdict == NULL && (!self->is_reached || atomic_load(&self->connection->state) == CONNECTION_HANDSHAKE))
       self->verdict = error_new(PYPROC_E_DEADLINE_EXCEEDED,
                                 "worker %ld was not ready within %" PRId64 " ms (option start_timeout_ms): does %s %s?",
-                                (long)self->pid, self->shop->options->start_timeout_ms, self->shop->options->script,
-                                self->shop->launch->task);
+                                (long)self->pid, self->edition->options->start_timeout_ms,
+                                self->edition->options->script, self->shop->launch->task);
     end_now(self, now_ns);
     break;
   case WORKER_LEAVING:
@@ -517,6 +609,9 @@ static void do_what_is_due(struct worker *self, int64_t now_ns) {
     } else {
       end_now(self, now_ns);
     }
+    break;
+  case WORKER_RETIRING:
+    worker_leave(self, self->shop->options->drain_timeout_ms);
     break;
   case WORKER_GONE:
     let_go(self, now_ns);
@@ -530,6 +625,8 @@ int64_t worker_step(struct worker *self, int64_t now_ns) {
   if (atomic_exchange(&self->became_ready, false)) become_ready(self);
   if (atomic_exchange(&self->became_broken, false)) become_broken(self, now_ns);
   bury_if_ended(self, now_ns);
+  if (atomic_exchange(&self->became_idle, false) && self->state == WORKER_RETIRING && is_idle(self))
+    worker_leave(self, self->shop->options->drain_timeout_ms);
   if (now_ns >= self->due_ns) do_what_is_due(self, now_ns);
   end_if_overdue(self, now_ns);
   if (atomic_exchange(&self->wants_watch, false) && self->state != WORKER_DOWN && self->state != WORKER_GONE)

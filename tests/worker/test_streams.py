@@ -618,7 +618,7 @@ def test_threads_go_on_while_the_main_thread_is_busy(host: Host, tmp_path: Path)
         worker.wire.send(upload.data("x" * 1000))
     stream.end()
     upload.end()
-    read_all(worker, stream)
+    read_all(worker, stream, upload)
     reply = upload.finish()
     assert upload.decode(reply.body) == "3000 " + "x" * 1000
     flag.touch()

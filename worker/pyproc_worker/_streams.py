@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from ._ext import StreamJob
 
+
 class StreamThreads:
     """A thread for each plain handler that is given a stream.
 
