@@ -5,7 +5,7 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
-enum { AT_FIRST = 8, LINES = 1000 };
+enum { AT_FIRST = 8, LINES = 5 };
 
 struct app {
   pyproc_pool *pool;
