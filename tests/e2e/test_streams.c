@@ -369,17 +369,19 @@ static void test_worker_stops_reading(void **state) {
 static void test_deadline(void **state) {
   const side *self = *state;
   pyproc_call_options options = PYPROC_CALL_OPTIONS_INIT;
-  options.timeout_ms = 300;
+  options.timeout_ms = 1500;
   pyproc_stream *stream = produce(self->pool, 2, 10, "hang", &options);
   for (int i = 0; i < 2; i++) expect_produced(stream, i, 10);
-  expect_error(stream, PYPROC_E_DEADLINE_EXCEEDED, "conformance.Streams/Produce was not over within 300 ms", RAN);
+  expect_error(stream, PYPROC_E_DEADLINE_EXCEEDED, "conformance.Streams/Produce was not over within 1500 ms", RAN);
   pyproc_stream_close(stream);
 
   stream = converse(self->pool, &options);
+  assert_int_equal(send_text(stream, "one"), 1);
+  expect_text(stream, "one");
   int result = send_text(stream, "hang");
   while (result == 1) result = send_text(stream, "waits for credit until the deadline");
   assert_int_equal(result, 0);
-  expect_error(stream, PYPROC_E_DEADLINE_EXCEEDED, "300 ms", RAN);
+  expect_error(stream, PYPROC_E_DEADLINE_EXCEEDED, "1500 ms", RAN);
   pyproc_stream_close(stream);
   WAIT_FOR(is_idle(self->pool));
 
@@ -405,6 +407,8 @@ static void test_token(void **state) {
     pyproc_stream *receiver = produce(self->pool, 1, 10, "hang", &options);
     pyproc_stream *sender = converse(self->pool, &options);
     expect_produced(receiver, 0, 10);
+    assert_int_equal(send_text(sender, "one"), 1);
+    expect_text(sender, "one");
     assert_int_equal(pthread_create(&thread, NULL, fire_soon, options.cancel), 0);
     int result = send_text(sender, "hang");
     while (sends && result == 1) result = send_text(sender, "waits for credit until the token is fired");
@@ -978,13 +982,13 @@ static void test_forked_child(void **state) {
 static void test_idle_timeout(void **state) {
   const side *self = *state;
   pyproc_pool_options options = options_of(self);
-  options.stream_idle_timeout_ms = 300;
+  options.stream_idle_timeout_ms = 1000;
   pyproc_pool *pool = open_pool(&options);
   pyproc_stream *stream = produce(pool, 2, 10, "hang", NULL);
   expect_produced(stream, 0, 10);
-  pause_ms(700); /* a message waits for the program: that is not the worker's idleness */
+  pause_ms(2500); /* a message waits for the program: that is not the worker's idleness */
   expect_produced(stream, 1, 10);
-  expect_error(stream, PYPROC_E_DEADLINE_EXCEEDED, "300 ms (option stream_idle_timeout_ms)", RAN);
+  expect_error(stream, PYPROC_E_DEADLINE_EXCEEDED, "1000 ms (option stream_idle_timeout_ms)", RAN);
   pyproc_stream_close(stream);
 
   stream = converse(pool, NULL);
