@@ -10,6 +10,7 @@
 #include <string.h>
 
 struct pyproc_error {
+  bool is_static; /* a library's own, for want of memory; told by a flag, since its module has one of its own */
   int code;
   int may_have_run, attempts;
   pid_t worker_pid;
@@ -19,7 +20,7 @@ struct pyproc_error {
 
 static char out_of_memory_message[] = "out of memory";
 static pyproc_error out_of_memory = {
-    .code = PYPROC_E_RESOURCE_EXHAUSTED, .message = out_of_memory_message, .may_have_run = 1};
+    .is_static = true, .code = PYPROC_E_RESOURCE_EXHAUSTED, .message = out_of_memory_message, .may_have_run = 1};
 
 static const char *const code_texts[] = {
     "ok",        "cancelled",       "unknown error",     "invalid argument",   "deadline exceeded",
@@ -38,7 +39,7 @@ int error_from_wire(uint32_t status) {
 }
 
 static bool is_writable(const pyproc_error *error) {
-  return error != NULL && error != &out_of_memory;
+  return error != NULL && !error->is_static;
 }
 
 /* The number of bytes of the character at `text`, 0 when it is none or a NUL. */
@@ -220,7 +221,7 @@ void error_set_crash(pyproc_error *error, const pyproc_crash *crash) {
 }
 
 pyproc_error *error_copy(const pyproc_error *error) {
-  if (error == NULL || error == &out_of_memory) return &out_of_memory;
+  if (!is_writable(error)) return &out_of_memory;
   pyproc_error *copy = error_new(error->code, "%s", error->message);
   if (!is_writable(copy)) return copy;
   copy->type = text_copy(error->type);
