@@ -71,7 +71,8 @@
  *   neither read nor freed. Free errors with pyproc_error_free.
  *   Replies and JSON bodies are freed with pyproc_reply_free and with nothing else: not with free(), not with
  *   protobuf-c's functions. A reply is one block: what it points to lives as long as it does. Do not change it.
- *   Replies, errors, tokens and futures belong to no pool: they may be freed by any thread and after the pool is closed.
+ *   Replies, errors, tokens, futures and streams belong to no pool: they may be freed by any thread and after the pool is
+ *   closed.
  *   Everything that is passed in is the caller's and only read: requests and call options until the call returns, pool
  *   options until pyproc_pool_open returns (strings are copied; `services` points to constant tables and is kept).
  *   Functions that free, and accessors, take NULL.
@@ -136,6 +137,8 @@
  *   workers of a pool                1024
  *   calls in flight on a worker      1024 (max_in_flight), at most 4096
  *   calls that wait in a pool        10,000 (queue_limit)
+ *   streams open on a worker         64 (max_streams), at most 1024
+ *   bytes on the way in a stream     256 KiB each way (stream_window_bytes), and one message
  *   methods of a worker              65,536
  *   a text in an error               64 KiB
  *   log lines not yet delivered      4096 and 1 MiB, what is more is dropped and counted; a line of more than 8 KiB is
@@ -211,7 +214,8 @@ enum {
 
 typedef struct pyproc_pool pyproc_pool;       /* worker processes and who watches them */
 typedef struct pyproc_error pyproc_error;     /* what went wrong, in detail */
-typedef struct pyproc_cancel pyproc_cancel;   /* a token that cancels calls */
+typedef struct pyproc_cancel pyproc_cancel;   /* a token that cancels calls and streams */
+typedef struct pyproc_stream pyproc_stream;   /* a call with any number of messages in one or both directions */
 typedef struct pyproc_method pyproc_method;   /* a generated table: one rpc; laid out in pyproc_generated.h */
 typedef struct pyproc_service pyproc_service; /* a generated table: one service */
 
@@ -457,6 +461,19 @@ typedef struct pyproc_pool_options {
   /* Gets events; NULL (default): nobody. */
   pyproc_event_callback *event;
   void *event_userdata; /* passed to `event`, never looked at */
+
+  /* Streams that one worker has open at once, 1 to 1024. Default: 64. A pool has at most as many as its workers
+   * together; one more is RESOURCE_EXHAUSTED. */
+  int64_t max_streams;
+
+  /* Bytes of messages, 64 more than its encoding for each, that may be on their way in each direction of each stream,
+   * not yet taken by the other side, 4096 to 1,073,741,824. Default: 262,144 (256 KiB). One message, of any size, may go
+   * beyond. */
+  int64_t stream_window_bytes;
+
+  /* Milliseconds without a message in either direction after which a stream is DEADLINE_EXCEEDED, 1 to 86,400,000, or
+   * PYPROC_OFF. Default: 300,000 (5 minutes). Not counted while messages wait for the program to take them. */
+  int64_t stream_idle_timeout_ms;
 } pyproc_pool_options;
 
 /* Initialises a pyproc_pool_options: all defaults. */
@@ -765,7 +782,120 @@ int pyproc_future_finish(pyproc_future *future, ProtobufCMessage **ret_reply, py
  * closed. NULL is fine. */
 void pyproc_future_free(pyproc_future *future);
 
-/* Frees a reply or a JSON body with all that it points to. Any thread, also after the pool is closed. NULL is fine. */
+/* ---- streams ---- */
+
+/*
+ * A call with any number of messages: those that the worker sends (`returns (stream Message)`, a server stream), those
+ * that the program sends (a client stream), or both (bidirectional). pyproc-gen writes typed functions for each, which
+ * are made of the ones below: _open, _send, _done_sending, _recv, _close, and _recv_submit and _send_submit for event
+ * loops. The handler is a Python generator, or takes an iterator, or both.
+ *
+ * ```c
+ * pyproc_stream *stream = NULL;
+ * pyproc_error *error = NULL;
+ * int result = pyproc_stream_open(pool, history, request, NULL, &stream, &error);
+ * ProtobufCMessage *message = NULL;
+ * while (result >= 0 && (result = pyproc_stream_recv(stream, &message, &error)) == 1) {
+ *   // … message is of the method's reply type …
+ *   pyproc_reply_free(message);
+ * }
+ * if (result < 0) fprintf(stderr, "%s\n", pyproc_error_message(error));
+ * pyproc_error_free(error);
+ * pyproc_stream_close(stream);
+ * ```
+ *
+ * The end. A stream ends with its handler, whose error or, for a client stream, whose reply comes by pyproc_stream_recv
+ * after all messages that came before; likewise with its deadline, its token, its worker or its pool. Whatever ended it,
+ * sending then returns 0, also a sending that waits, and receiving tells why. A stream has no deadline unless its options
+ * or its schema set one (the pool's call_timeout_ms is for other calls), but stream_idle_timeout_ms.
+ *
+ * Flow control. Both sides may be ahead of each other by stream_window_bytes. A sender that is further ahead waits: the
+ * program in pyproc_stream_send, a handler in its `yield`. So memory does not grow with the stream, and a stream that
+ * nobody reads holds up nobody else.
+ *
+ * Workers. A stream belongs to one worker, the one with the fewest. Streams do not count towards max_in_flight and are
+ * bounded by max_streams instead. While workers restart a stream waits for one, as calls do. When its worker dies a
+ * stream goes on with another one if it had not begun and nothing but its request was sent; else it is UNAVAILABLE.
+ *
+ * Threads. One thread may send on a stream while another one receives; a second one that sends, or receives, meanwhile
+ * is FAILED_PRECONDITION. pyproc_stream_close is called once, when no other thread is in a function of the stream. A
+ * waiting thread takes part in reading the worker's socket, as with any call. Ownership is as for calls: what is sent is
+ * copied before the function returns; what is received is the program's and freed with pyproc_reply_free.
+ *
+ * A stream may be closed after its pool: pyproc_pool_close ends streams that no thread waits in at once, lets the others
+ * go on for drain_timeout_ms, and leaves in each what the program has not yet received, and the error. In a forked child
+ * every function is FAILED_PRECONDITION, and pyproc_stream_close frees memory only.
+ */
+
+/*
+ * Opens a stream of a method that is not unary. For a server stream `request` is the one message that is sent, of the
+ * method's request type; for others it must be NULL. `options` may be NULL. Free *ret_stream with pyproc_stream_close,
+ * whatever becomes of the stream. Any thread; never waits.
+ *
+ * Errors: INVALID_ARGUMENT: an argument, or a field of the request that cannot be sent; RESOURCE_EXHAUSTED: as many
+ * streams are open as max_streams allows, or too much waits; UNIMPLEMENTED: the worker lacks the method, or is too old for
+ * streams; FAILED_PRECONDITION: the schemas do not fit; a deadline that has passed, a token that was fired, a pool that is
+ * being closed. Others reach pyproc_stream_recv.
+ */
+int pyproc_stream_open(pyproc_pool *pool, const pyproc_method *method, const ProtobufCMessage *request,
+                       const pyproc_call_options *options, pyproc_stream **ret_stream, pyproc_error **reterr);
+
+/*
+ * Sends one message, of the method's request type, on a client or bidirectional stream. Waits as long as the worker has
+ * not taken enough of what was sent before. Returns 1: the message is on its way; 0: the stream is over and nothing
+ * will be sent any more: pyproc_stream_recv has its result, or its error.
+ *
+ * Errors, after which the stream goes on: INVALID_ARGUMENT names the field that cannot be sent, or the argument;
+ * RESOURCE_EXHAUSTED: the message is larger than frame_limit_bytes, or out of memory; FAILED_PRECONDITION: another
+ * thread sends, a submitted message is not yet taken, or pyproc_stream_done_sending was called.
+ */
+int pyproc_stream_send(pyproc_stream *stream, const ProtobufCMessage *message, pyproc_error **reterr);
+
+/*
+ * Says that no more messages follow: the handler's iterator ends behind those that were sent. Returns 0, also when the
+ * stream is over, or this was said before. Never waits.
+ *
+ * Errors: INVALID_ARGUMENT: a server stream; FAILED_PRECONDITION: another thread sends.
+ */
+int pyproc_stream_done_sending(pyproc_stream *stream, pyproc_error **reterr);
+
+/*
+ * Receives one message of the method's reply type, and waits for it. Returns 1: *ret_message is the caller's, to be
+ * freed with pyproc_reply_free; 0: the stream has ended well; negative: it has ended with that error. Once it is not 1,
+ * it is the same again for ever (each time with an error of its own). A client stream's reply comes as 1, then 0.
+ *
+ * Errors: those of a call, see CODES; DATA_LOSS: what came is no such message, which ends the stream. Errors after which
+ * the stream goes on: INVALID_ARGUMENT: an argument; FAILED_PRECONDITION: another thread receives, or a submitted receive
+ * is outstanding.
+ */
+int pyproc_stream_recv(pyproc_stream *stream, ProtobufCMessage **ret_message, pyproc_error **reterr);
+
+/*
+ * pyproc_stream_send that does not wait: `done` is told, when the program dispatches, with result 1, 0 or an error, and
+ * `reply` always NULL. Until `done` runs nothing else may be sent (FAILED_PRECONDITION); it may send again itself. Returns
+ * 0, and then `done` runs exactly once, in pyproc_pool_dispatch or pyproc_pool_close; what is wrong from the outset fails
+ * right away and `done` never runs. A stream that is closed meanwhile: CANCELLED.
+ */
+int pyproc_stream_send_submit(pyproc_stream *stream, const ProtobufCMessage *message, pyproc_done *done, void *userdata,
+                              pyproc_error **reterr);
+
+/*
+ * pyproc_stream_recv that does not wait: `done` is told, when the program dispatches, with result 1 and the message, 0
+ * (then both others are NULL), or an error. Else as pyproc_stream_send_submit. A callback may submit the next receive,
+ * and close the stream.
+ *
+ * Errors besides: UNAVAILABLE: the pool is being closed, and the end of the stream was told before.
+ */
+int pyproc_stream_recv_submit(pyproc_stream *stream, pyproc_done *done, void *userdata, pyproc_error **reterr);
+
+/*
+ * Frees a stream. One that is not over is abandoned: its handler is stopped (GeneratorExit in a generator, Cancelled in
+ * what iterates over requests, cancellation of a task), and messages that were not received are lost. Callbacks that are
+ * outstanding run all the same, with CANCELLED. Never waits. Legal after the pool is closed. NULL is fine.
+ */
+void pyproc_stream_close(pyproc_stream *stream);
+
+/* Frees a reply, a stream's message, or a JSON body, with all that it points to. Any thread, also after the pool is closed. NULL is fine. */
 void pyproc_reply_free(void *reply);
 
 #if defined(__GNUC__)

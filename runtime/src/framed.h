@@ -6,6 +6,7 @@
  *   framed_wait.c       how calling threads share the roles (leader/follower), spin, and sleep
  *   framed_reader.c     what the reader's role does: receive, dispatch, hello
  *   framed_writer.c     what the writer's role does
+ *   framed_stream.c     streams: messages and credit
  *   framed_table.c      the calls in flight, and the end of a connection: what all the others stand on
  *
  * Roles. `reading` is taken by one thread at a time, which may touch `receiver` and wait on the channel. `writing`
@@ -39,8 +40,10 @@ typedef struct framed {
   call_list in_flight; /* calls with a caller, oldest first */
   framed_slot slots[STATUS_PAGE_SLOTS];
   uint16_t free_slots[STATUS_PAGE_SLOTS];
-  int thread_count;             /* calls in flight that a thread waits for */
+  int thread_count;             /* unary calls in flight that a thread waits for */
   int free_count, orphan_count; /* orphans: slots in use without a caller */
+  int idle_streams;             /* streams in flight that need not be read as long as no thread waits for them */
+  call_wait *stream_waits;      /* threads in framed_progress for streams */
   uint64_t generation;          /* of ids; never goes back, so that no late reply matches */
   method_table *methods;
   bool has_started_frames;
@@ -84,7 +87,7 @@ void framed_flush(framed *self);
 bool framed_send_control(framed *self, uint8_t kind, uint16_t code, uint64_t id, const void *body, size_t size);
 
 /* framed_wait.c */
-void framed_progress(struct connection *base, struct call *call);
+void framed_progress(struct connection *base, call_wait *wait);
 bool framed_take_reading(framed *self);
 /* Lets go of the reader's role and sees to it that somebody reads as long as the worker owes something. `mine` is the
  * caller's own call. */
@@ -93,9 +96,16 @@ void framed_leave_reading(framed *self, const struct call *mine);
 void framed_hand_over(framed *self, const struct call *mine);
 void framed_nudge(struct connection *base);
 
+/* framed_stream.c: of the vtable. */
+void framed_send(struct connection *base, struct call *call);
+void framed_taken(struct connection *base, struct call *call, size_t size);
+void framed_attend(struct connection *base, struct call *call);
+
 /* framed_table.c. Any thread, no lock held: the connection is of no more use. Takes the error over. */
 void framed_break(framed *self, pyproc_error *reason);
 /* The rest is called with the lock held. */
+/* Whether the worker owes something that cannot wait and that no calling thread waits for. */
+bool framed_owes_others(const framed *self);
 void framed_reset_slots(framed *self);
 void framed_add(framed *self, struct call *call); /* to the calls in flight that have an owner */
 void framed_remove(framed *self, struct call *call);

@@ -18,6 +18,13 @@ void framed_break(framed *self, pyproc_error *reason) {
   self->base.owner_ops->broken(self->base.owner);
 }
 
+bool framed_owes_others(const framed *self) {
+  if (self->thread_count > 0 || self->stream_waits != NULL) return false;
+  int streams = atomic_load(&self->base.streams);
+  return atomic_load(&self->base.load) > 0 || !send_queue_is_empty(&self->queue) ||
+         (atomic_load(&self->finished) ? streams : streams - self->idle_streams) > 0;
+}
+
 void framed_reset_slots(framed *self) {
   memset(self->slots, 0, sizeof self->slots);
   for (int i = 0; i < STATUS_PAGE_SLOTS; i++) self->free_slots[i] = (uint16_t)(STATUS_PAGE_SLOTS - 1 - i);

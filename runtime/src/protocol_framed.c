@@ -214,8 +214,7 @@ static bool framed_reader_pump(struct connection *base) {
 static bool framed_owes(struct connection *base) {
   framed *self = framed_of(base);
   pthread_mutex_lock(&self->lock);
-  bool owes = framed_is_open(self) && self->thread_count == 0 &&
-              (atomic_load(&base->load) > 0 || !send_queue_is_empty(&self->queue));
+  bool owes = framed_is_open(self) && framed_owes_others(self);
   pthread_mutex_unlock(&self->lock);
   return owes || atomic_load(&base->state) == CONNECTION_HANDSHAKE;
 }
@@ -315,6 +314,9 @@ const protocol protocol_framed = {.name = "framed",
                                   .open = framed_open,
                                   .start = framed_start,
                                   .progress = framed_progress,
+                                  .send = framed_send,
+                                  .taken = framed_taken,
+                                  .attend = framed_attend,
                                   .withdraw = framed_withdraw,
                                   .recall = framed_recall,
                                   .pump = framed_reader_pump,

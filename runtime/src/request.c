@@ -41,7 +41,10 @@ static bool begin_header(frame_block *frame) {
 static frame_block *begin(call_encoding encoding, const char *method) {
   frame_block *frame = frame_block_new(encoding);
   if (frame == NULL) return NULL;
-  if (encoding == CALL_BODY_ENVELOPE ? begin_envelope(frame, method) : begin_header(frame)) return frame;
+  if (encoding == CALL_BODY_ENVELOPE ? begin_envelope(frame, method) : begin_header(frame)) {
+    frame->body_offset = frame->bytes.size;
+    return frame;
+  }
   frame_block_unref(frame);
   return NULL;
 }

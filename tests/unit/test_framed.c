@@ -255,6 +255,12 @@ static void link_close(struct link *self) {
   lot_destroy(&self->lot);
 }
 
+/* As a blocking caller does. */
+static void progress(struct connection *connection, struct call *call) {
+  call_wait wait = {.call = call, .waiter = &call->waiter, .deadline_ns = call->deadline_ns};
+  protocol_framed.progress(connection, &wait);
+}
+
 static void prepare(struct link *self, struct call *call, const char *method, const char *body) {
   frame_block *frame = NULL;
   assert_int_equal(request_encode_json(framed_of(self->connection)->settings.codec, method, body, &frame, NULL), 0);
@@ -268,7 +274,7 @@ static void begin(struct link *self, struct call *call, const char *body) {
 }
 
 static void finish(struct link *self, struct call *call, const char *body) {
-  if (!atomic_load(&call->done)) protocol_framed.progress(self->connection, call);
+  if (!atomic_load(&call->done)) progress(self->connection, call);
   assert_true(atomic_load(&call->done));
   if (call->error != NULL) fail_msg("%s", pyproc_error_message(call->error));
   assert_int_equal(call->body_size, strlen(body));
@@ -277,7 +283,7 @@ static void finish(struct link *self, struct call *call, const char *body) {
 }
 
 static void finish_badly(struct link *self, struct call *call, int code, const char *text) {
-  if (!atomic_load(&call->done)) protocol_framed.progress(self->connection, call);
+  if (!atomic_load(&call->done)) progress(self->connection, call);
   assert_true(atomic_load(&call->done));
   assert_non_null(call->error);
   assert_int_equal(pyproc_error_code(call->error), code);
@@ -606,7 +612,7 @@ static void errors_of_the_worker(void **state) {
     wire_header header = peer_expect(&self, WIRE_REQUEST);
     if (i > 0) assert_true(status_page_start(self.page, header.id));
     peer_send(&self, (wire_header){.kind = WIRE_REPLY, .code = cases[i].status, .id = header.id}, cases[i].body);
-    protocol_framed.progress(self.connection, &call);
+    progress(self.connection, &call);
     assert_int_equal(call.may_have_run, i > 0);
     assert_int_equal(pyproc_error_worker_pid(call.error), 4711);
     if (i == 0) assert_string_equal(pyproc_error_type(call.error), "ValueError");
@@ -885,7 +891,7 @@ static void a_deadline_ends_progress(void **state) {
     assert_int_equal(protocol_framed.start(self.connection, &call), CONNECTION_TAKEN);
     wire_header header = peer_expect(&self, WIRE_REQUEST);
     assert_in_range(header.timeout_ms, 1, 20);
-    protocol_framed.progress(self.connection, &call);
+    progress(self.connection, &call);
     assert_false(atomic_load(&call.done));
     assert_true(platform_now_ns() >= call.deadline_ns);
     assert_int_equal(protocol_framed.withdraw(self.connection, &call, PYPROC_E_DEADLINE_EXCEEDED), 0);
@@ -1083,7 +1089,7 @@ static void envelopes(void **state) {
     peer_envelope(&self, text);
     if (i == 0) finish(&self, &call, "{\"result\":84}");
     if (i == 1) {
-      protocol_framed.progress(self.connection, &call);
+      progress(self.connection, &call);
       assert_true(atomic_load(&call.done));
       assert_null(call.error);
       assert_null(envelope_check_json((const char *)call.body, call.body_size)); /* absent: still a JSON value */
@@ -1125,7 +1131,7 @@ static void the_supervisor_leaves_a_reader_alone(void **state) {
 static void *progress_alone(void *argument) {
   struct call *call = argument;
   struct connection *connection = atomic_load(&call->connection);
-  protocol_framed.progress(connection, call);
+  progress(connection, call);
   return NULL;
 }
 
@@ -1290,7 +1296,7 @@ static void *call_again_and_again(void *argument) {
     if (request_encode_json(&codec_protobuf, "predict", body, &frame, NULL) < 0) abort();
     call_init(&call, &self->link->lot, (call_method){.name = "predict"}, frame, FAR_NS);
     if (protocol_framed.start(self->link->connection, &call) != CONNECTION_TAKEN) abort();
-    protocol_framed.progress(self->link->connection, &call);
+    progress(self->link->connection, &call);
     bool right = atomic_load(&call.done) && call.error == NULL && call.body_size == strlen(body) &&
                  memcmp(call.body, body, call.body_size) == 0;
     if (!right) self->wrong++;
