@@ -5,6 +5,9 @@ set(worker_dir ${libdir}/pyproc/worker)
 set(share_dir ${CMAKE_INSTALL_DATAROOTDIR}/pyproc)
 
 install(TARGETS pyproc EXPORT pyproc-shared LIBRARY DESTINATION ${libdir})
+if(PYPROC_GRPC)
+  install(TARGETS pyproc_grpc LIBRARY DESTINATION ${libdir}) # beside the library, which looks for it there
+endif()
 install(TARGETS pyproc_static EXPORT pyproc-static ARCHIVE DESTINATION ${libdir})
 install(FILES runtime/include/pyproc.h runtime/include/pyproc_generated.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 install(DIRECTORY ${PYPROC_WELL_KNOWN_DIR}/google DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} FILES_MATCHING PATTERN "*.h")

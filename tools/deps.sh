@@ -4,7 +4,7 @@
 set -eu
 
 build="gcc libc6-dev make cmake pkgconf libprotobuf-c-dev protobuf-c-compiler protobuf-compiler libprotobuf-dev libjansson-dev
-  python3-dev python3-protobuf python3-jinja2"
+  libgrpc-dev python3-dev python3-protobuf python3-jinja2 python3-grpcio"
 test="$build g++ libcmocka-dev python3-pytest python3-setuptools python3-wheel python3-pip python3-venv python3-sklearn
   python3-pandas"
 lint="clang-format flake8 mypy shellcheck"

@@ -117,7 +117,6 @@ static int refuse_later(const pyproc_pool_options *from, pyproc_error **reterr) 
     bool is_set;
   } later[] = {
       {"handshake", from->handshake != NULL},
-      {"target", from->target != NULL},
       {"socket_path", from->socket_path != NULL},
       {"preload", from->preload != NULL},
       {"loaded", from->loaded != NULL},
@@ -135,11 +134,85 @@ static int refuse_later(const pyproc_pool_options *from, pyproc_error **reterr) 
   return PYPROC_OK;
 }
 
-static int choose_codec(struct options *to, const char *protocol, pyproc_error **reterr) {
-  to->codec = protocol == NULL ? &codec_protobuf : codec_find(protocol);
-  if (to->codec != NULL) return PYPROC_OK;
-  return error_set(reterr, PYPROC_E_INVALID_ARGUMENT,
-                   "option protocol is \"%s\"; allowed are \"protobuf\" (default) and \"json\"", protocol);
+static int choose_protocol(struct options *to, const pyproc_pool_options *from, pyproc_error **reterr) {
+  const char *protocol = from->protocol;
+  to->grpc = protocol != NULL ? strcmp(protocol, "grpc") == 0 : from->target != NULL;
+  to->codec = protocol == NULL || to->grpc ? &codec_protobuf : codec_find(protocol);
+  if (to->codec == NULL)
+    return error_set(reterr, PYPROC_E_INVALID_ARGUMENT,
+                     "option protocol is \"%s\"; allowed are \"protobuf\" (default), \"json\" and \"grpc\"", protocol);
+  if (from->target != NULL && !to->grpc)
+    return error_set(reterr, PYPROC_E_INVALID_ARGUMENT,
+                     "options target and protocol: a target speaks gRPC, but protocol is \"%s\"", protocol);
+  return PYPROC_OK;
+}
+
+/* ---- a server elsewhere ---- */
+
+/* Options that are about processes, which there are none of. */
+static int refuse_with_target(const pyproc_pool_options *from, pyproc_error **reterr) {
+  const struct {
+    const char *name;
+    bool is_set;
+  } ours[] = {
+      {"script", from->script != NULL},     {"python", from->python != NULL}, {"cwd", from->cwd != NULL},
+      {"channel", from->channel != NULL},   {"args", from->args != NULL},     {"env", from->env != NULL},
+      {"services", from->services != NULL}, {"workers", from->workers != 0},
+  };
+  for (size_t i = 0; i < sizeof ours / sizeof *ours; i++)
+    if (ours[i].is_set)
+      return error_set(reterr, PYPROC_E_INVALID_ARGUMENT,
+                       "options target and %s: with a target no worker is started, so leave %s 0", ours[i].name,
+                       ours[i].name);
+  if (*from->target == '\0') return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "option target is empty");
+  return PYPROC_OK;
+}
+
+static int check_authorization(const pyproc_pool_options *from, pyproc_error **reterr) {
+  const char *text = from->authorization;
+  if (text == NULL) return PYPROC_OK;
+  for (const char *at = text; *at != '\0'; at++)
+    if (*at < ' ' || *at > '~')
+      return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "option authorization has a byte that is not printable ASCII");
+  if (*text == '\0' || *text == ' ' || text[strlen(text) - 1] == ' ')
+    return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "option authorization is empty, or begins or ends with a blank");
+  if (from->tls_ca_file == NULL && strncmp(from->target, "unix:", 5) != 0)
+    return error_set(reterr, PYPROC_E_INVALID_ARGUMENT,
+                     "options authorization and target: without tls_ca_file anybody on the way could read it");
+  return PYPROC_OK;
+}
+
+static int check_remote(const pyproc_pool_options *from, pyproc_error **reterr) {
+  const struct {
+    const char *name, *text;
+  } theirs[] = {
+      {"tls_ca_file", from->tls_ca_file},
+      {"tls_cert_file", from->tls_cert_file},
+      {"tls_key_file", from->tls_key_file},
+      {"authorization", from->authorization},
+  };
+  for (size_t i = 0; from->target == NULL && i < sizeof theirs / sizeof *theirs; i++)
+    if (theirs[i].text != NULL)
+      return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "options %s and target: %s is only for a target", theirs[i].name,
+                       theirs[i].name);
+  if (from->target == NULL) return PYPROC_OK;
+  int result = refuse_with_target(from, reterr);
+  if (result < 0) return result;
+  if ((from->tls_cert_file == NULL) != (from->tls_key_file == NULL) ||
+      (from->tls_cert_file != NULL && from->tls_ca_file == NULL))
+    return error_set(reterr, PYPROC_E_INVALID_ARGUMENT,
+                     "options tls_cert_file, tls_key_file and tls_ca_file: the first two go together, and need the third");
+  return check_authorization(from, reterr);
+}
+
+static int copy_remote(struct options *to, const pyproc_pool_options *from, pyproc_error **reterr) {
+  int result = check_remote(from, reterr);
+  if (result >= 0) result = copy_text(&to->target, from->target, reterr);
+  if (result >= 0) result = copy_text(&to->tls_ca_file, from->tls_ca_file, reterr);
+  if (result >= 0) result = copy_text(&to->tls_cert_file, from->tls_cert_file, reterr);
+  if (result >= 0) result = copy_text(&to->tls_key_file, from->tls_key_file, reterr);
+  if (result >= 0) result = copy_text(&to->authorization, from->authorization, reterr);
+  return result;
 }
 
 /* The default follows the machine: a worker runs one handler at a time. */
@@ -152,7 +225,7 @@ static int copy_numbers(struct options *to, const pyproc_pool_options *from, pyp
     int result = copy_number(to, from, &numbers[i], reterr);
     if (result < 0) return result;
   }
-  if (to->workers == 0) to->workers = default_workers();
+  if (to->workers == 0) to->workers = from->target != NULL ? 1 : default_workers();
   to->spin_ns *= 1000;
   return PYPROC_OK;
 }
@@ -174,6 +247,7 @@ static int copy_path(char **to, const char *from, pyproc_error **reterr) {
 
 static int copy_texts(struct options *to, const pyproc_pool_options *from, pyproc_error **reterr) {
   const char *python = from->python != NULL ? from->python : getenv("PYPROC_PYTHON");
+  if (from->target != NULL) return PYPROC_OK; /* no process, no texts about it */
   if (from->script == NULL || *from->script == '\0')
     return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "option script is missing: set it to the worker's Python file");
   int result = copy_path(&to->script, from->script, reterr);
@@ -210,7 +284,8 @@ int options_copy(struct options *to, const pyproc_pool_options *from, pyproc_err
                          .event = given.event,
                          .event_userdata = given.event_userdata};
   result = refuse_later(&given, reterr);
-  if (result >= 0) result = choose_codec(to, given.protocol, reterr);
+  if (result >= 0) result = choose_protocol(to, &given, reterr);
+  if (result >= 0) result = copy_remote(to, &given, reterr);
   if (result >= 0) result = copy_numbers(to, &given, reterr);
   if (result >= 0) result = copy_texts(to, &given, reterr);
   if (result < 0) options_free(to);
@@ -221,6 +296,11 @@ void options_free(struct options *self) {
   free(self->script);
   free(self->python);
   free(self->cwd);
+  free(self->target);
+  free(self->tls_ca_file);
+  free(self->tls_cert_file);
+  free(self->tls_key_file);
+  free(self->authorization);
   free_list(self->args);
   free_list(self->env);
   *self = (struct options){0};

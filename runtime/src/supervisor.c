@@ -10,6 +10,9 @@
 #include <unistd.h>
 
 #include "error.h"
+#include "grpc_module.h"
+#include "private_dir.h"
+#include "remote.h"
 #include "spawn.h"
 #include "worker.h"
 
@@ -23,7 +26,9 @@ struct supervisor {
   const struct options *options;
   supervisor_tick tick;
   worker_shop shop;
-  struct worker *workers;
+  struct worker *workers; /* NULL: there is a server elsewhere instead */
+  remote remote;
+  private_dir folder; /* for the sockets of gRPC's workers */
   struct connection **connections;
   int count;
   poller poller;
@@ -75,11 +80,19 @@ static void wake_thread(void *argument) {
   wake_signal(&((struct supervisor *)argument)->wake);
 }
 
-static int open_shop(struct supervisor *self, struct admission *admission, pyproc_error **reterr) {
+/* All that a worker is started from, and the folder for its socket. */
+static int find_files(struct supervisor *self, pyproc_error **reterr) {
   const struct options *options = self->options;
   int result = check_script(options->script, reterr);
   if (result >= 0) result = spawn_find_program(options->python, self->python, sizeof self->python, reterr);
   if (result >= 0) result = find_bootstrap(self->bootstrap, sizeof self->bootstrap, reterr);
+  if (result >= 0 && options->grpc) result = private_dir_open(&self->folder, reterr);
+  return result;
+}
+
+static int open_shop(struct supervisor *self, struct admission *admission, pyproc_error **reterr) {
+  const struct options *options = self->options;
+  int result = options->target == NULL ? find_files(self, reterr) : PYPROC_OK;
   if (result < 0) return result;
   if (wake_open(&self->wake) < 0 || poller_open(&self->poller) < 0 ||
       platform_host_watch(&self->host_fd, &self->host_keep_fd) < 0 ||
@@ -102,30 +115,56 @@ static int open_shop(struct supervisor *self, struct admission *admission, pypro
   return self->shop.log != NULL ? PYPROC_OK : error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED, "out of memory");
 }
 
-static int make_workers(struct supervisor *self, struct lot *lot, struct admission *admission, pyproc_error **reterr) {
+static connection_settings settings_of(struct supervisor *self, struct lot *lot, int index) {
   const struct options *options = self->options;
+  return (connection_settings){.codec = options->codec,
+                               .lot = lot,
+                               .services = options->services,
+                               .frame_limit = options->frame_limit,
+                               .spin_ns = options->spin_ns,
+                               .cancel_grace_ms = options->cancel_grace_ms,
+                               .max_in_flight = (int)options->max_in_flight,
+                               .max_streams = (int)options->max_streams,
+                               .stream_window = options->stream_window,
+                               .index = index,
+                               .folder = &self->folder,
+                               .target = options->target,
+                               .tls_ca_file = options->tls_ca_file,
+                               .tls_cert_file = options->tls_cert_file,
+                               .tls_key_file = options->tls_key_file,
+                               .authorization = options->authorization};
+}
+
+/* One connection more; its owner is a worker, or the server elsewhere. */
+static struct connection *make_connection(struct supervisor *self, const protocol *spoken, struct lot *lot,
+                                          const connection_owner *owner_ops, void *owner, pyproc_error **reterr) {
+  connection_settings settings = settings_of(self, lot, self->count);
+  struct connection *made = spoken->create(&settings, owner_ops, owner, reterr);
+  if (made != NULL) self->connections[self->count++] = made;
+  return made;
+}
+
+static int make_places(struct supervisor *self, struct lot *lot, struct admission *admission, pyproc_error **reterr) {
+  const struct options *options = self->options;
+  const protocol *spoken = &protocol_framed;
   size_t count = (size_t)options->workers;
-  self->workers = calloc(count, sizeof *self->workers);
+  pyproc_error *error = NULL;
+  int result = options->grpc ? grpc_module_load(&spoken, reterr) : PYPROC_OK;
+  if (result < 0) return result;
   self->connections = calloc(count, sizeof(struct connection *));
-  if (self->workers == NULL || self->connections == NULL)
+  if (options->target == NULL) self->workers = calloc(count, sizeof *self->workers);
+  if (self->connections == NULL || (self->workers == NULL && options->target == NULL))
     return error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED, "out of memory");
-  for (int i = 0; i < (int)count; i++) {
-    connection_settings settings = {.codec = options->codec,
-                                    .lot = lot,
-                                    .services = options->services,
-                                    .frame_limit = options->frame_limit,
-                                    .spin_ns = options->spin_ns,
-                                    .cancel_grace_ms = options->cancel_grace_ms,
-                                    .max_in_flight = (int)options->max_in_flight,
-                                    .max_streams = (int)options->max_streams,
-                                    .stream_window = options->stream_window,
-                                    .index = i};
+  for (int i = 0; i < (int)count && error == NULL && options->target == NULL; i++) {
     struct worker *worker = &self->workers[i];
     worker_init(worker, &self->shop, i);
-    worker->connection = protocol_framed.create(&settings, &worker_connection_owner, worker, reterr);
-    if (worker->connection == NULL) return PYPROC_E_RESOURCE_EXHAUSTED;
-    self->connections[self->count++] = worker->connection;
+    worker->connection = make_connection(self, spoken, lot, &worker_connection_owner, worker, &error);
   }
+  if (options->target != NULL) {
+    remote_init(&self->remote, admission, &self->wake);
+    self->remote.connection = make_connection(self, spoken, lot, &remote_connection_owner, &self->remote, &error);
+  }
+  if (error != NULL) return error_give(reterr, error);
   admission->connections = self->connections;
   admission->count = self->count;
   return PYPROC_OK;
@@ -139,7 +178,12 @@ static bool take_stock(struct supervisor *self) {
   bool running = false;
   int64_t failures = 0;
   pthread_mutex_lock(&self->lock);
-  for (int i = 0; i < self->count; i++) {
+  if (self->workers == NULL) {
+    ready = running = self->remote.is_open;
+    failures = self->remote.failure != NULL;
+    if (self->last_error == NULL && failures > 0) self->last_error = error_copy(self->remote.failure);
+  }
+  for (int i = 0; i < self->count && self->workers != NULL; i++) {
     struct worker *worker = &self->workers[i];
     ready += worker->state == WORKER_READY;
     running |= worker->state != WORKER_DOWN;
@@ -157,8 +201,12 @@ static bool take_stock(struct supervisor *self) {
   return running;
 }
 
-static int64_t step_workers(struct supervisor *self, bool closing) {
+static int64_t step_places(struct supervisor *self, bool closing) {
   int64_t now = platform_now_ns(), due = INT64_MAX;
+  if (self->workers == NULL) {
+    if (closing) remote_leave(&self->remote);
+    return remote_step(&self->remote, now);
+  }
   for (int i = 0; i < self->count; i++) {
     if (closing) worker_leave(&self->workers[i], self->options->drain_timeout_ms);
     int64_t next = worker_step(&self->workers[i], now);
@@ -191,7 +239,7 @@ static void *run(void *argument) {
   struct supervisor *self = argument;
   for (;;) {
     bool closing = atomic_load(&self->shop.closing);
-    int64_t due = step_workers(self, closing);
+    int64_t due = step_places(self, closing);
     bool running = take_stock(self);
     if (closing && !running) break;
     due = balance(self, due);
@@ -239,7 +287,7 @@ int supervisor_open(const struct options *options, struct lot *lot, struct admis
   pthread_mutex_init(&self->lock, NULL);
   pthread_cond_init(&self->changed, NULL);
   int result = open_shop(self, admission, reterr);
-  if (result >= 0) result = make_workers(self, lot, admission, reterr);
+  if (result >= 0) result = make_places(self, lot, admission, reterr);
   if (result >= 0) result = start_thread(self, reterr);
   if (result >= 0) result = wait_until_ready(self, reterr);
   if (result >= 0) {
@@ -261,9 +309,11 @@ void supervisor_stop(struct supervisor *self) {
 
 void supervisor_free(struct supervisor *self) {
   for (int i = 0; i < self->count; i++) {
-    worker_clear(&self->workers[i]);
+    if (self->workers != NULL) worker_clear(&self->workers[i]);
     self->connections[i]->protocol->destroy(self->connections[i]);
   }
+  remote_clear(&self->remote);
+  if (!self->has_thread) private_dir_remove(&self->folder); /* in a forked child it is the parent's */
   free(self->workers);
   free(self->connections);
   if (self->shop.log != NULL) log_queue_free(self->shop.log);
@@ -283,7 +333,11 @@ void supervisor_wake(struct supervisor *self) {
 
 int supervisor_ready_workers(const struct supervisor *self) {
   int ready = 0; /* counted where calls look, too: a worker that answers is never said not to be ready */
-  for (int i = 0; i < self->count; i++) ready += atomic_load(&self->connections[i]->state) == CONNECTION_OPEN;
+  for (int i = 0; i < self->count; i++) {
+    struct connection *one = self->connections[i];
+    ready += one->protocol->is_reached != NULL ? one->protocol->is_reached(one)
+                                               : atomic_load(&one->state) == CONNECTION_OPEN;
+  }
   return ready;
 }
 

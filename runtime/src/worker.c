@@ -20,6 +20,7 @@ enum {
   REAP_POLL_MS = 50
 };
 enum { FD_STDIN, FD_STDOUT, FD_STDERR, FD_WORKER, FD_HOST, FD_COUNT };
+enum { OWN_VARIABLES = 8 };
 enum { STEP_ASKED, STEP_TERMINATED, STEP_KILLED };
 
 static int64_t ms(int64_t count) {
@@ -206,7 +207,10 @@ static int spawn(struct worker *self, const worker_pipes *pipes, int *ret_proces
   snprintf(worker_fd, sizeof worker_fd, "PYPROC_WORKER_FD=%d", FD_WORKER);
   snprintf(host_fd, sizeof host_fd, "PYPROC_HOST_FD=%d", FD_HOST);
   snprintf(index, sizeof index, "PYPROC_WORKER_INDEX=%d", self->index);
-  const char *const own[] = {worker_fd, host_fd, index, NULL};
+  const char *own[OWN_VARIABLES + 1] = {worker_fd, host_fd, index};
+  const protocol *ops = self->connection->protocol;
+  const char *const *more = ops->environment != NULL ? ops->environment(self->connection) : NULL;
+  for (int i = 3; more != NULL && *more != NULL && i < OWN_VARIABLES; i++) own[i] = *more++;
   char **argv = make_argv(shop), **env = spawn_environment((const char *const *)shop->options->env, own);
   int result;
   if (argv == NULL || env == NULL) {
