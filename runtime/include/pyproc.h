@@ -808,6 +808,8 @@ void pyproc_future_free(pyproc_future *future);
  * loops. The handler is a Python generator, or takes an iterator, or both.
  *
  * ```c
+ * extern const pyproc_method *history;       // generated code passes these itself
+ * extern const ProtobufCMessage *request;
  * pyproc_stream *stream = NULL;
  * pyproc_error *error = NULL;
  * int result = pyproc_stream_open(pool, history, request, NULL, &stream, &error);

@@ -1,5 +1,6 @@
 #include "async.h"
 
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -26,8 +27,13 @@ void async_destroy(async_state *self) {
 
 /* ---- the end of a call ---- */
 
+void async_call_ref(async_call *self) {
+  atomic_fetch_add(&self->references, 1);
+}
+
 void async_call_unref(async_call *self) {
   if (atomic_fetch_sub(&self->references, 1) > 1) return;
+  if (self->destroy != NULL) self->destroy(self);
   call_clear(&self->call);
   free(self->name);
   free(self);
@@ -56,15 +62,40 @@ static void on_finished(struct call *call) {
   async_call_unref(self);
 }
 
+static pyproc_error *error_of(const async_call *self, async_reason reason, const struct connection *last,
+                              int may_have_run) {
+  const struct call *call = &self->call;
+  pyproc_error *error;
+  switch (reason) {
+  case ASYNC_IDLE:
+    error = error_new(PYPROC_E_DEADLINE_EXCEEDED,
+                      "no message of %s went either way for %" PRId64 " ms (option stream_idle_timeout_ms)",
+                      call->method.name, self->pool->options.stream_idle_timeout_ms);
+    break;
+  case ASYNC_POOL_CLOSED:
+    error = error_new(PYPROC_E_UNAVAILABLE, "the pool was closed before the stream of %s was over", call->method.name);
+    break;
+  default:
+    return call_setup_given_up(self->pool, call, reason == ASYNC_LATE ? PYPROC_E_DEADLINE_EXCEEDED : PYPROC_E_CANCELLED,
+                               last, self->timeout_ms, may_have_run);
+  }
+  if (last != NULL) error_set_worker(error, last->peer_pid);
+  error_set_may_have_run(error, may_have_run);
+  error_set_attempts(error, call->attempts);
+  return error;
+}
+
 /* Ends the call, unless it is over or is just being ended, or on its way from one place to another, where it cannot be
  * had: returns false then. A reference is held. */
 static bool give_up(async_call *self) {
   struct call *call = &self->call;
-  int code = atomic_load(&self->cancelled) ? PYPROC_E_CANCELLED : PYPROC_E_DEADLINE_EXCEEDED;
+  async_reason reason = (async_reason)atomic_load(&self->reason);
+  bool is_late = reason == ASYNC_LATE || reason == ASYNC_IDLE;
   const struct connection *last = atomic_load(&call->connection);
-  int may_have_run = admission_withdraw(&self->pool->admission, call, code);
+  int may_have_run =
+      admission_withdraw(&self->pool->admission, call, is_late ? PYPROC_E_DEADLINE_EXCEEDED : PYPROC_E_CANCELLED);
   if (may_have_run < 0) return false;
-  call->error = call_setup_given_up(self->pool, call, code, last, self->timeout_ms, may_have_run);
+  call->error = error_of(self, reason, last, may_have_run);
   call->may_have_run = may_have_run;
   on_finished(call);
   return true;
@@ -77,10 +108,9 @@ static bool arm(async_state *state, int64_t at_ns) {
   return true;
 }
 
-/* The supervisor ends the call as soon as it can be had. */
-static void give_up_soon(async_call *self) {
+/* The supervisor looks at the call then. */
+static void look_again(async_call *self, int64_t at_ns) {
   async_state *state = &self->pool->async;
-  int64_t at_ns = platform_now_ns() + RETRY_NS;
   bool is_next = false;
   pthread_mutex_lock(&state->lock);
   if (self->deadline.position != 0) { /* it is in flight */
@@ -94,9 +124,13 @@ static void give_up_soon(async_call *self) {
 void async_call_cancel(async_call *self) {
   pyproc_pool *pool = self->pool;
   if (!gate_enter(&pool->gate)) return; /* closed: all its calls are over */
-  atomic_store(&self->cancelled, true);
-  if (!give_up(self)) give_up_soon(self);
+  atomic_store(&self->reason, ASYNC_CANCELLED);
+  if (!give_up(self)) look_again(self, platform_now_ns() + RETRY_NS); /* it ends the call as soon as it can be had */
   gate_leave(&pool->gate);
+}
+
+bool async_call_expire(async_call *self) {
+  return give_up(self);
 }
 
 /* A token has fired, whose lock is held: the entry is on it, so the owner still has its reference. */
@@ -126,10 +160,37 @@ int64_t async_expire(void *argument, int64_t now_ns) {
   async_state *state = &pool->async;
   async_call *late;
   while (atomic_load(&state->armed_ns) <= now_ns && (late = take_late(state, now_ns)) != NULL) {
-    give_up(late);
+    bool is_asked = late->due != NULL && atomic_load(&late->reason) == ASYNC_LATE;
+    int64_t due_ns = is_asked ? late->due(late, now_ns) : now_ns;
+    if (due_ns > now_ns)
+      look_again(late, due_ns);
+    else
+      give_up(late);
     async_call_unref(late);
   }
   return atomic_load(&state->armed_ns);
+}
+
+/* A stream in flight in which no thread waits, with a reference, or NULL. */
+static async_call *find_lonely(async_state *state) {
+  async_call *found = NULL;
+  pthread_mutex_lock(&state->lock);
+  for (size_t i = 0; i < state->deadlines.count && found == NULL; i++) {
+    async_call *one = (async_call *)(void *)((char *)state->deadlines.items[i] - offsetof(async_call, deadline));
+    if (one->call.stream == NULL || atomic_load(&one->threads) > 0) continue;
+    atomic_fetch_add(&one->references, 1);
+    found = one;
+  }
+  pthread_mutex_unlock(&state->lock);
+  return found;
+}
+
+void async_end_streams(pyproc_pool *pool) {
+  for (async_call *one; (one = find_lonely(&pool->async)) != NULL;) {
+    atomic_store(&one->reason, ASYNC_POOL_CLOSED);
+    if (!give_up(one)) platform_yield();
+    async_call_unref(one);
+  }
 }
 
 /* ---- its start ---- */

@@ -25,17 +25,41 @@ static int check_options(const pyproc_call_options *given, pyproc_call_options *
   return PYPROC_OK;
 }
 
-static int check_method(const pyproc_method *method, const ProtobufCMessage *request, pyproc_error **reterr) {
-  if (method == NULL || request == NULL)
-    return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "%s is NULL", method == NULL ? "method" : "request");
+static int check_table(const pyproc_method *method, pyproc_error **reterr) {
+  if (method == NULL) return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "method is NULL");
   if (method->size != sizeof *method)
     return error_set(reterr, PYPROC_E_FAILED_PRECONDITION,
                      "the code of this method was generated for another version of the library: run pyproc-gen again");
+  return PYPROC_OK;
+}
+
+int call_setup_check_message(const pyproc_method *method, const ProtobufCMessage *message, pyproc_error **reterr) {
+  const char *what =
+      method->kind == PYPROC_RPC_UNARY || method->kind == PYPROC_RPC_SERVER_STREAM ? "request" : "message";
+  if (message == NULL) return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "%s is NULL", what);
+  if (message->descriptor != method->request->descriptor)
+    return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "the %s of %s is no %s: initialise it with its INIT macro",
+                     what, method->name, method->request->name);
+  return PYPROC_OK;
+}
+
+static int check_method(const pyproc_method *method, const ProtobufCMessage *request, pyproc_error **reterr) {
+  int result = check_table(method, reterr);
+  if (result < 0) return result;
   if (method->kind != PYPROC_RPC_UNARY)
     return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "%s is a stream, not a unary method", method->name);
-  if (request->descriptor != method->request->descriptor)
-    return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "the request of %s is no %s: initialise it with its INIT macro",
-                     method->name, method->request->name);
+  return call_setup_check_message(method, request, reterr);
+}
+
+static int check_stream(const pyproc_method *method, const ProtobufCMessage *request, pyproc_error **reterr) {
+  int result = check_table(method, reterr);
+  if (result < 0) return result;
+  if (method->kind == PYPROC_RPC_UNARY)
+    return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "%s is a unary method, not a stream", method->name);
+  if (method->kind == PYPROC_RPC_SERVER_STREAM) return call_setup_check_message(method, request, reterr);
+  if (request != NULL)
+    return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "request is not NULL: what %s takes is sent when it is open",
+                     method->name);
   return PYPROC_OK;
 }
 
@@ -45,6 +69,14 @@ int call_setup_message(const pyproc_pool *pool, const pyproc_method *method, con
   int result = check_method(method, request, reterr);
   if (result >= 0) result = check_options(given, options, reterr);
   return result >= 0 ? request_encode_message(pool->options.codec, method, request, ret_frame, reterr) : result;
+}
+
+int call_setup_stream(const pyproc_pool *pool, const pyproc_method *method, const ProtobufCMessage *request,
+                      const pyproc_call_options *given, pyproc_call_options *options, frame_block **ret_frame,
+                      pyproc_error **reterr) {
+  int result = check_stream(method, request, reterr);
+  if (result >= 0) result = check_options(given, options, reterr);
+  return result >= 0 ? request_encode_stream(pool->options.codec, method, request, ret_frame, reterr) : result;
 }
 
 int call_setup_json(const pyproc_pool *pool, const char *method, const char *body, const pyproc_call_options *given,
@@ -57,7 +89,8 @@ int call_setup_json(const pyproc_pool *pool, const char *method, const char *bod
 
 int64_t call_setup_timeout(const pyproc_pool *pool, const pyproc_method *method, const pyproc_call_options *options) {
   if (options->timeout_ms != 0) return options->timeout_ms;
-  return method != NULL && method->timeout_ms > 0 ? method->timeout_ms : pool->options.call_timeout_ms;
+  if (method != NULL && method->timeout_ms > 0) return method->timeout_ms;
+  return method != NULL && method->kind != PYPROC_RPC_UNARY ? PYPROC_TIMEOUT_NONE : pool->options.call_timeout_ms;
 }
 
 int64_t call_setup_deadline(int64_t timeout_ms) {
@@ -66,12 +99,18 @@ int64_t call_setup_deadline(int64_t timeout_ms) {
   return timeout_ms >= (INT64_MAX - now) / 1000000 ? INT64_MAX : now + timeout_ms * 1000000;
 }
 
+int call_setup_check_size(const frame_block *frame, int64_t frame_limit, const char *what, const char *method,
+                          pyproc_error **reterr) {
+  size_t size = frame->bytes.size - WIRE_LENGTH_SIZE;
+  if (size <= (size_t)frame_limit) return PYPROC_OK;
+  return error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED,
+                   "the %s of %s takes %zu bytes, more than option frame_limit_bytes (%" PRId64 ")", what, method, size,
+                   frame_limit);
+}
+
 int call_setup_check(const pyproc_pool *pool, const struct call *call, int64_t timeout_ms, pyproc_error **reterr) {
-  size_t size = call->frame->bytes.size - WIRE_LENGTH_SIZE;
-  if (size > (size_t)pool->options.frame_limit)
-    return error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED,
-                     "the request of %s takes %zu bytes, more than option frame_limit_bytes (%" PRId64 ")",
-                     call->method.name, size, pool->options.frame_limit);
+  int result = call_setup_check_size(call->frame, pool->options.frame_limit, "request", call->method.name, reterr);
+  if (result < 0) return result;
   if (timeout_ms < 0)
     return error_set(reterr, PYPROC_E_DEADLINE_EXCEEDED, "the deadline of %s had passed before it was sent",
                      call->method.name);
@@ -82,7 +121,8 @@ pyproc_error *call_setup_given_up(pyproc_pool *pool, const struct call *call, in
                                   int64_t timeout_ms, int may_have_run) {
   pyproc_error *error = code == PYPROC_E_CANCELLED
                             ? error_new(code, "%s was cancelled", call->method.name)
-                            : error_new(code, "%s had no answer within %" PRId64 " ms", call->method.name, timeout_ms);
+                            : error_new(code, "%s %s within %" PRId64 " ms", call->method.name,
+                                        call->stream != NULL ? "was not over" : "had no answer", timeout_ms);
   bool none_ready = last == NULL && supervisor_ready_workers(pool->supervisor) == 0;
   pyproc_error *failure = none_ready ? supervisor_last_error(pool->supervisor) : NULL;
   if (failure != NULL) error_append(error, "; no worker is ready: %s", pyproc_error_message(failure));
@@ -104,19 +144,29 @@ int call_setup_result(struct call *call, pyproc_error **reterr) {
 
 /* The reply came and cannot be used. */
 static int give_reply_error(const struct call *call, pyproc_error *error, pyproc_error **reterr) {
-  error_prefix(error, "the reply of %s: ", call->method.name);
+  error_prefix(error, call->stream != NULL ? "a message of %s: " : "the reply of %s: ", call->method.name);
   error_set_worker(error, call->worker_pid);
   error_set_may_have_run(error, call->may_have_run);
   error_set_attempts(error, call->attempts);
   return error_give(reterr, error);
 }
 
+static int unpack(const struct call *call, const struct codec *codec, int64_t frame_limit, const uint8_t *body,
+                  size_t size, ProtobufCMessage **ret_message, pyproc_error **reterr) {
+  pyproc_error *error = NULL;
+  int result = codec->unpack(call->method.typed->reply, body, size, (size_t)frame_limit * BUDGET_PER_FRAME_BYTE,
+                             ret_message, &error);
+  return result < 0 ? give_reply_error(call, error, reterr) : result;
+}
+
 int call_setup_take_message(const struct call *call, const struct codec *codec, int64_t frame_limit,
                             ProtobufCMessage **ret_reply, pyproc_error **reterr) {
-  pyproc_error *error = NULL;
-  int result = codec->unpack(call->method.typed->reply, call->body, call->body_size,
-                             (size_t)frame_limit * BUDGET_PER_FRAME_BYTE, ret_reply, &error);
-  return result < 0 ? give_reply_error(call, error, reterr) : result;
+  return unpack(call, codec, frame_limit, call->body, call->body_size, ret_reply, reterr);
+}
+
+int call_setup_unpack_message(const struct call *call, const struct codec *codec, int64_t frame_limit,
+                              const stream_message *message, ProtobufCMessage **ret_message, pyproc_error **reterr) {
+  return unpack(call, codec, frame_limit, message->body, message->size, ret_message, reterr);
 }
 
 int call_setup_take_json(const struct call *call, char **ret_body, pyproc_error **reterr) {

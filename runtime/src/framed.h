@@ -23,12 +23,14 @@
 #include "protocol.h"
 #include "receiver.h"
 #include "send_queue.h"
+#include "wire/frame.h"
 
 /* One call in flight. */
 typedef struct framed_slot {
   uint64_t id;       /* 0: free */
   struct call *call; /* NULL: its caller left, the reply will be dropped */
   bool started;      /* the worker said so (STARTED) */
+  bool is_stream;
 } framed_slot;
 
 typedef struct framed {
@@ -46,7 +48,7 @@ typedef struct framed {
   call_wait *stream_waits;      /* threads in framed_progress for streams */
   uint64_t generation;          /* of ids; never goes back, so that no late reply matches */
   method_table *methods;
-  bool has_started_frames;
+  bool has_started_frames, has_streams;
   atomic_bool finished; /* the worker was told to end: it cancels what it still runs */
   send_queue queue;
   bool writing;
@@ -100,6 +102,12 @@ void framed_nudge(struct connection *base);
 void framed_send(struct connection *base, struct call *call);
 void framed_taken(struct connection *base, struct call *call, size_t size);
 void framed_attend(struct connection *base, struct call *call);
+/* The lock is held: the call, which is in the table, is a stream that begins here. It may be over afterwards. */
+void framed_begin_stream(framed *self, struct call *call, uint32_t *ret_bits);
+/* The reader's role is held, no lock: frames of streams. Return what is wrong with them, or NULL. */
+const char *framed_take_message(framed *self, const wire_header *header, struct payload *payload, uint32_t *ret_bits);
+const char *framed_take_credit(framed *self, const wire_header *header, const struct payload *payload,
+                               uint32_t *ret_bits);
 
 /* framed_table.c. Any thread, no lock held: the connection is of no more use. Takes the error over. */
 void framed_break(framed *self, pyproc_error *reason);
@@ -109,9 +117,10 @@ bool framed_owes_others(const framed *self);
 void framed_reset_slots(framed *self);
 void framed_add(framed *self, struct call *call); /* to the calls in flight that have an owner */
 void framed_remove(framed *self, struct call *call);
+void framed_orphan(framed *self, struct call *call);       /* the same, and its slot waits for the late reply */
 bool framed_may_have_run(const framed *self, uint64_t id); /* of a call in the table */
-/* Takes the call with that id out of the table: its slot is free again, *ret_room is set. False: there is none with
- * that id. *ret_call may be NULL: its caller has left. */
-bool framed_release(framed *self, uint64_t id, struct call **ret_call, bool *ret_room);
+/* Takes the call with that id out of the table: its slot is free again, and *ret_slot what it was. False: there is none
+ * with that id. Its call may be NULL: its caller has left. */
+bool framed_release(framed *self, uint64_t id, framed_slot *ret_slot);
 
 #endif

@@ -14,8 +14,9 @@ enum { FILLS_MAX = 16 };
 /* What one turn of the reader found out. */
 struct turn {
   uint32_t wake_bits;
-  int frames, replies;
-  bool room; /* a slot became free */
+  int frames, replies; /* replies to unary calls */
+  int good;            /* replies of any kind, and messages */
+  bool room;           /* a slot became free */
 };
 
 /* A reply, from either kind of frame. */
@@ -50,13 +51,16 @@ static bool give_body(struct call *call, const reply_view *reply, struct payload
 }
 
 static void complete(framed *self, struct turn *turn, const reply_view *reply, struct payload *payload) {
-  struct call *call = NULL;
+  framed_slot slot = {0};
   pthread_mutex_lock(&self->lock);
   bool may_have_run = framed_may_have_run(self, reply->id);
-  bool found = framed_release(self, reply->id, &call, &turn->room);
+  bool found = framed_release(self, reply->id, &slot);
   pthread_mutex_unlock(&self->lock);
+  struct call *call = slot.call;
   pyproc_error *error = reply->error;
-  if (found) turn->replies++;
+  turn->room |= found;
+  turn->good += found;
+  turn->replies += found && !slot.is_stream;
   if (call == NULL) {
     pyproc_error_free(error); /* late, or none of ours */
     return;
@@ -70,7 +74,8 @@ static void complete(framed *self, struct turn *turn, const reply_view *reply, s
     pyproc_error_free(error);
     error = error_new(PYPROC_E_UNAVAILABLE, "the pool was closed while %s ran", call->method.name);
   }
-  if (!may_have_run &&
+  bool is_pinned = call->stream != NULL && call->stream->is_pinned;
+  if (!may_have_run && !is_pinned &&
       pyproc_error_code(error) == PYPROC_E_UNAVAILABLE) { /* it stops, and gives back what it had not begun */
     pyproc_error_free(error);
     atomic_store(&self->base.capacity, 0);
@@ -127,6 +132,15 @@ static void take_reply(framed *self, struct turn *turn, const wire_header *heade
   complete(self, turn, &reply, payload);
 }
 
+/* Frames of streams. */
+static void take_stream(framed *self, struct turn *turn, const wire_header *header, struct payload *payload) {
+  bool is_message = header->kind == WIRE_STREAM_DATA;
+  const char *wrong = is_message ? framed_take_message(self, header, payload, &turn->wake_bits)
+                                 : framed_take_credit(self, header, payload, &turn->wake_bits);
+  turn->good += is_message;
+  if (wrong != NULL) break_with(self, PYPROC_E_DATA_LOSS, wrong);
+}
+
 static void take_started(framed *self, uint64_t id) {
   pthread_mutex_lock(&self->lock);
   framed_slot *slot = &self->slots[id % STATUS_PAGE_SLOTS];
@@ -137,14 +151,15 @@ static void take_started(framed *self, uint64_t id) {
 /* Sends WELCOME, with the status page where the worker uses it. The reader's role is held and nothing was written
  * before. */
 static bool send_welcome(framed *self, bool with_page, int page_fd) {
-  char body[256];
+  char body[512];
   uint8_t frame[WIRE_LENGTH_SIZE + WIRE_HEADER_SIZE + sizeof body];
   int size = snprintf(
       body, sizeof body,
       "{\"version\":%d,\"codec\":\"%s\",\"frame_limit\":%lld,\"worker_index\":%d,\"cancel_grace_ms\":%lld,"
-      "\"spin_us\":%lld}",
+      "\"spin_us\":%lld,\"max_streams\":%d,\"stream_window\":%lld}",
       WIRE_VERSION, self->settings.codec->name, (long long)self->settings.frame_limit, self->settings.index,
-      (long long)self->settings.cancel_grace_ms, (long long)(self->cpu_count > 1 ? self->settings.spin_ns / 1000 : 0));
+      (long long)self->settings.cancel_grace_ms, (long long)(self->cpu_count > 1 ? self->settings.spin_ns / 1000 : 0),
+      self->settings.max_streams, (long long)self->settings.stream_window);
   wire_header header = {.kind = WIRE_WELCOME, .flags = WIRE_FLAG_JSON};
   wire_put32(frame, (uint32_t)(WIRE_HEADER_SIZE + size));
   wire_header_put(frame + WIRE_LENGTH_SIZE, &header);
@@ -174,6 +189,7 @@ static void take_hello(framed *self, const wire_header *header, const struct pay
   pthread_mutex_lock(&self->lock);
   self->methods = methods;
   self->has_started_frames = !with_page && method_table_has_feature(methods, "started");
+  self->has_streams = method_table_has_feature(methods, "streams");
   self->base.page = with_page ? self->page_memory : NULL;
   pthread_mutex_unlock(&self->lock);
   atomic_store(&self->base.capacity, method_table_concurrency(methods));
@@ -212,15 +228,16 @@ static void take_payload(framed *self, struct turn *turn, struct payload *payloa
     take_reply(self, turn, &header, payload);
   } else if (header.kind == WIRE_STARTED) {
     take_started(self, header.id);
+  } else if (header.kind == WIRE_STREAM_DATA || header.kind == WIRE_CREDIT) {
+    take_stream(self, turn, &header, payload);
   } /* kinds of later versions are ignored */
   free(payload->block);
 }
 
 static void end_turn(framed *self, const struct turn *turn) {
-  if (turn->replies > 0) {
-    atomic_fetch_add_explicit(&self->base.good_calls, (uint64_t)turn->replies, memory_order_relaxed);
+  if (turn->good > 0) atomic_fetch_add_explicit(&self->base.good_calls, (uint64_t)turn->good, memory_order_relaxed);
+  if (turn->replies > 0)
     prefetch_adapt(&self->base, &self->service_ns, turn->replies, self->base.page != NULL);
-  }
   if (turn->wake_bits != 0) lot_wake(self->settings.lot, turn->wake_bits);
   if (turn->room) self->base.owner_ops->freed(self->base.owner);
 }

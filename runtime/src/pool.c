@@ -50,7 +50,8 @@ int pyproc_pool_open(const pyproc_pool_options *given, pyproc_pool **ret_pool, p
   atomic_init(&pool->references, 1);
   pool->fork_generation = platform_fork_generation();
   lot_init(&pool->lot);
-  admission_init(&pool->admission, &pool->lot, pool->options.queue_limit, (int)pool->options.max_in_flight);
+  admission_init(&pool->admission, &pool->lot, pool->options.queue_limit, (int)pool->options.max_in_flight,
+                 (int)pool->options.max_streams);
   supervisor_tick tick = {.run = async_expire, .argument = pool};
   result = supervisor_open(&pool->options, &pool->lot, &pool->admission, tick, &pool->supervisor, reterr);
   if (result < 0) goto no_supervisor;
@@ -73,6 +74,7 @@ static void end_calls(pyproc_pool *pool) {
   gate_close(&pool->gate);
   completions_close(&pool->async.completions);
   admission_close(&pool->admission, NULL);
+  async_end_streams(pool);
   gate_wait(&pool->gate, platform_now_ns() + pool->options.drain_timeout_ms * 1000000);
   pyproc_error *error = error_new(PYPROC_E_UNAVAILABLE, "the pool was closed");
   admission_close(&pool->admission, error);
@@ -108,7 +110,8 @@ int pyproc_pool_health(pyproc_pool *pool, pyproc_health *ret_health) {
   health.queued = atomic_load(&pool->admission.queued);
   health.in_flight = 0;
   for (int i = 0; i < pool->admission.count; i++)
-    health.in_flight += atomic_load(&pool->admission.connections[i]->load);
+    health.in_flight +=
+        atomic_load(&pool->admission.connections[i]->load) + atomic_load(&pool->admission.connections[i]->streams);
   health.restarts = supervisor_restarts(pool->supervisor);
   health.calls = atomic_load(&pool->calls);
   health.failures = atomic_load(&pool->failures);

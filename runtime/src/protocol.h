@@ -13,7 +13,8 @@
  *             one (-1) the connection is to a server elsewhere and ready at once.
  *   start     any thread, the pool's lock may be held; never blocks on the worker. CONNECTION_TAKEN: the connection has
  *             the call, and writes it as soon as the worker reads. CONNECTION_REFUSED: the call is done, with an error
- *             (no such method …). CONNECTION_CLOSED: nothing happened, the connection is not open.
+ *             (no such method …). CONNECTION_CLOSED: nothing happened, the connection is not open. CONNECTION_FULL: nothing
+ *             happened, it has max_streams streams.
  *   progress  the call's own thread, no lock held. Takes part in reading and writing until the wait is over (see
  *             call_wait_is_over), or past its deadline. The one function that blocks. Of a stream two threads may be here
  *             at once, one that sends and one that receives.
@@ -66,7 +67,12 @@ typedef enum connection_state {
   CONNECTION_OPEN,
   CONNECTION_BROKEN
 } connection_state;
-typedef enum connection_start { CONNECTION_TAKEN, CONNECTION_REFUSED, CONNECTION_CLOSED } connection_start;
+typedef enum connection_start {
+  CONNECTION_TAKEN,
+  CONNECTION_REFUSED,
+  CONNECTION_CLOSED,
+  CONNECTION_FULL
+} connection_start;
 
 /* What a connection tells its owner, or asks it. Any thread but where noted. */
 typedef struct connection_owner {

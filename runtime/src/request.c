@@ -30,18 +30,18 @@ static bool begin_envelope(frame_block *frame, const char *method) {
   return buffer_append_text(bytes, "\",\"body\":");
 }
 
-static bool begin_header(frame_block *frame) {
-  wire_header header = {.kind = WIRE_REQUEST, .flags = frame->encoding == CALL_BODY_JSON ? WIRE_FLAG_JSON : 0};
+static bool begin_header(frame_block *frame, uint8_t kind) {
+  wire_header header = {.kind = kind, .flags = frame->encoding == CALL_BODY_JSON ? WIRE_FLAG_JSON : 0};
   if (!buffer_reserve(&frame->bytes, WIRE_LENGTH_SIZE + WIRE_HEADER_SIZE + 64)) return false;
   wire_header_put(frame->bytes.data + WIRE_LENGTH_SIZE, &header);
   frame->bytes.size = WIRE_LENGTH_SIZE + WIRE_HEADER_SIZE;
   return true;
 }
 
-static frame_block *begin(call_encoding encoding, const char *method) {
+static frame_block *begin(call_encoding encoding, uint8_t kind, const char *method) {
   frame_block *frame = frame_block_new(encoding);
   if (frame == NULL) return NULL;
-  if (encoding == CALL_BODY_ENVELOPE ? begin_envelope(frame, method) : begin_header(frame)) {
+  if (encoding == CALL_BODY_ENVELOPE ? begin_envelope(frame, method) : begin_header(frame, kind)) {
     frame->body_offset = frame->bytes.size;
     return frame;
   }
@@ -61,7 +61,7 @@ static int end(frame_block *frame, frame_block **ret_frame, pyproc_error **reter
 
 int request_encode_message(const struct codec *codec, const pyproc_method *method, const ProtobufCMessage *message,
                            frame_block **ret_frame, pyproc_error **reterr) {
-  frame_block *frame = begin(codec->envelope ? CALL_BODY_ENVELOPE : CALL_BODY_CODEC, method->name);
+  frame_block *frame = begin(codec->envelope ? CALL_BODY_ENVELOPE : CALL_BODY_CODEC, WIRE_REQUEST, method->name);
   if (frame == NULL) return no_memory(reterr);
   int result = codec->pack(method->request, message, &frame->bytes, reterr);
   if (result >= 0) return end(frame, ret_frame, reterr);
@@ -76,11 +76,36 @@ int request_encode_json(const struct codec *codec, const char *method, const cha
     return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "the method's name is not UTF-8");
   const char *wrong = envelope_check_body(body, size);
   if (wrong != NULL) return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "the body of %s: %s", method, wrong);
-  frame_block *frame = begin(codec->envelope ? CALL_BODY_ENVELOPE : CALL_BODY_JSON, method);
+  frame_block *frame = begin(codec->envelope ? CALL_BODY_ENVELOPE : CALL_BODY_JSON, WIRE_REQUEST, method);
   if (frame == NULL) return no_memory(reterr);
   if (buffer_append(&frame->bytes, body, size)) return end(frame, ret_frame, reterr);
   frame_block_unref(frame);
   return no_memory(reterr);
+}
+
+/* Frames of streams are never envelopes. */
+static int encode_for_stream(const struct codec *codec, uint8_t kind, const pyproc_method *method,
+                             const ProtobufCMessage *message, frame_block **ret_frame, pyproc_error **reterr) {
+  frame_block *frame = begin(codec->envelope ? CALL_BODY_JSON : CALL_BODY_CODEC, kind, method->name);
+  if (frame == NULL) return no_memory(reterr);
+  int result = message != NULL ? codec->pack(method->request, message, &frame->bytes, reterr) : PYPROC_OK;
+  if (result < 0) {
+    frame_block_unref(frame);
+    return result;
+  }
+  wire_put32(frame->bytes.data, (uint32_t)(frame->bytes.size - WIRE_LENGTH_SIZE));
+  *ret_frame = frame;
+  return PYPROC_OK;
+}
+
+int request_encode_stream(const struct codec *codec, const pyproc_method *method, const ProtobufCMessage *message,
+                          frame_block **ret_frame, pyproc_error **reterr) {
+  return encode_for_stream(codec, WIRE_REQUEST, method, message, ret_frame, reterr);
+}
+
+int request_encode_stream_message(const struct codec *codec, const pyproc_method *method,
+                                  const ProtobufCMessage *message, frame_block **ret_frame, pyproc_error **reterr) {
+  return encode_for_stream(codec, WIRE_STREAM_DATA, method, message, ret_frame, reterr);
 }
 
 /* Writes the digits right-aligned into the blanks. */

@@ -15,6 +15,13 @@ int request_encode_message(const struct codec *codec, const pyproc_method *metho
 int request_encode_json(const struct codec *codec, const char *method, const char *body, frame_block **ret_frame,
                         pyproc_error **reterr);
 
+/* Encodes the request of a stream, which has no message unless `message` is given, and one message of a stream, whose id
+ * is missing. */
+int request_encode_stream(const struct codec *codec, const pyproc_method *method, const ProtobufCMessage *message,
+                          frame_block **ret_frame, pyproc_error **reterr);
+int request_encode_stream_message(const struct codec *codec, const pyproc_method *method,
+                                  const ProtobufCMessage *message, frame_block **ret_frame, pyproc_error **reterr);
+
 /* Fills in what differs from connection to connection. `timeout_ms` at least 1; 0: none. */
 void request_complete(frame_block *frame, uint64_t id, uint32_t method_index, int64_t timeout_ms);
 
