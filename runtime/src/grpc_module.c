@@ -39,19 +39,21 @@ static bool fits(const grpc_module *module) {
 static int load(pyproc_error **reterr) {
   char path[PATH_SIZE];
   if (!find_file(path, sizeof path))
-    return error_set(reterr, PYPROC_E_NOT_FOUND,
-                     "gRPC needs the module %s, which is missing: no %s. It is built with pyproc where Debian's libgrpc-dev "
-                     "is installed (CMake option PYPROC_GRPC): install that, then the library again with make install",
-                     GRPC_MODULE_FILE, path);
+    return error_set(
+        reterr, PYPROC_E_NOT_FOUND,
+        "gRPC needs the module %s, which is missing: no %s. It is built with pyproc where Debian's libgrpc-dev "
+        "is installed (CMake option PYPROC_GRPC): install that, then the library again with make install",
+        GRPC_MODULE_FILE, path);
   void *handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
   if (handle == NULL)
     return error_set(reterr, PYPROC_E_FAILED_PRECONDITION,
                      "gRPC's module %s cannot be loaded: %s; install Debian's libgrpc-dev", path, dlerror());
   const grpc_module *module = dlsym(handle, GRPC_MODULE_SYMBOL);
   if (module == NULL || !fits(module))
-    return error_set(reterr, PYPROC_E_FAILED_PRECONDITION,
-                     "gRPC's module %s belongs to another build of the library than this one (%s): install both together",
-                     path, pyproc_version());
+    return error_set(
+        reterr, PYPROC_E_FAILED_PRECONDITION,
+        "gRPC's module %s belongs to another build of the library than this one (%s): install both together", path,
+        pyproc_version());
   loaded = module;
   return PYPROC_OK;
 }

@@ -173,9 +173,11 @@ static int check_authorization(const pyproc_pool_options *from, pyproc_error **r
   if (text == NULL) return PYPROC_OK;
   for (const char *at = text; *at != '\0'; at++)
     if (*at < ' ' || *at > '~')
-      return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "option authorization has a byte that is not printable ASCII");
+      return error_set(reterr, PYPROC_E_INVALID_ARGUMENT,
+                       "option authorization has a byte that is not printable ASCII");
   if (*text == '\0' || *text == ' ' || text[strlen(text) - 1] == ' ')
-    return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "option authorization is empty, or begins or ends with a blank");
+    return error_set(reterr, PYPROC_E_INVALID_ARGUMENT,
+                     "option authorization is empty, or begins or ends with a blank");
   if (from->tls_ca_file == NULL && strncmp(from->target, "unix:", 5) != 0)
     return error_set(reterr, PYPROC_E_INVALID_ARGUMENT,
                      "options authorization and target: without tls_ca_file anybody on the way could read it");
@@ -193,15 +195,16 @@ static int check_remote(const pyproc_pool_options *from, pyproc_error **reterr) 
   };
   for (size_t i = 0; from->target == NULL && i < sizeof theirs / sizeof *theirs; i++)
     if (theirs[i].text != NULL)
-      return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "options %s and target: %s is only for a target", theirs[i].name,
-                       theirs[i].name);
+      return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "options %s and target: %s is only for a target",
+                       theirs[i].name, theirs[i].name);
   if (from->target == NULL) return PYPROC_OK;
   int result = refuse_with_target(from, reterr);
   if (result < 0) return result;
   if ((from->tls_cert_file == NULL) != (from->tls_key_file == NULL) ||
       (from->tls_cert_file != NULL && from->tls_ca_file == NULL))
-    return error_set(reterr, PYPROC_E_INVALID_ARGUMENT,
-                     "options tls_cert_file, tls_key_file and tls_ca_file: the first two go together, and need the third");
+    return error_set(
+        reterr, PYPROC_E_INVALID_ARGUMENT,
+        "options tls_cert_file, tls_key_file and tls_ca_file: the first two go together, and need the third");
   return check_authorization(from, reterr);
 }
 

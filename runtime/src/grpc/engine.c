@@ -9,7 +9,8 @@
 #include "platform.h"
 
 enum { SPARE_MAX = 64 };
-#define QUIET_NS INT64_C(100000000) /* without a blocking call: then the poller reads again */
+#define QUIET_NS INT64_C(10000000) /* without a blocking call: then the poller reads again */
+#define NO_TIME_NS INT64_C(10000)  /* a call that took less has read nothing */
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
@@ -118,9 +119,10 @@ bool engine_is_forked(void) {
 
 int engine_acquire(pyproc_error **reterr) {
   if (engine_is_forked())
-    return error_set(reterr, PYPROC_E_FAILED_PRECONDITION,
-                     "this process was forked while gRPC was in use, which libgrpc does not survive: fork before the first "
-                     "pool with gRPC is opened, or exec");
+    return error_set(
+        reterr, PYPROC_E_FAILED_PRECONDITION,
+        "this process was forked while gRPC was in use, which libgrpc does not survive: fork before the first "
+        "pool with gRPC is opened, or exec");
   int result = PYPROC_OK;
   pthread_mutex_lock(&lock);
   if (atomic_load(&engine.users) == 0) {
@@ -180,7 +182,10 @@ gpr_timespec engine_deadline(int64_t deadline_ns) {
 }
 
 bool engine_wait(grpc_completion_queue *queue, void *tag, int64_t deadline_ns) {
-  atomic_store(&engine.last_blocking_ns, platform_now_ns());
+  int64_t began = platform_now_ns();
+  atomic_store(&engine.last_blocking_ns, began);
   unpark();
-  return grpc_completion_queue_pluck(queue, tag, engine_deadline(deadline_ns), NULL).type == GRPC_OP_COMPLETE;
+  grpc_event event = grpc_completion_queue_pluck(queue, tag, engine_deadline(deadline_ns), NULL);
+  if (platform_now_ns() - began < NO_TIME_NS) atomic_store(&engine.last_blocking_ns, 0);
+  return event.type == GRPC_OP_COMPLETE;
 }

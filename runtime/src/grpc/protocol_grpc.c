@@ -333,9 +333,8 @@ static void rpc_drain(struct connection *base) {
     if (self->receiving) rpc_read_control(self);
   }
   self->receiving = false;
-  rpc_break(self, rpc_is_remote(self)
-                      ? error_new(PYPROC_E_UNAVAILABLE, "the pool was closed")
-                      : error_new(PYPROC_E_UNAVAILABLE, "worker %ld has ended", (long)base->peer_pid));
+  rpc_break(self, rpc_is_remote(self) ? error_new(PYPROC_E_UNAVAILABLE, "the pool was closed")
+                                      : error_new(PYPROC_E_UNAVAILABLE, "worker %ld has ended", (long)base->peer_pid));
 }
 
 /* There is no page that would tell; a single call is the one. */
@@ -417,7 +416,7 @@ static const protocol protocol_grpc = {.name = "grpc",
                                        .is_reached = rpc_is_reached};
 
 /* All that the module exports. */
-extern const grpc_module pyproc_grpc_module;
+extern const grpc_module pyproc_grpc_module __attribute__((visibility("default")));
 const grpc_module pyproc_grpc_module = {.size = sizeof(grpc_module),
                                         .version = PYPROC_VERSION,
                                         .call_size = sizeof(struct call),

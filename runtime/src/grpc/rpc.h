@@ -33,15 +33,15 @@
 typedef struct rpc {
   struct connection base;
   connection_settings settings;
-  char socket_path[PRIVATE_PATH_SIZE];     /* where the worker serves; "": a server elsewhere */
+  char socket_path[PRIVATE_PATH_SIZE]; /* where the worker serves; "": a server elsewhere */
   char socket_variable[PRIVATE_PATH_SIZE + 32];
   const char *environment[3];
 
   pthread_mutex_t lock;
-  grpc_channel *grpc; /* set from open, or hello, to close; under the lock */
-  call_list calls;    /* all that are ours */
-  method_table *methods; /* NULL: a server elsewhere */
-  int flights;        /* of libgrpc, whose callers may have left */
+  grpc_channel *grpc;         /* set from open, or hello, to close; under the lock */
+  call_list calls;            /* all that are ours */
+  method_table *methods;      /* NULL: a server elsewhere */
+  int flights;                /* of libgrpc, whose callers may have left */
   atomic_bool finished;       /* the worker was told to end */
   _Atomic int64_t service_ns; /* for prefetch_adapt */
 
@@ -93,11 +93,11 @@ struct rpc_flight {
   grpc_slice details;
 
   bool is_stream;
-  rpc_tag unary;                                /* all of a unary call; of a stream there are the rest */
+  rpc_tag unary;                                 /* all of a unary call; of a stream there are the rest */
   rpc_tag begin, headers, reading, writing, end; /* no more than one of each is outstanding */
-  int outstanding;                              /* of a stream; under the lock, as what follows */
-  grpc_byte_buffer *incoming;                   /* the message that is being received */
-  bool has_one_reply;                           /* a client stream */
+  int outstanding;                               /* of a stream; under the lock, as what follows */
+  grpc_byte_buffer *incoming;                    /* the message that is being received */
+  bool has_one_reply;                            /* a client stream */
   bool is_reading, is_writing;
   bool has_read;   /* no more messages come */
   bool has_closed; /* libgrpc was told that no more messages follow */
@@ -149,7 +149,8 @@ grpc_byte_buffer *rpc_message_new(frame_block *frame);
 /* The same for a call by name. */
 grpc_byte_buffer *rpc_message_new_dynamic(const char *method, frame_block *frame);
 /* The bytes of a message, in `small` where they fit, else malloc'd. False: out of memory, or broken. */
-bool rpc_message_bytes(grpc_byte_buffer *message, uint8_t *small, size_t small_size, uint8_t **ret_bytes, size_t *ret_size);
+bool rpc_message_bytes(grpc_byte_buffer *message, uint8_t *small, size_t small_size, uint8_t **ret_bytes,
+                       size_t *ret_size);
 /* Finds the body in the reply of a call by name. Untrusted. */
 bool rpc_message_dynamic_body(const uint8_t *bytes, size_t size, const uint8_t **ret_body, size_t *ret_body_size);
 

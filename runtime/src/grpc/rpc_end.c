@@ -7,9 +7,9 @@
 
 /* What becomes of a call whose flight is over. */
 typedef enum verdict {
-  VERDICT_DONE,   /* it has a reply, or an error */
-  VERDICT_LEFT,   /* its caller has left */
-  VERDICT_WAITS   /* what ends it is still to come: its own deadline or token, or the news of its worker */
+  VERDICT_DONE, /* it has a reply, or an error */
+  VERDICT_LEFT, /* its caller has left */
+  VERDICT_WAITS /* what ends it is still to come: its own deadline or token, or the news of its worker */
 } verdict;
 
 typedef struct outcome {
@@ -72,8 +72,6 @@ static outcome judge(rpc_flight *self) {
   } else if (is_local && code == PYPROC_E_CANCELLED && atomic_load(&owner->finished)) { /* by nobody's token */
     pyproc_error_free(out.error);
     out.error = error_new(PYPROC_E_UNAVAILABLE, "the pool was closed while %s ran", out.call->method.name);
-  } else if (code == PYPROC_E_UNIMPLEMENTED && !has_object) {
-    out.may_have_run = false; /* it says that there is no such method */
   }
   return out;
 }

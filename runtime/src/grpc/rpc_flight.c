@@ -70,9 +70,9 @@ void rpc_flight_cancel(rpc_flight *self) {
 }
 
 uint32_t rpc_flight_flags(const rpc_flight *self) {
-  return rpc_is_remote(self->owner) ? 0
-                                    : GRPC_INITIAL_METADATA_WAIT_FOR_READY |
-                                          GRPC_INITIAL_METADATA_WAIT_FOR_READY_EXPLICITLY_SET;
+  return rpc_is_remote(self->owner)
+             ? 0
+             : GRPC_INITIAL_METADATA_WAIT_FOR_READY | GRPC_INITIAL_METADATA_WAIT_FOR_READY_EXPLICITLY_SET;
 }
 
 pyproc_error *rpc_flight_error(const rpc_flight *self, bool *ret_has_object) {

@@ -59,7 +59,8 @@ static void take_hello(rpc *self, const char *body, size_t size) {
   pthread_mutex_unlock(&self->lock);
   atomic_store(&self->base.capacity, method_table_concurrency(methods));
   if (!send_welcome(self)) {
-    stop_with(self, error_new(PYPROC_E_UNAVAILABLE, "worker %ld took no answer to its hello", (long)self->base.peer_pid));
+    stop_with(self,
+              error_new(PYPROC_E_UNAVAILABLE, "worker %ld took no answer to its hello", (long)self->base.peer_pid));
     return;
   }
   grpc_channel_check_connectivity_state(channel, 1);
@@ -70,7 +71,8 @@ static void take_hello(rpc *self, const char *body, size_t size) {
 static void take_payload(rpc *self, const struct payload *payload) {
   wire_header header;
   if (wire_header_get(payload->data, payload->size, &header) < 0) {
-    stop_with(self, error_new(PYPROC_E_DATA_LOSS, "worker %ld sent bytes that are no frame", (long)self->base.peer_pid));
+    stop_with(self,
+              error_new(PYPROC_E_DATA_LOSS, "worker %ld sent bytes that are no frame", (long)self->base.peer_pid));
     return;
   }
   const char *body = (const char *)payload->data + WIRE_HEADER_SIZE + header.metadata_size;

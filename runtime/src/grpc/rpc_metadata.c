@@ -15,13 +15,13 @@ bool rpc_metadata_take(rpc_flight *self, const frame_block *frame, const char *a
   const uint8_t *at = payload + WIRE_HEADER_SIZE, *end = frame->bytes.data + frame->body_offset;
   size_t count = 0;
   if (at == end && authorization == NULL) return true;
-  if (wire_metadata_check(at, (size_t)(end - at), &count) != NULL) return false; /* it was checked when it was encoded */
+  if (wire_metadata_check(at, (size_t)(end - at), &count) != NULL)
+    return false; /* it was checked when it was encoded */
   self->sent = calloc(count + 1, sizeof *self->sent);
   if (self->sent == NULL) return false;
   for (wire_metadata entry; wire_metadata_next(&at, end, &entry);)
     add(self, entry.key, entry.key_size, entry.value, entry.value_size);
-  if (authorization != NULL)
-    add(self, "authorization", strlen("authorization"), authorization, strlen(authorization));
+  if (authorization != NULL) add(self, "authorization", strlen("authorization"), authorization, strlen(authorization));
   return true;
 }
 

@@ -51,7 +51,8 @@ static rpc_flight *enter(engine_task *task) {
 
 void rpc_stream_read(rpc_flight *self) {
   struct call *call = self->call;
-  if (call == NULL || self->is_reading || self->has_ended || self->has_read || call->stream->receive_credit <= 0) return;
+  if (call == NULL || self->is_reading || self->has_ended || self->has_read || call->stream->receive_credit <= 0)
+    return;
   grpc_op op;
   memset(&op, 0, sizeof op);
   op.op = GRPC_OP_RECV_MESSAGE;
