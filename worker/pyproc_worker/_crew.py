@@ -6,9 +6,13 @@ import asyncio
 import queue
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ._codes import Cancelled
-from ._ext import Job, Loop
+from ._ext import Job
+
+if TYPE_CHECKING:
+    from ._serving import Dispatcher, Work
 
 
 class Crew:
@@ -19,11 +23,11 @@ class Crew:
 
     def __init__(self, threads: int, has_async: bool, leave: Callable[[], None]) -> None:
         self._size = threads
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._events = asyncio.new_event_loop() if has_async else None
         self._tasks: dict[Job, asyncio.Task[None]] = {}
         self._leave = leave  # ends a forked child that came back from a handler
-        self._loop: Loop | None = None
+        self._loop: Dispatcher | None = None
         self._failure: BaseException | None = None
 
     def submit(self, job: Job, is_async: bool) -> None:
@@ -31,9 +35,13 @@ class Crew:
         if is_async and self._events is not None:
             self._events.call_soon_threadsafe(self._start_task, job)
         else:
-            self._jobs.put(job)
+            self.put(job)
 
-    def run(self, loop: Loop) -> None:
+    def put(self, work: Work) -> None:
+        """Has a thread of plain handlers run it, in its turn."""
+        self._jobs.put(work)
+
+    def run(self, loop: Dispatcher) -> None:
         """Serves until the loop has stopped and all jobs are done; raises what ended it."""
         self._loop = loop
         threads = [threading.Thread(target=self._work, args=(number,), name=f"pyproc-{number}", daemon=True)

@@ -89,19 +89,6 @@ void call_forget_context(struct loop *self, struct context *borrowed) {
   Py_DECREF(borrowed);
 }
 
-/* An exception that was raised in this thread's handler and has not come up in it must come up nowhere else. */
-static void disarm(struct loop *self, struct run *run) {
-  if (run->kind != RUN_THREAD) {
-    atomic_store(&run->armed, false);
-    return;
-  }
-  (void)pthread_mutex_lock(&self->control->lock);
-  atomic_store(&run->armed, false);
-  const bool raised = run->raised > 0;
-  (void)pthread_mutex_unlock(&self->control->lock);
-  if (raised) (void)PyThreadState_SetAsyncExc(run->thread, NULL);
-}
-
 /* The handler's code, and nothing else, runs armed; a task's goes on after this. */
 static PyObject *call_handler(struct loop *self, const struct method *method, PyObject *request, struct run *run) {
   struct context *const context = run->context;
@@ -123,7 +110,7 @@ static PyObject *call_handler(struct loop *self, const struct method *method, Py
   atomic_store(&run->armed, true);
   PyObject *result =
       PyObject_Vectorcall(method->handler, arguments + 1, positional | PY_VECTORCALL_ARGUMENTS_OFFSET, keywords);
-  if (!self->abandoned && run->kind != RUN_TASK) disarm(self, run);
+  if (!self->abandoned && run->kind != RUN_TASK) control_disarm(self->control, run);
   Py_XDECREF(event);
   return result;
 }

@@ -472,16 +472,10 @@ static PyObject *use_signals(struct loop *self, PyObject *arguments) {
   Py_RETURN_NONE;
 }
 
-/* A signal's handler: raises Cancelled where the handler that runs has been cancelled, and otherwise does nothing. */
 static PyObject *interrupt(struct loop *self, PyObject *unused) {
   (void)unused;
-  struct context *const cancelled = self->abandoned ? NULL : control_take_interrupt(self->control);
-  if (cancelled == NULL) Py_RETURN_NONE;
-  PyObject *text = context_explain(cancelled);
-  if (text == NULL) return NULL;
-  PyErr_SetObject(self->hooks.cancelled, text);
-  Py_DECREF(text);
-  return NULL;
+  if (self->abandoned) Py_RETURN_NONE;
+  return control_interrupt(self->control, self->hooks.cancelled);
 }
 
 static PyObject *interrupt_threads(struct loop *self, PyObject *unused) {

@@ -8,7 +8,7 @@
 #include <Python.h>
 
 typedef struct module_state {
-  PyTypeObject *context_type, *loop_type, *job_type;
+  PyTypeObject *context_type, *loop_type, *job_type, *watch_type, *run_type;
 } module_state;
 
 #endif
