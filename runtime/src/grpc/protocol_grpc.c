@@ -37,10 +37,18 @@ static void free_rpc(rpc *self) {
   free(self);
 }
 
+/* What holds objects of libgrpc in a forked child, where they cannot be freed. */
+static rpc *forgotten;
+
 static void rpc_destroy(struct connection *base) {
-  bool forked = engine_is_forked();
-  free_rpc(rpc_of(base));
-  if (!forked) engine_release();
+  rpc *self = rpc_of(base);
+  if (engine_is_forked()) {
+    self->next = forgotten;
+    forgotten = self;
+    return;
+  }
+  free_rpc(self);
+  engine_release();
 }
 
 static void name_socket(rpc *self) {

@@ -33,6 +33,7 @@
 typedef struct rpc {
   struct connection base;
   connection_settings settings;
+  struct rpc *next;                    /* among the forgotten ones */
   char socket_path[PRIVATE_PATH_SIZE]; /* where the worker serves; "": a server elsewhere */
   char socket_variable[PRIVATE_PATH_SIZE + 32];
   const char *environment[3];
