@@ -47,10 +47,11 @@ test-all: deps-test
 	@tools/deps.sh all
 	@$(PYTHON) tests/run_all.py
 
-bench: deps-build
+bench:
+	@tools/deps.sh bench
 	@$(call configure,-DPYPROC_TESTS=OFF -DPYPROC_BENCH=ON)
 	@cmake --build build -j $(JOBS) --target pyproc-bench
-	@cd build/bench && PYPROC_PYTHON=$(PYTHON) ./pyproc-bench
+	@cd build/bench && PYPROC_PYTHON=$(PYTHON) ../bin/pyproc-bench
 
 lint: deps-lint
 	@$(PYTHON) tools/lint.py
