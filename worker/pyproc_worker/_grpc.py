@@ -46,6 +46,7 @@ except ImportError as error:
     raise missing_grpc(error) from error
 
 CALLS_MAX = 4096
+END_DOUBT_S = 0.001
 RECEIVED_METADATA_MAX = 64 << 10
 KINDS = {"unary": (False, False), "server_stream": (False, True), "client_stream": (True, False), "bidi": (True, True)}
 STATUS = {code.value[0]: code for code in grpc.StatusCode}
@@ -80,8 +81,12 @@ class AsyncRequests(AsyncIterator[Any]):
         self._read = read
 
     async def __anext__(self) -> Any:
-        """The next message."""
+        """The next message. CancelledError where the caller is gone, an Error where it has sent what is no message."""
         data = await self._read()
+        if self._call.run.code:
+            if not self._call.run.claim_interrupt():
+                await asyncio.sleep(0)  # the task has been cancelled: it comes up here
+            raise asyncio.CancelledError
         if data is None:
             raise StopAsyncIteration
         try:
@@ -184,7 +189,7 @@ class _Rpc:
         except Exception:
             data = aio.EOF
         if data is aio.EOF:
-            await asyncio.sleep(0)  # a call that is over looks like the end: grpc tells which it is
+            await asyncio.sleep(END_DOUBT_S)  # a call that was given up looks like the end, until grpc says so
             return None
         assert isinstance(data, bytes)
         return data
@@ -344,6 +349,12 @@ def set_failure(grpc_context: Any, failure: Failure, added: tuple[tuple[str, Any
     grpc_context.set_trailing_metadata((*added, ("pyproc-error-bin", failure.error_object)))
 
 
+def _tell_of_failed_task(loop: asyncio.AbstractEventLoop, about: dict[str, Any]) -> None:
+    """What no task has waited for, but grpc's failures to answer a call that its client has given up."""
+    if type(about.get("exception")).__name__ != "ExecuteBatchError":
+        loop.default_exception_handler(about)
+
+
 class Server(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
     """Serves a table of methods; it has what :class:`pyproc_worker._ext.Loop` has for those who run it."""
 
@@ -422,6 +433,7 @@ class Server(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
 
     async def _open(self, address: str) -> int:
         most = _hooks.FRAME_LIMIT if self._wire is None else _hooks.FRAME_LIMIT_MAX  # the host says it later
+        self._loop.set_exception_handler(_tell_of_failed_task)
         self._stopping = asyncio.Event()
         self._welcomed = asyncio.Event()
         self._idle = asyncio.Event()
@@ -474,6 +486,7 @@ class Server(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
 
     def _turn(self) -> None:
         if self._watch.drain() and not self._stopping.is_set():
+            self._limits.stopping = True
             self._stopping.set()
             self._welcomed.set()
 

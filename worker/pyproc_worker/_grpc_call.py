@@ -27,11 +27,12 @@ ROOM_MIN = 512
 
 @dataclass
 class Limits:
-    """What the host has said, or else what holds without one."""
+    """What the host has said, or else what holds without one; and whether the worker stops."""
 
     frame: int = _hooks.FRAME_LIMIT
     metadata: int = METADATA_LIMIT
     streams: int = 64
+    stopping: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,8 @@ class Call:
 
     def refuse(self) -> Failure | None:
         """Why the handler must not be started; None where it may."""
+        if self._limits.stopping:
+            return self.fail(Code.UNAVAILABLE, "the worker stops; the call has not been started")
         if self.run.code == Code.DEADLINE_EXCEEDED:
             return self.fail(self.run.code, f"the deadline passed before {self.entry.name} was started")
         if self.run.code:
