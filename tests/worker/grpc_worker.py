@@ -17,7 +17,7 @@ from pyproc_worker import Cancelled, Code, Error, Handler, Method, Service, expo
 
 
 def say(*words):
-    print(*words, flush=True)
+    print(" ".join(map(str, words)) + "\n", end="", flush=True)  # at once: other threads print too
 
 
 def method(name, kind, request, reply):

@@ -46,7 +46,8 @@ except ImportError as error:
     raise missing_grpc(error) from error
 
 CALLS_MAX = 4096
-END_DOUBT_S = 0.001
+DEADLINE_SLACK_S = 0.05  # a client that gives up at its deadline may be heard of before ours
+END_DOUBT_S = 0.005
 RECEIVED_METADATA_MAX = 64 << 10
 KINDS = {"unary": (False, False), "server_stream": (False, True), "client_stream": (True, False), "bidi": (True, True)}
 STATUS = {code.value[0]: code for code in grpc.StatusCode}
@@ -112,11 +113,11 @@ class _Rpc:
 
     async def run(self, coroutine: Coroutine[Any, Any, Outcome]) -> bytes:
         """Serves the call in a task of its own, which goes on where grpc cancels this one."""
-        self.task = asyncio.get_running_loop().create_task(self._serve(coroutine))
+        self.task = task = asyncio.get_running_loop().create_task(self._serve(coroutine))
         try:
-            return await asyncio.shield(self.task)
+            return await asyncio.shield(task)
         except asyncio.CancelledError:
-            if not self.task.done():
+            if not task.done():
                 self.abandon()
             raise
 
@@ -124,7 +125,7 @@ class _Rpc:
         """The client has gone, or the deadline is over."""
         self._gone = True
         remaining = self.call.context.time_remaining()
-        late = remaining is not None and remaining <= 0
+        late = remaining is not None and remaining <= DEADLINE_SLACK_S
         self.call.run.cancel(int(Code.DEADLINE_EXCEEDED if late else Code.CANCELLED), "")
         self.wake()
 
@@ -168,17 +169,31 @@ class _Rpc:
         if self._gone:
             return False
         try:
-            if not self._sent_any:
-                self._sent_any = True
-                added = self.call.context.take_added()
-                if added:
-                    await self.grpc.send_initial_metadata(added)
+            if not self._sent_any and self.call.context.added_size:
+                await self._send_initial_metadata()
+            self._sent_any = True
             await self.grpc.write(data)
         except asyncio.CancelledError:
             raise
         except Exception:  # of several kinds, for a call that is over
-            self._gone = True
+            self.abandon()
         return not self._gone
+
+    async def _send_initial_metadata(self) -> None:
+        self._sent_any = True
+        await self.grpc.send_initial_metadata(self.call.context.take_added())
+
+    async def _look_whether_gone(self) -> None:
+        """A call that was given up looks like the end of its messages until grpc says so, or refuses to send."""
+        if self._sent_any:
+            await asyncio.sleep(END_DOUBT_S)
+            return
+        try:
+            await self._send_initial_metadata()
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            self.abandon()
 
     async def read(self) -> bytes | None:
         """The next message, None at the end."""
@@ -189,7 +204,7 @@ class _Rpc:
         except Exception:
             data = aio.EOF
         if data is aio.EOF:
-            await asyncio.sleep(END_DOUBT_S)  # a call that was given up looks like the end, until grpc says so
+            await self._look_whether_gone()
             return None
         assert isinstance(data, bytes)
         return data
@@ -349,12 +364,6 @@ def set_failure(grpc_context: Any, failure: Failure, added: tuple[tuple[str, Any
     grpc_context.set_trailing_metadata((*added, ("pyproc-error-bin", failure.error_object)))
 
 
-def _tell_of_failed_task(loop: asyncio.AbstractEventLoop, about: dict[str, Any]) -> None:
-    """What no task has waited for, but grpc's failures to answer a call that its client has given up."""
-    if type(about.get("exception")).__name__ != "ExecuteBatchError":
-        loop.default_exception_handler(about)
-
-
 class Server(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
     """Serves a table of methods; it has what :class:`pyproc_worker._ext.Loop` has for those who run it."""
 
@@ -433,7 +442,6 @@ class Server(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
 
     async def _open(self, address: str) -> int:
         most = _hooks.FRAME_LIMIT if self._wire is None else _hooks.FRAME_LIMIT_MAX  # the host says it later
-        self._loop.set_exception_handler(_tell_of_failed_task)
         self._stopping = asyncio.Event()
         self._welcomed = asyncio.Event()
         self._idle = asyncio.Event()
