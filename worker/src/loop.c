@@ -344,9 +344,9 @@ static bool may_stall(const struct loop *self) {
 }
 
 /* Needs no GIL. Returns as poll(), or -2 where spinning has found something. */
-static int poll_wire(struct loop *self, struct pollfd *wanted, nfds_t count) {
+static int poll_wire(struct loop *self, struct pollfd *wanted, nfds_t count, bool stalls) {
   if (self->stalled) control_stall(self->control, NULL);
-  self->stalled = may_stall(self);
+  self->stalled = stalls;
   const int ready = spinning_pays(self) && spin(self) ? -2 : poll(wanted, count, -1);
   const int problem = errno;
   if (self->stalled) control_stall(self->control, self->connections[0]);
@@ -368,8 +368,9 @@ static int wait_for_work(struct loop *self, bool waits) {
     ready = poll(wanted, count, 0);
     problem = errno;
   } else {
+    const bool stalls = may_stall(self);
     Py_BEGIN_ALLOW_THREADS;
-    ready = poll_wire(self, wanted, count);
+    ready = poll_wire(self, wanted, count, stalls);
     problem = errno;
     Py_END_ALLOW_THREADS;
   }
