@@ -348,9 +348,8 @@ class _Rpc:
 
     def choose(self, data: bytes | None) -> Coroutine[Any, Any, Outcome]:
         """What serves the method's kind; ``data`` is the request where there is one."""
-        kind, is_async = self.call.entry.kind, self.call.entry.is_async
-        many = kind in ("server_stream", "bidi")
-        if is_async:
+        many = self.call.entry.sends
+        if self.call.entry.is_async:
             return self.async_reply(self.many_replies if many else self.one_reply, data)
         if data is None:
             return self.plain_in_thread(self.run_bidi if many else self.run_client_stream)
@@ -514,12 +513,10 @@ class Server(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
             self._welcomed.set()
 
     def _take_welcome(self, body: bytes) -> None:
-        frame_limit, worker_index, _, grace_ms = self._hooks.welcome(body)[:4]
+        frame_limit, worker_index, _, grace_ms, _, max_streams = self._hooks.welcome(body)
         self._watch.set_welcome(worker_index, grace_ms)
-        self._limits.frame = frame_limit
-        welcome = json.loads(body)
-        self._limits.streams = _hooks.number(welcome, "max_streams", self._limits.streams, 1, CALLS_MAX)
-        self._limits.metadata = _hooks.number(welcome, "metadata_limit", METADATA_LIMIT, METADATA_LIMIT,
+        self._limits.frame, self._limits.streams = frame_limit, max_streams
+        self._limits.metadata = _hooks.number(json.loads(body), "metadata_limit", METADATA_LIMIT, METADATA_LIMIT,
                                               RECEIVED_METADATA_MAX)
 
     # --- Between threads ---
@@ -630,8 +627,7 @@ class Server(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
             return Code.UNAVAILABLE, "the worker stops; the call has not been started"
         if len(self._rpcs) >= CALLS_MAX:
             return Code.RESOURCE_EXHAUSTED, f"the worker has {CALLS_MAX} calls already: try again later"
-        has_thread = entry.kind in ("client_stream", "bidi") and not entry.is_async
-        if has_thread and len(self._threads) >= self._limits.streams:
+        if entry.receives and not entry.is_async and len(self._threads) >= self._limits.streams:
             return (Code.RESOURCE_EXHAUSTED, f"the worker has {self._limits.streams} streams already (max_streams), "
                     "each with a thread: try again later, or make the handler async")
         return None
@@ -649,7 +645,7 @@ class Server(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
 
     async def _call(self, entry: Entry, request: Any, grpc_context: Any) -> Any:
         reply = await self._start(entry, grpc_context, Call, request if isinstance(request, bytes) else None)
-        return reply if entry.kind in ("unary", "client_stream") else None
+        return None if entry.sends else reply
 
     async def _call_by_name(self, data: bytes, grpc_context: Any) -> bytes:
         """``/pyproc.Dynamic/Call``."""
