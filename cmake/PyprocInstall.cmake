@@ -11,7 +11,7 @@ endif()
 install(TARGETS pyproc_static EXPORT pyproc-static ARCHIVE DESTINATION ${libdir})
 install(FILES runtime/include/pyproc.h runtime/include/pyproc_generated.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 install(DIRECTORY ${PYPROC_WELL_KNOWN_DIR}/google DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} FILES_MATCHING PATTERN "*.h")
-install(FILES schema/pyproc/options.proto DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/pyproc)
+install(FILES schema/pyproc/options.proto schema/pyproc/dynamic.proto DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/pyproc)
 
 # The generator: the scripts know their package by a relative path.
 file(RELATIVE_PATH to_share /${CMAKE_INSTALL_BINDIR} /${share_dir})

@@ -43,12 +43,14 @@ class Client:
         result: float = function(DoubleValue(value=value), **options).value
         return result
 
-    def dynamic(self, name: str, body: Any, **options: Any) -> Any:
+    def dynamic(self, name: str, body: Any) -> Any:
+        """A call by name with a JSON value."""
+        return json.loads(self.dynamic_text(name, json.dumps(body)))
+
+    def dynamic_text(self, name: str, body: str) -> str:
         """A call by name."""
-        options.setdefault("timeout", PATIENCE_S)
-        raw = body if isinstance(body, str) else json.dumps(body)
         function = self.channel.unary_unary("/pyproc.Dynamic/Call")
-        return json.loads(take_text(function(put_text(1, name) + put_text(2, raw), **options)))
+        return take_text(function(put_text(1, name) + put_text(2, body), timeout=PATIENCE_S))
 
 
 def put_text(number: int, text: str) -> bytes:

@@ -17,7 +17,7 @@ from pyproc_worker import Cancelled, Code, Error, Handler, Method, Service, expo
 
 
 def say(*words):
-    print(*words, flush=True)
+    print(" ".join(map(str, words)) + "\n", end="", flush=True)  # at once: other threads print too
 
 
 def method(name, kind, request, reply):
@@ -63,10 +63,10 @@ def blocked(how):
             pass
     elif how == "stuck":  # holds the GIL
         collections.deque(itertools.repeat(0), maxlen=0)
-    elif how == "sleep_in_c":  # does not, and looks at no signal
-        libc = ctypes.CDLL(None)
-        while True:
-            libc.sleep(60)
+    elif how == "stuck_in_c":  # does not, and looks at no signal
+        mutex = ctypes.create_string_buffer(64)
+        for _ in range(2):
+            ctypes.CDLL(None).pthread_mutex_lock(mutex)
 
 
 class Math(Base):
@@ -223,14 +223,22 @@ class Math(Base):
             raise
 
     def flood(self, request, context):
-        for number in range(request.value):
-            say("made", number)
-            yield BytesValue(value=bytes(65536))
+        try:
+            for number in range(request.value):
+                say("made", number)
+                yield BytesValue(value=bytes(65536))
+        except BaseException as error:
+            say("ended by", type(error).__name__)
+            raise
 
     async def asyncflood(self, request, context):
-        for number in range(request.value):
-            say("made", number)
-            yield BytesValue(value=bytes(65536))
+        try:
+            for number in range(request.value):
+                say("made", number)
+                yield BytesValue(value=bytes(65536))
+        except BaseException as error:
+            say("ended by", type(error).__name__)
+            raise
 
     def drink(self, requests, context):
         say("drinking")

@@ -16,7 +16,7 @@ from typing import Any, Callable
 
 import pyproc_worker
 
-HELLO, WELCOME, REQUEST, REPLY, CANCEL, PING, PONG, STARTED, FAILED = range(1, 10)
+HELLO, WELCOME, REQUEST, REPLY, CANCEL, PING, PONG, STARTED, FAILED, STREAM_DATA, CREDIT, END = range(1, 13)
 JSON = 1
 HEADER = struct.Struct(">BBHIQII")
 PAGE_SIZE = 34816

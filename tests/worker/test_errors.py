@@ -199,9 +199,9 @@ def test_handler_without_its_method(host: Host) -> None:
     assert "class Math" in reply.json["error"]
 
 
-def test_streams_are_refused(host: Host) -> None:
+def test_stream_without_its_method(host: Host) -> None:
     reply = host.start(SCRIPT).call("shop.Math/Watch", EMPTY)
-    assert reply.code == 12 and "server_stream" in reply.json["error"]
+    assert reply.code == 12 and "def watch(self, request, context)" in reply.json["error"]
 
 
 @pytest.mark.parametrize("name, body, flags", [

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ._codes import Cancelled
-from ._ext import Job
+from ._ext import Job, Loop, StreamJob
+from ._tasks import StreamTask
 
 if TYPE_CHECKING:
     from ._serving import Dispatcher, Work
@@ -25,13 +26,14 @@ class Crew:
         self._size = threads
         self._jobs: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._events = asyncio.new_event_loop() if has_async else None
-        self._tasks: dict[Job, asyncio.Task[None]] = {}
+        self._tasks: dict[Job | StreamJob, asyncio.Task[None]] = {}
+        self._streams: dict[StreamJob, StreamTask] = {}
         self._leave = leave  # ends a forked child that came back from a handler
         self._loop: Dispatcher | None = None
         self._failure: BaseException | None = None
 
-    def submit(self, job: Job, is_async: bool) -> None:
-        """Called by the dispatching thread for each call."""
+    def submit(self, job: Job | StreamJob, is_async: bool) -> None:
+        """Called for each call, and for each step of a stream."""
         if is_async and self._events is not None:
             self._events.call_soon_threadsafe(self._start_task, job)
         else:
@@ -68,7 +70,7 @@ class Crew:
             if job.take_interrupt() and self._events is not None:
                 self._events.call_soon_threadsafe(task.cancel)
 
-    def _fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException) -> None:
         """What a handler raised to end the worker, or what ended the loop; the first is told."""
         self._failure = self._failure or error
         if self._loop is not None:
@@ -79,7 +81,7 @@ class Crew:
         try:
             self._loop.run()
         except BaseException as error:
-            self._fail(error)
+            self.fail(error)
         finally:
             for _ in range(self._size):
                 self._jobs.put(None)
@@ -92,7 +94,7 @@ class Crew:
                     return
                 job.run(number)
             except BaseException as error:  # SystemExit of a handler; KeyboardInterrupt, at any time
-                self._fail(error)
+                self.fail(error)
             self._check_child()
 
     def _check_child(self) -> None:
@@ -100,18 +102,38 @@ class Crew:
             self._leave()
 
     def _run_events(self) -> None:
-        assert self._events is not None
+        assert self._events is not None and isinstance(self._loop, Loop)
         asyncio.set_event_loop(self._events)
+        self._events.add_reader(self._loop.stream_fd, self._wake_streams)
         try:
             self._events.run_forever()
+            self._events.remove_reader(self._loop.stream_fd)
             self._events.run_until_complete(self._events.shutdown_asyncgens())
             self._events.run_until_complete(self._events.shutdown_default_executor())
         finally:
             self._events.close()
 
-    def _start_task(self, job: Job) -> None:
+    def _wake_streams(self) -> None:
+        assert isinstance(self._loop, Loop)
+        for job in self._loop.take_woken():
+            if job in self._streams:
+                self._streams[job].wake()
+
+    def _start_task(self, job: Job | StreamJob) -> None:
         assert self._events is not None
-        self._tasks[job] = self._events.create_task(self._serve(job))
+        work = self._serve_stream(job) if isinstance(job, StreamJob) else self._serve(job)
+        self._tasks[job] = self._events.create_task(work)
+
+    async def _serve_stream(self, job: StreamJob) -> None:
+        self._streams[job] = task = StreamTask(job)
+        try:
+            await task.serve()
+        except BaseException as error:
+            self.fail(error)
+        finally:
+            self._streams.pop(job, None)
+            self._tasks.pop(job, None)
+            self._check_child()
 
     async def _serve(self, job: Job) -> None:
         try:
@@ -127,7 +149,7 @@ class Crew:
             else:
                 job.finish(value)
         except BaseException as error:
-            self._fail(error)
+            self.fail(error)
         finally:
             self._tasks.pop(job, None)
             self._check_child()

@@ -46,6 +46,8 @@ except ImportError as error:
     raise missing_grpc(error) from error
 
 CALLS_MAX = 4096
+DEADLINE_SLACK_S = 0.05  # a client that gives up at its deadline may be heard of before ours
+END_DOUBT_S = 0.005
 RECEIVED_METADATA_MAX = 64 << 10
 KINDS = {"unary": (False, False), "server_stream": (False, True), "client_stream": (True, False), "bidi": (True, True)}
 STATUS = {code.value[0]: code for code in grpc.StatusCode}
@@ -80,8 +82,12 @@ class AsyncRequests(AsyncIterator[Any]):
         self._read = read
 
     async def __anext__(self) -> Any:
-        """The next message."""
+        """The next message. CancelledError where the caller is gone, an Error where it has sent what is no message."""
         data = await self._read()
+        if self._call.run.code:
+            if not self._call.run.claim_interrupt():
+                await asyncio.sleep(0)  # the task has been cancelled: it comes up here
+            raise asyncio.CancelledError
         if data is None:
             raise StopAsyncIteration
         try:
@@ -107,11 +113,11 @@ class _Rpc:
 
     async def run(self, coroutine: Coroutine[Any, Any, Outcome]) -> bytes:
         """Serves the call in a task of its own, which goes on where grpc cancels this one."""
-        self.task = asyncio.get_running_loop().create_task(self._serve(coroutine))
+        self.task = task = asyncio.get_running_loop().create_task(self._serve(coroutine))
         try:
-            return await asyncio.shield(self.task)
+            return await asyncio.shield(task)
         except asyncio.CancelledError:
-            if not self.task.done():
+            if not task.done():
                 self.abandon()
             raise
 
@@ -119,7 +125,7 @@ class _Rpc:
         """The client has gone, or the deadline is over."""
         self._gone = True
         remaining = self.call.context.time_remaining()
-        late = remaining is not None and remaining <= 0
+        late = remaining is not None and remaining <= DEADLINE_SLACK_S
         self.call.run.cancel(int(Code.DEADLINE_EXCEEDED if late else Code.CANCELLED), "")
         self.wake()
 
@@ -163,17 +169,31 @@ class _Rpc:
         if self._gone:
             return False
         try:
-            if not self._sent_any:
-                self._sent_any = True
-                added = self.call.context.take_added()
-                if added:
-                    await self.grpc.send_initial_metadata(added)
+            if not self._sent_any and self.call.context.added_size:
+                await self._send_initial_metadata()
+            self._sent_any = True
             await self.grpc.write(data)
         except asyncio.CancelledError:
             raise
         except Exception:  # of several kinds, for a call that is over
-            self._gone = True
+            self.abandon()
         return not self._gone
+
+    async def _send_initial_metadata(self) -> None:
+        self._sent_any = True
+        await self.grpc.send_initial_metadata(self.call.context.take_added())
+
+    async def _look_whether_gone(self) -> None:
+        """A call that was given up looks like the end of its messages until grpc says so, or refuses to send."""
+        if self._sent_any:
+            await asyncio.sleep(END_DOUBT_S)
+            return
+        try:
+            await self._send_initial_metadata()
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            self.abandon()
 
     async def read(self) -> bytes | None:
         """The next message, None at the end."""
@@ -184,7 +204,7 @@ class _Rpc:
         except Exception:
             data = aio.EOF
         if data is aio.EOF:
-            await asyncio.sleep(0)  # a call that is over looks like the end: grpc tells which it is
+            await self._look_whether_gone()
             return None
         assert isinstance(data, bytes)
         return data
@@ -328,9 +348,8 @@ class _Rpc:
 
     def choose(self, data: bytes | None) -> Coroutine[Any, Any, Outcome]:
         """What serves the method's kind; ``data`` is the request where there is one."""
-        kind, is_async = self.call.entry.kind, self.call.entry.is_async
-        many = kind in ("server_stream", "bidi")
-        if is_async:
+        many = self.call.entry.sends
+        if self.call.entry.is_async:
             return self.async_reply(self.many_replies if many else self.one_reply, data)
         if data is None:
             return self.plain_in_thread(self.run_bidi if many else self.run_client_stream)
@@ -474,6 +493,7 @@ class Server(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
 
     def _turn(self) -> None:
         if self._watch.drain() and not self._stopping.is_set():
+            self._limits.stopping = True
             self._stopping.set()
             self._welcomed.set()
 
@@ -493,12 +513,10 @@ class Server(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
             self._welcomed.set()
 
     def _take_welcome(self, body: bytes) -> None:
-        frame_limit, worker_index, _, grace_ms = self._hooks.welcome(body)[:4]
+        frame_limit, worker_index, _, grace_ms, _, max_streams = self._hooks.welcome(body)
         self._watch.set_welcome(worker_index, grace_ms)
-        self._limits.frame = frame_limit
-        welcome = json.loads(body)
-        self._limits.streams = _hooks.number(welcome, "max_streams", self._limits.streams, 1, CALLS_MAX)
-        self._limits.metadata = _hooks.number(welcome, "metadata_limit", METADATA_LIMIT, METADATA_LIMIT,
+        self._limits.frame, self._limits.streams = frame_limit, max_streams
+        self._limits.metadata = _hooks.number(json.loads(body), "metadata_limit", METADATA_LIMIT, METADATA_LIMIT,
                                               RECEIVED_METADATA_MAX)
 
     # --- Between threads ---
@@ -609,8 +627,7 @@ class Server(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
             return Code.UNAVAILABLE, "the worker stops; the call has not been started"
         if len(self._rpcs) >= CALLS_MAX:
             return Code.RESOURCE_EXHAUSTED, f"the worker has {CALLS_MAX} calls already: try again later"
-        has_thread = entry.kind in ("client_stream", "bidi") and not entry.is_async
-        if has_thread and len(self._threads) >= self._limits.streams:
+        if entry.receives and not entry.is_async and len(self._threads) >= self._limits.streams:
             return (Code.RESOURCE_EXHAUSTED, f"the worker has {self._limits.streams} streams already (max_streams), "
                     "each with a thread: try again later, or make the handler async")
         return None
@@ -628,7 +645,7 @@ class Server(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
 
     async def _call(self, entry: Entry, request: Any, grpc_context: Any) -> Any:
         reply = await self._start(entry, grpc_context, Call, request if isinstance(request, bytes) else None)
-        return reply if entry.kind in ("unary", "client_stream") else None
+        return None if entry.sends else reply
 
     async def _call_by_name(self, data: bytes, grpc_context: Any) -> bytes:
         """``/pyproc.Dynamic/Call``."""

@@ -18,7 +18,7 @@ from . import _hooks
 from ._codes import Cancelled, Code, Error
 from ._ext import Run, check_json
 from ._grpc_context import Context
-from ._methods import CONTEXT, CONTEXT_KEYWORD, EVENT_KEYWORD
+from ._methods import ASYNC, CONTEXT, CONTEXT_KEYWORD, EVENT_KEYWORD, RECEIVES, SENDS, Table
 
 METADATA_LIMIT = 8 << 10  # what every gRPC client takes beside a reply or an error
 DETAILS_MAX = 1 << 10     # bytes of an error's message in grpc-message, where each may take three
@@ -27,25 +27,48 @@ ROOM_MIN = 512
 
 @dataclass
 class Limits:
-    """What the host has said, or else what holds without one."""
+    """What the host has said, or else what holds without one; and whether the worker stops."""
 
     frame: int = _hooks.FRAME_LIMIT
     metadata: int = METADATA_LIMIT
     streams: int = 64
+    stopping: bool = False
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A method that is served: ``function`` is None where it is ``missing``, which says how to add it."""
+    """A method that is served, as in a table's rows.
+
+    ``function`` is None where it is ``missing``, which says how to add it.
+    """
 
     name: str
-    kind: str
     function: Any
     missing: str | None
     request: Any
     reply: Any
     flags: int
-    is_async: bool
+    kind: str
+
+    @property
+    def is_async(self) -> bool:
+        """Whether it runs on the event loop."""
+        return bool(self.flags & ASYNC)
+
+    @property
+    def receives(self) -> bool:
+        """Whether it is given a stream."""
+        return bool(self.flags & RECEIVES)
+
+    @property
+    def sends(self) -> bool:
+        """Whether it answers with a stream."""
+        return bool(self.flags & SENDS)
+
+
+def entries_of(table: Table) -> list[Entry]:
+    """All methods of a worker."""
+    return [Entry(*row, kind=facts["kind"]) for row, facts in zip(table.rows, table.hello)]
 
 
 @dataclass
@@ -108,6 +131,8 @@ class Call:
 
     def refuse(self) -> Failure | None:
         """Why the handler must not be started; None where it may."""
+        if self._limits.stopping:
+            return self.fail(Code.UNAVAILABLE, "the worker stops; the call has not been started")
         if self.run.code == Code.DEADLINE_EXCEEDED:
             return self.fail(self.run.code, f"the deadline passed before {self.entry.name} was started")
         if self.run.code:

@@ -10,13 +10,17 @@ from typing import Any
 from . import _describe
 from ._codes import Cancelled, Code, Error
 from ._events import Events
-from ._ext import Job
+from ._ext import Job, StreamJob
 from .cancellation import CancellationError
 
 VERSION = 1
 FRAME_LIMIT = 64 << 20
 FRAME_LIMIT_MIN = 1 << 10
 FRAME_LIMIT_MAX = (2 << 30) - 1
+STREAM_WINDOW = 256 << 10
+STREAM_WINDOW_MAX = 1 << 30
+STREAMS = 64
+STREAMS_MAX = 1024
 
 
 def _code_of(exception: BaseException) -> int:
@@ -49,7 +53,8 @@ class Hooks(Events):
     def __init__(self) -> None:
         super().__init__()
         self.cancelled = Cancelled
-        self.submit: Callable[[Job, bool], None] | None = None
+        self.submit: Callable[[Job | StreamJob, bool], None] | None = None
+        self.start_stream: Callable[[StreamJob], None] | None = None
         self.decode = json.JSONDecoder().decode
         self.encode = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode
         self._json_format: Any = None
@@ -86,8 +91,20 @@ class Hooks(Events):
         trace = _describe.traceback_text(exception, exception.__traceback__)
         return code, _describe.error_object(text, _describe.type_name(exception), trace, room=room)
 
-    def welcome(self, body: bytes) -> tuple[int, int, int, int]:
-        """Frame limit, worker index, spin time and grace of a host's welcome, -1 where it says nothing; ValueError."""
+    def bad_message(self, method: str, kind: str, cause: str | BaseException) -> Error:
+        """What a handler is given for a message of its stream that does not parse."""
+        if isinstance(cause, str):
+            return Error(Code.INVALID_ARGUMENT, f"{method}: a message is {cause}")
+        text = f"{method}: a message is no valid {kind}: {_message_of(cause)}"
+        error = Error(Code.INVALID_ARGUMENT, text)
+        error.__cause__ = cause
+        return error
+
+    def welcome(self, body: bytes) -> tuple[int, int, int, int, int, int]:
+        """Frame limit, worker index, spin time, grace, window and number of streams of a host's welcome; ValueError.
+
+        Worker index, spin time and grace are -1 where it says nothing.
+        """
         try:
             welcome = json.loads(body)
         except ValueError as error:
@@ -100,4 +117,6 @@ class Hooks(Events):
         return (number(welcome, "frame_limit", FRAME_LIMIT, FRAME_LIMIT_MIN, FRAME_LIMIT_MAX),
                 number(welcome, "worker_index", -1, -1, (1 << 31) - 1),
                 number(welcome, "spin_us", -1, -1, 1_000_000),
-                number(welcome, "cancel_grace_ms", -1, -1, 86_400_000))
+                number(welcome, "cancel_grace_ms", -1, -1, 86_400_000),
+                number(welcome, "stream_window", STREAM_WINDOW, 1, STREAM_WINDOW_MAX),
+                number(welcome, "max_streams", STREAMS, 1, STREAMS_MAX))

@@ -12,6 +12,10 @@ CONTEXT = 1
 CONTEXT_KEYWORD = 2
 EVENT_KEYWORD = 4
 ASYNC = 8
+SENDS = 16
+RECEIVES = 32
+
+KINDS = {"unary": 0, "server_stream": SENDS, "client_stream": RECEIVES, "bidi": SENDS | RECEIVES}
 
 Row = tuple[str, Any, "str | None", Any, Any, int]
 Shape = tuple[tuple[int, str, str, str], ...]
@@ -66,7 +70,23 @@ def expose(function: Function) -> Function:
 
 def _refuse_generator(function: Any, name: str) -> None:
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        raise TypeError(f"{name} is a generator: this version serves functions that return one reply")
+        raise TypeError(f"{name} is a generator, but it is to give one reply: return that instead of yielding it")
+
+
+def _check_shape(function: Any, name: str, kind: str) -> int:
+    """The flags of a typed handler; TypeError where it cannot be one of its kind.
+
+    A plain function is taken for a stream too, as a decorator may have wrapped the generator; what it returns is looked
+    at when it is called.
+    """
+    inner = inspect.unwrap(function)
+    if not KINDS[kind] & SENDS:
+        _refuse_generator(function, name)
+        return KINDS[kind] | _asyncness(function)
+    if inspect.iscoroutinefunction(function):
+        raise TypeError(f"{name} answers with a stream of messages ({kind}): it must be a generator, or, with `async "
+                        "def`, an asynchronous generator: yield the messages instead of returning them")
+    return KINDS[kind] | (ASYNC if inspect.isasyncgenfunction(function) or inspect.isasyncgenfunction(inner) else 0)
 
 
 def _asyncness(function: Any) -> int:
@@ -103,19 +123,20 @@ def _typed_row(handler: object, owner: type, service: Service, method: Method) -
     name = method.name if "/" in method.name else f"{service.name}/{method.name}"
     kind = type(handler)
     missing = None
-    if method.kind != "unary":
-        missing = f"{name} is a stream ({method.kind}), which this version of pyproc_worker does not serve"
+    if method.kind not in KINDS:
+        missing = f"{name} is of the kind {method.kind!r}, which this version of pyproc_worker does not serve"
     elif getattr(kind, method.python_name, None) in (None, vars(owner).get(method.python_name)):
-        missing = (f"{name} is not implemented: add `def {method.python_name}(self, request, context)` to the class "
+        argument = "requests" if KINDS[method.kind] & RECEIVES else "request"
+        missing = (f"{name} is not implemented: add `def {method.python_name}(self, {argument}, context)` to the class "
                    f"{kind.__qualname__} of {kind.__module__}")
     if missing is not None:
         return name, None, missing, method.request, method.reply, 0
     function = getattr(handler, method.python_name)
-    _refuse_generator(function, f"{kind.__qualname__}.{method.python_name}")
     if not callable(function):
         raise TypeError(f"{kind.__qualname__}.{method.python_name} is {function!r}: it must be a method that takes a "
                         "request and a context")
-    return name, function, None, method.request, method.reply, CONTEXT | _asyncness(function)
+    flags = CONTEXT | _check_shape(function, f"{kind.__qualname__}.{method.python_name}", method.kind)
+    return name, function, None, method.request, method.reply, flags
 
 
 class Table:
@@ -142,6 +163,11 @@ class Table:
     def has_async(self) -> bool:
         """Whether an event loop is needed."""
         return any(row[5] & ASYNC for row in self.rows)
+
+    @property
+    def has_stream_threads(self) -> bool:
+        """Whether there are plain handlers that have a thread each."""
+        return any(row[5] & RECEIVES and not row[5] & ASYNC for row in self.rows)
 
     def _add_typed(self, handler: object, owner: type, service: Service, method: Method, names: set[str]) -> None:
         row = _typed_row(handler, owner, service, method)

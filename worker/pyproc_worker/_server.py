@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, TypeVar
 from . import _hooks
 from ._ext import Loop
 from ._methods import Table
+from ._streams import StreamThreads
 from ._version import __version__
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class _Process:
         self.serving = False
         self.took_wire = False  # a host hears of failures by pyproc_bootstrap.py before, by the exit status after
         self.forked = False
+        self.failure: BaseException | None = None  # what a stream's handler raised to end the worker
         self.interrupts = 0  # the signal that interrupts handlers
         self.signals = False  # whether SIGTERM and the wake-up descriptor are set by us
 
@@ -127,7 +129,7 @@ def _hello(table: Table, threads: int, feature: str = "status_page") -> bytes:
     concurrency = {"concurrency": CONCURRENCY_MAX} if table.has_async else {}
     return json.dumps({
         "version": _hooks.VERSION, "oldest": _hooks.VERSION, "pid": os.getpid(), "python": platform.python_version(),
-        "worker": __version__, "features": [feature], "threads": threads, **concurrency,
+        "worker": __version__, "features": [feature, "streams"], "threads": threads, **concurrency,
         "methods": table.hello, "messages": table.messages,
     }, separators=(",", ":")).encode("utf-8")
 
@@ -237,9 +239,20 @@ def _stopped_by_signal(loop: Serving) -> Iterator[None]:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _crew(table: Table, threads: int, hooks: _hooks.Hooks) -> Crew | None:
-    """The threads where there is more than one handler at once."""
-    if threads == 1 and not table.has_async:
+def _fail(error: BaseException) -> None:
+    """A handler in a thread of its own raised what ends the worker; the first is told."""
+    process.failure = process.failure or error
+    if process.loop is not None:
+        process.loop.stop()
+
+
+def _crew(table: Table, threads: int, hooks: _hooks.Hooks, listens: bool) -> Crew | None:
+    """The threads where there is more than one handler at once.
+
+    One that listens has a thread which reads all its connections also where only streams have threads.
+    """
+    hooks.start_stream = StreamThreads(threads, hooks.watch, _fail, _leave_child, lambda: process.forked).start
+    if threads == 1 and not table.has_async and not (listens and table.has_stream_threads):
         return None
     from ._crew import Crew  # it imports asyncio, which others need not pay for
     crew = Crew(threads, table.has_async, _leave_child)
@@ -272,6 +285,8 @@ def _run_loop(loop: Serving, hooks: _hooks.Hooks, crew: Crew | None) -> None:
                     loop.run()
                 else:
                     crew.run(loop)
+                if process.failure is not None:
+                    raise process.failure
             except KeyboardInterrupt:
                 pass  # Ctrl-C in a terminal is how a listening worker is stopped
             finally:
@@ -306,7 +321,7 @@ def _run_stop_hooks() -> None:
 
 def _serve_inherited(table: Table, threads: int) -> None:
     hooks = _hooks.Hooks()
-    crew = _crew(table, threads, hooks)
+    crew = _crew(table, threads, hooks, False)
     loop = Loop(table.rows, _hello(table, threads), hooks, fd=process.wire_fd, host_fd=process.host_fd,
                 worker_index=_worker_index(), spin_us=_spin_us(), shared=crew is not None)
     process.wire_fd = process.host_fd = -1  # the loop's now
@@ -315,7 +330,7 @@ def _serve_inherited(table: Table, threads: int) -> None:
 
 def _serve_path(table: Table, threads: int, path: str) -> None:
     hooks = _hooks.Hooks()
-    crew = _crew(table, threads, hooks)
+    crew = _crew(table, threads, hooks, True)
     listener = _listen(path)
     made = os.lstat(path)
     try:
@@ -341,17 +356,17 @@ def _bind_grpc(server: Server, address: str) -> int:
         os.umask(mask)
 
 
-def _serve_grpc(table: Table, handlers: tuple[object, ...], threads: int) -> None:
+def _serve_grpc(table: Table, threads: int) -> None:
     if not process.grpc_address:
         raise ValueError("PYPROC_PROTOCOL is grpc, but there is nothing to serve on: give a path in "
                          "PYPROC_GRPC_SOCKET, or an address such as 127.0.0.1:50051 in PYPROC_GRPC_ADDRESS")
     from ._crew import Crew  # others need to pay for none of these
     from ._grpc import Server, say_where
-    from ._grpc_methods import entries_of
+    from ._grpc_call import entries_of
     hooks = _hooks.Hooks()
     crew = Crew(threads, False, _leave_child)
     inherited = process.wire_fd >= 0
-    server = Server(entries_of(table, handlers), hooks, crew, hello=_hello(table, threads, "grpc"),
+    server = Server(entries_of(table), hooks, crew, hello=_hello(table, threads, "grpc"),
                     wire_fd=process.wire_fd, host_fd=process.host_fd, worker_index=_worker_index(),
                     leave_child=_leave_child)
     port = _bind_grpc(server, process.grpc_address)
@@ -376,7 +391,7 @@ def _serve(handlers: tuple[object, ...], threads: int, path: str | None) -> None
         for hook in _start_hooks:
             hook()
         if process.protocol == "grpc":
-            _serve_grpc(table, handlers, threads)
+            _serve_grpc(table, threads)
         elif process.wire_fd >= 0:
             _serve_inherited(table, threads)
         elif path:

@@ -7,6 +7,7 @@
 #include "exception.h"
 #include "job.h"
 #include "reply.h"
+#include "stream_job.h"
 
 static const uint64_t stale_ns = 50000; /* replies do not wait longer than this for a handler that is about to run */
 
@@ -23,7 +24,7 @@ static PyObject *text_of(const struct call *call) {
   return PyUnicode_DecodeUTF8(call->body, (Py_ssize_t)call->body_size, "strict");
 }
 
-static PyObject *parse_json(struct loop *self, const struct call *call) {
+PyObject *call_parse_json(struct loop *self, const struct call *call) {
   PyObject *text = text_of(call);
   if (text == NULL) return NULL;
   PyObject *const arguments[] = {text, call->method->request_type};
@@ -33,10 +34,7 @@ static PyObject *parse_json(struct loop *self, const struct call *call) {
   return value;
 }
 
-/* What the handler is given: a new reference, or NULL: the call has been answered, or a Python exception is set.
- * `bytes` holds the body. */
-static PyObject *parse_request(struct loop *self, const struct call *call, PyObject *bytes, bool whole,
-                               int *ret_result) {
+PyObject *call_parse(struct loop *self, const struct call *call, PyObject *bytes, bool whole, int *ret_result) {
   const struct method *const method = call->method;
   PyObject *value = NULL;
   if (!call->json && !method_is_typed(method)) {
@@ -49,7 +47,7 @@ static PyObject *parse_request(struct loop *self, const struct call *call, PyObj
       *ret_result = reply_error(self, call, 3, "%U: the request is %s", method->name, wrong);
       return NULL;
     }
-    value = parse_json(self, call);
+    value = call_parse_json(self, call);
   } else if (whole) {
     value = PyObject_CallOneArg(method->from_string, bytes);
   }
@@ -89,8 +87,13 @@ void call_forget_context(struct loop *self, struct context *borrowed) {
   Py_DECREF(borrowed);
 }
 
+/* An exception that was raised in this thread's handler and has not come up in it must come up nowhere else. */
+void call_disarm(struct loop *self, struct run *run) {
+  control_disarm(self->control, run);
+}
+
 /* The handler's code, and nothing else, runs armed; a task's goes on after this. */
-static PyObject *call_handler(struct loop *self, const struct method *method, PyObject *request, struct run *run) {
+PyObject *call_handler(struct loop *self, const struct method *method, PyObject *request, struct run *run) {
   struct context *const context = run->context;
   PyObject *arguments[4] = {NULL, request};
   size_t count = 1;
@@ -110,14 +113,13 @@ static PyObject *call_handler(struct loop *self, const struct method *method, Py
   atomic_store(&run->armed, true);
   PyObject *result =
       PyObject_Vectorcall(method->handler, arguments + 1, positional | PY_VECTORCALL_ARGUMENTS_OFFSET, keywords);
-  if (!self->abandoned && run->kind != RUN_TASK) control_disarm(self->control, run);
+  if (!self->abandoned && run->kind != RUN_TASK) call_disarm(self, run);
   Py_XDECREF(event);
   return result;
 }
 
-/* The message or the JSON text, serialised: a new reference to what owns `*ret_body`, or NULL with an exception. */
-static PyObject *serialise(struct loop *self, const struct call *call, PyObject *value, const char **ret_body,
-                           Py_ssize_t *ret_size) {
+PyObject *call_serialise(struct loop *self, const struct call *call, PyObject *value, const char **ret_body,
+                         Py_ssize_t *ret_size) {
   PyObject *owner;
   if (!call->json) {
     owner = PyObject_VectorcallMethod(self->serialize, &value, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
@@ -148,7 +150,7 @@ static int answer(struct loop *self, const struct call *call, PyObject *value) {
   }
   const char *body = NULL;
   Py_ssize_t size = 0;
-  PyObject *owner = serialise(self, call, value, &body, &size);
+  PyObject *owner = call_serialise(self, call, value, &body, &size);
   if (owner == NULL) return reply_exception(self, call, 13, "%U: the reply cannot be serialised", method->name);
   const char *wrong = call->json ? envelope_check_body(body, (size_t)size) : NULL;
   const int result = wrong == NULL ? reply_body(self, call, body, (size_t)size)
@@ -189,40 +191,42 @@ static int answer_exception(struct loop *self, const struct call *call, unsigned
   return -1;
 }
 
-static int answer_cancelled(struct loop *self, const struct call *call, unsigned code, const char *reason) {
+int call_answer_cancelled(struct loop *self, const struct call *call, unsigned code, const char *reason) {
   if (code == 4) return reply_error(self, call, 4, "the deadline passed");
+  if (code != 1) return reply_error(self, call, code, "%s", reason); /* a stream that was broken */
   return reply_error(self, call, 1, *reason == '\0' ? "Cancelled" : "Cancelled: %s", reason);
 }
 
 /* The thread record of the status page; the call's id last, since it says that the other is right. */
-static void record_thread(const struct call *call, uint64_t id, uint64_t now_ns) {
-  if (call->connection->page == NULL) return;
+void call_record_thread(const struct call *call, uint64_t id, uint64_t now_ns) {
+  if (call->connection->page == NULL || call->thread >= STATUS_PAGE_THREADS) return;
   status_page_thread *const record = &call->connection->page->threads[call->thread];
   atomic_store_explicit(&record->since_ns, now_ns, memory_order_relaxed);
   atomic_store_explicit(&record->call_id, id, memory_order_release);
 }
 
-static void begin_control(struct loop *self, struct run *run, uint64_t now_ns) {
+void call_begin(struct loop *self, const struct call *call) {
   struct control *const control = self->control;
+  struct run *const run = call->run;
+  const uint64_t now_ns = clock_ns();
+  if (run->kind != RUN_TASK) call_record_thread(call, call->id, now_ns);
   (void)pthread_mutex_lock(&control->lock);
   if (!run->listed) control_list(control, run);
-  control_run(control, run, !self->shared, now_ns);
+  control_run(control, run, !self->shared && !call->elsewhere, now_ns);
   (void)pthread_mutex_unlock(&control->lock);
   control_rouse(control);
 }
 
-/* `value` is what the handler returned, NULL: it raised the current exception. */
-static int answer_outcome(struct loop *self, const struct call *call, PyObject *value) {
+int call_answer_outcome(struct loop *self, const struct call *call, PyObject *value) {
   const struct context *const context = call->run->context;
   const unsigned cancelled = atomic_load(&context->cancelled);
   if (value == NULL) return answer_exception(self, call, cancelled);
-  if (cancelled != 0) return answer_cancelled(self, call, cancelled, context->reason);
+  if (cancelled != 0) return call_answer_cancelled(self, call, cancelled, context->reason);
   return answer(self, call, value);
 }
 
 /* Runs the handler and answers. Consumes `request`. */
 static int run_handler(struct loop *self, struct call *call, PyObject *request) {
-  const uint64_t now_ns = clock_ns();
   struct run own = {.kind = RUN_THREAD};
   if (call->run == NULL) {
     own.context = call_context(self, call);
@@ -235,8 +239,7 @@ static int run_handler(struct loop *self, struct call *call, PyObject *request) 
     own.method = call->method->text;
     call->run = &own;
   }
-  record_thread(call, call->id, now_ns);
-  begin_control(self, call->run, now_ns);
+  call_begin(self, call);
   PyObject *value = call_handler(self, call->method, request, call->run);
   Py_DECREF(request);
   if (self->abandoned) { /* this is a forked child that came back from the handler */
@@ -244,8 +247,8 @@ static int run_handler(struct loop *self, struct call *call, PyObject *request) 
     Py_XDECREF(value);
     return 0;
   }
-  const int result = answer_outcome(self, call, value);
-  record_thread(call, 0, 0);
+  const int result = call_answer_outcome(self, call, value);
+  call_record_thread(call, 0, 0);
   Py_XDECREF(value);
   if (call->run == &own) call_forget_context(self, own.context);
   return result;
@@ -270,13 +273,12 @@ static unsigned cancelled_before(struct loop *self, const struct call *call) {
   return cancelled;
 }
 
-/* Whether the call must not run any more: it has then been answered. */
-static bool is_over(struct loop *self, const struct call *call, int *ret_result) {
+bool call_is_over(struct loop *self, const struct call *call, int *ret_result) {
   const unsigned cancelled = cancelled_before(self, call);
   if (self->stopping)
     *ret_result = reply_error(self, call, 14, "the worker stops; the call has not been started");
   else if (cancelled != 0)
-    *ret_result = answer_cancelled(self, call, cancelled, "before it started");
+    *ret_result = call_answer_cancelled(self, call, cancelled, "before it started");
   else if (call->deadline_ns != 0 && clock_ns() >= call->deadline_ns)
     *ret_result = reply_error(self, call, 4, "the deadline passed before %U was started", call->method->name);
   else
@@ -284,15 +286,15 @@ static bool is_over(struct loop *self, const struct call *call, int *ret_result)
   return true;
 }
 
-/* What the handler is to be called with, which is certain to happen then: a new reference. NULL as parse_request(). */
+/* What the handler is to be called with, which is certain to happen then: a new reference. NULL as call_parse(). */
 static PyObject *prepare(struct loop *self, const struct call *call, PyObject *bytes, bool whole, int *ret_result) {
-  if (is_over(self, call, ret_result)) return NULL;
-  PyObject *request = parse_request(self, call, bytes, whole, ret_result);
+  if (call_is_over(self, call, ret_result)) return NULL;
+  PyObject *request = call_parse(self, call, bytes, whole, ret_result);
   if (request == NULL) return NULL;
   if (!self->shared && flush_stale(self, call->connection) < 0) {
     *ret_result = -1;
   } else if (call->connection->page != NULL && !status_page_start(call->connection->page, call->id)) {
-    *ret_result = answer_cancelled(self, call, 1, "the host revoked the call before it started");
+    *ret_result = call_answer_cancelled(self, call, 1, "the host revoked the call before it started");
   } else {
     return request;
   }
@@ -310,7 +312,7 @@ int call_begin_task(struct loop *self, struct call *call, PyObject *bytes, bool 
   int result = 0;
   PyObject *request = prepare(self, call, bytes, whole, &result);
   if (request == NULL) return result;
-  begin_control(self, call->run, clock_ns());
+  call_begin(self, call);
   *ret_coroutine = call_handler(self, call->method, request, call->run);
   Py_DECREF(request);
   return *ret_coroutine != NULL ? 0 : call_end_task(self, call, NULL);
@@ -322,7 +324,7 @@ int call_end_task(struct loop *self, struct call *call, PyObject *value) {
     return 0;
   }
   atomic_store(&call->run->armed, false);
-  return answer_outcome(self, call, value);
+  return call_answer_outcome(self, call, value);
 }
 
 void call_drop(struct loop *self, struct call *call) {
@@ -337,8 +339,9 @@ static int start_call(struct loop *self, struct call *call, PyObject *bytes, boo
   int result = 0;
   if (call->method == NULL) return unknown_method(self, call);
   if (call->method->handler == Py_None) return reply_error(self, call, 12, "%U", call->method->missing);
+  if (method_is_stream(call->method)) return stream_submit(self, call, bytes);
   if (!self->shared) return call_run(self, call, bytes, whole);
-  return is_over(self, call, &result) ? result : job_submit(self, call, bytes, whole);
+  return call_is_over(self, call, &result) ? result : job_submit(self, call, bytes, whole);
 }
 
 int call_frame(struct loop *self, struct connection *connection, const connection_frame *frame) {

@@ -18,6 +18,7 @@ struct call {
   uint32_t number; /* what a frame asked for */
   bool envelope;   /* the reply has the form of its request */
   bool json;       /* the body is JSON text */
+  bool elsewhere;  /* another thread than the dispatching one runs it, though the loop is not shared */
   const char *body;
   size_t body_size;
 };
@@ -37,6 +38,36 @@ int call_begin_task(struct loop *self, struct call *call, PyObject *bytes, bool 
 
 /* Answers with what the coroutine returned, NULL: the current exception. Returns as above. */
 int call_end_task(struct loop *self, struct call *call, PyObject *value);
+
+/* Parts of these, for streams (stream_job.h). */
+
+/* Whether the call must not run any more: it has then been answered, and `*ret_result` is as above. */
+bool call_is_over(struct loop *self, const struct call *call, int *ret_result);
+
+/* What the handler is given: a new reference, or NULL: the call has been answered, with `*ret_result`, or a Python
+ * exception is set. */
+PyObject *call_parse(struct loop *self, const struct call *call, PyObject *bytes, bool whole, int *ret_result);
+
+/* The body, which is JSON: a new reference, or NULL with a Python exception. */
+PyObject *call_parse_json(struct loop *self, const struct call *call);
+
+/* The handler's run begins, or goes on, on the calling thread. */
+void call_begin(struct loop *self, const struct call *call);
+void call_record_thread(const struct call *call, uint64_t id, uint64_t now_ns);
+
+/* Calls the handler: what it returned, or NULL with a Python exception. */
+PyObject *call_handler(struct loop *self, const struct method *method, PyObject *request, struct run *run);
+
+/* To be called once code that ran armed has returned. */
+void call_disarm(struct loop *self, struct run *run);
+
+/* The message or the JSON text, serialised: a new reference to what owns `*ret_body`, or NULL with an exception. */
+PyObject *call_serialise(struct loop *self, const struct call *call, PyObject *value, const char **ret_body,
+                         Py_ssize_t *ret_size);
+
+/* Each returns as above. `value` is what the handler returned, NULL: it raised the current exception. */
+int call_answer_outcome(struct loop *self, const struct call *call, PyObject *value);
+int call_answer_cancelled(struct loop *self, const struct call *call, unsigned code, const char *reason);
 
 /* Answers a call that nobody will run any more. */
 void call_drop(struct loop *self, struct call *call);

@@ -29,7 +29,7 @@ uint64_t clock_ns(void) {
 }
 
 struct connection *connection_new(int fd, connection_stage stage, connection_cancel_callback *on_cancel,
-                                  void *userdata) {
+                                  connection_stream_callback *on_stream, void *userdata) {
   struct connection *self = calloc(1, sizeof *self);
   if (self == NULL) return NULL;
   self->input = malloc(CONNECTION_INPUT);
@@ -43,7 +43,10 @@ struct connection *connection_new(int fd, connection_stage stage, connection_can
   self->page_fd = -1;
   self->stage = stage;
   self->frame_limit = WIRE_FRAME_LIMIT_DEFAULT;
+  self->streams.window = STREAM_WINDOW_DEFAULT;
+  self->streams.max = STREAM_MAX_DEFAULT;
   self->on_cancel = on_cancel;
+  self->on_stream = on_stream;
   self->userdata = userdata;
   return self;
 }
@@ -60,6 +63,7 @@ void connection_free(struct connection *self) {
   connection_abandon(self);
   page_unmap(self->page);
   Py_XDECREF(self->large);
+  streams_free(self);
   free(self->cancels);
   free(self->output);
   free(self->input);
@@ -188,7 +192,12 @@ static void remember_cancel(struct connection *self, uint64_t id, uint16_t code)
 
 static void scan_cancel(struct connection *self, uint64_t id, uint16_t code, const char *reason, size_t size) {
   if (code != 4) code = 1;
-  if (!self->on_cancel(self->userdata, self, id, code, reason, size)) remember_cancel(self, id, code);
+  if (self->on_cancel(self->userdata, self, id, code, reason, size)) return;
+  struct stream *const stream = stream_find(self, id);
+  if (stream == NULL)
+    remember_cancel(self, id, code);
+  else if (stream->early_code == 0)
+    stream->early_code = code;
 }
 
 static void scan_ping(struct connection *self, const wire_header *ping, const uint8_t *body, size_t size) {
@@ -238,15 +247,16 @@ static uint64_t deadline_ns(const struct connection *self, uint32_t deadline) {
   return at_ms <= 0 ? 1 : (uint64_t)at_ms * 1000000u;
 }
 
-static void scan_frame(struct connection *self, uint8_t *payload, size_t size) {
+/* Returns whether the frame has been dealt with, so that nobody needs to take it. */
+static bool scan_frame(struct connection *self, uint8_t *payload, size_t size) {
   if (payload[0] == '{') {
     scan_envelope(self, (const char *)payload, size);
-    return;
+    return false;
   }
   wire_header header;
   if (wire_header_get(payload, size, &header) < 0) {
     self->fault = "it sent bytes that are no frame";
-    return;
+    return false;
   }
   const size_t skip = WIRE_HEADER_SIZE + (size_t)header.metadata_size;
   if (header.kind == WIRE_CANCEL) {
@@ -255,24 +265,54 @@ static void scan_frame(struct connection *self, uint8_t *payload, size_t size) {
     scan_ping(self, &header, payload + skip, size - skip);
   } else if (header.kind == WIRE_REQUEST) {
     fix_deadline(self, payload);
+    if (self->stage == CONNECTION_OPEN) stream_receive_request(self, &header);
+  } else if (header.kind == WIRE_STREAM_DATA || header.kind == WIRE_CREDIT || header.kind == WIRE_END) {
+    stream_receive(self, &header, payload + skip, size - skip);
+    return true;
   }
+  return false;
 }
 
-void connection_scan(struct connection *self) {
+/* Takes `gap` bytes in front of the frame that is scanned next out of the buffer. */
+static void close_gap(struct connection *self, size_t gap, size_t size) {
+  if (gap == 0) return;
+  uint8_t *const at = self->input + self->input_scanned;
+  memmove(at - gap, at, size);
+}
+
+/* Bytes of streams' frames leave a gap, which is closed frame by frame. Returns how large it is in the end. */
+static size_t scan_frames(struct connection *self) {
+  size_t gap = 0;
   while (self->fault == NULL) {
-    if (self->stage != CONNECTION_OPEN && self->input_scanned > self->input_start) return; /* it may change the limit */
+    const bool held = self->input_scanned - gap > self->input_start;
+    if (self->stage != CONNECTION_OPEN && held) break; /* it may change the limit */
     const size_t size = frame_size(self, self->input_scanned);
-    if (size == 0) return;
+    if (size == 0) break;
     const size_t there = self->input_end - self->input_scanned;
     uint8_t *payload = self->input + self->input_scanned + WIRE_LENGTH_SIZE;
     if (there > WIRE_LENGTH_SIZE && payload[0] != '{' && (payload[0] == 0 || payload[0] > WIRE_KIND_MAX)) {
       self->fault = "it sent bytes that are no frame"; /* said at once: the rest of it may never come */
-      return;
+      break;
     }
-    if (there < size) return;
-    scan_frame(self, payload, size - WIRE_LENGTH_SIZE);
-    if (self->fault == NULL) self->input_scanned += size;
+    if (there < size) break;
+    const bool done = scan_frame(self, payload, size - WIRE_LENGTH_SIZE);
+    if (self->fault != NULL) break;
+    if (!done)
+      close_gap(self, gap, size);
+    else if (held)
+      gap += size;
+    else
+      self->input_start += size;
+    self->input_scanned += size;
   }
+  return gap;
+}
+
+void connection_scan(struct connection *self) {
+  const size_t gap = scan_frames(self);
+  close_gap(self, gap, self->input_end - self->input_scanned);
+  self->input_scanned -= gap;
+  self->input_end -= gap;
 }
 
 /* Gives an unfinished long request an object of its own, which the rest is then received into. */
@@ -292,6 +332,8 @@ static int begin_large(struct connection *self) {
     if (header.kind != WIRE_REQUEST || header.metadata_size != 0) return 0;
     skip += WIRE_HEADER_SIZE;
     fix_deadline(self, payload);
+    stream_receive_request(self, &header);
+    if (self->fault != NULL) return 0;
   }
   PyObject *large = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(size - skip));
   if (large == NULL) return -1;
@@ -349,6 +391,11 @@ uint16_t connection_cancelled(const struct connection *self, uint64_t id) {
 
 int connection_put(struct connection *self, const void *data, size_t size) {
   if (self->output_start == self->output_end) self->output_start = self->output_end = 0;
+  if (size > self->output_capacity - self->output_end && self->output_start > self->output_capacity / 2) {
+    memmove(self->output, self->output + self->output_start, self->output_end - self->output_start);
+    self->output_end -= self->output_start; /* where the peer reads, but never all, it must not grow for ever */
+    self->output_start = 0;
+  }
   if (size > self->output_capacity - self->output_end) {
     size_t capacity = self->output_capacity == 0 ? CONNECTION_INPUT : self->output_capacity;
     while (capacity - self->output_end < size) capacity *= 2;

@@ -6,7 +6,7 @@
  * connection_wait_writable(), and nothing needs the GIL but what says so.
  *
  * Frames stay in the receive buffer until they are taken; connection_scan() looks ahead, so that cancels and pings
- * are seen while requests that came before them still wait.
+ * are seen while requests that came before them still wait, and so are the frames of streams, which it takes out.
  */
 #ifndef PYPROC_WORKER_CONNECTION_H
 #define PYPROC_WORKER_CONNECTION_H
@@ -19,6 +19,7 @@
 
 #include "frame.h"
 #include "status_page.h"
+#include "stream.h"
 
 enum {
   CONNECTION_INPUT = 128 << 10,  /* bytes that are read at once */
@@ -41,6 +42,9 @@ struct connection;
 typedef bool connection_cancel_callback(void *userdata, struct connection *self, uint64_t id, uint16_t code,
                                         const char *reason, size_t reason_size);
 
+/* Told of a stream for which something has come that it waits for. */
+typedef void connection_stream_callback(void *userdata, struct stream *stream);
+
 typedef struct connection_cancel_entry {
   uint64_t id;
   uint16_t code;
@@ -54,6 +58,7 @@ struct connection {
   bool original;     /* a client of the Go library: no handshake, short errors */
   bool told;         /* its calls were told of its end */
   unsigned jobs;     /* that hold it: it is not freed before they are done */
+  unsigned writers;  /* jobs among them whose threads queue frames while the dispatching one sends */
   bool ended;        /* end of file or an error: nothing more can be read */
   const char *fault; /* what the peer did wrong; the connection is to be closed */
   uint32_t frame_limit;
@@ -72,7 +77,9 @@ struct connection {
 
   connection_cancel_entry *cancels; /* calls that have not started yet */
   size_t cancel_count, cancel_capacity;
+  struct streams streams;
   connection_cancel_callback *on_cancel;
+  connection_stream_callback *on_stream;
   void *userdata;
 };
 
@@ -87,7 +94,7 @@ uint64_t clock_ns(void);
 
 /* Takes the socket over and makes it non-blocking. Returns NULL with errno set. Needs no lock. */
 struct connection *connection_new(int fd, connection_stage stage, connection_cancel_callback *on_cancel,
-                                  void *userdata);
+                                  connection_stream_callback *on_stream, void *userdata);
 
 /* Closes the socket and frees everything. Needs the GIL, and no lock: no other thread may know it any more. */
 void connection_free(struct connection *self);
@@ -101,7 +108,7 @@ ptrdiff_t connection_receive(struct connection *self);
 /* Whether connection_receive() would take anything. */
 bool connection_has_room(const struct connection *self);
 
-/* Handles cancels and pings among the frames that have become complete, and checks the others' framing. */
+/* Handles cancels, pings and frames of streams among those that have become complete, and checks the others' framing. */
 void connection_scan(struct connection *self);
 
 /* Takes the next frame. Returns 1, 0 when none is complete, or -1 with a Python exception. Needs the GIL. */

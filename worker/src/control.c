@@ -47,14 +47,16 @@ struct control *control_new(int host_fd) {
   self->host_fd = host_fd;
   self->parent = parent_to_watch(host_fd);
   self->grace_ns = grace_default_ns;
-  self->poke = self->turn = self->events = (wake)WAKE_INIT;
+  self->poke = self->turn = self->tasks = self->events = (wake)WAKE_INIT;
   const int failed = pthread_mutex_init(&self->lock, NULL);
   if (failed != 0) {
     free(self);
     errno = failed;
     return NULL;
   }
-  if (wake_open(&self->poke) == 0 && wake_open(&self->turn) == 0 && wake_open(&self->events) == 0) return self;
+  if (wake_open(&self->poke) == 0 && wake_open(&self->turn) == 0 && wake_open(&self->tasks) == 0 &&
+      wake_open(&self->events) == 0)
+    return self;
   const int saved = errno;
   self->host_fd = -1; /* stays the caller's */
   control_free(self);
@@ -67,6 +69,7 @@ void control_abandon(struct control *self) {
   self->host_fd = -1;
   wake_close(&self->poke);
   wake_close(&self->turn);
+  wake_close(&self->tasks);
   wake_close(&self->events);
 }
 
@@ -104,18 +107,60 @@ void control_run(struct control *self, struct run *run, bool dispatching, uint64
   atomic_store(&self->since_ns, now_ns);
 }
 
+void control_pause(struct control *self, struct run *run) {
+  run->started = false;
+  if (self->main_run == run) self->main_run = NULL;
+  if (run->kind == RUN_MAIN) run->kind = RUN_THREAD;
+  if (!run->dispatching) return;
+  run->dispatching = false;
+  atomic_store_explicit(&self->since_ns, 0, memory_order_relaxed);
+  self->running = NULL;
+}
+
 void control_end(struct control *self, struct run *run) {
   if (run == NULL || !run->listed) return;
+  if (run->stream != NULL) stream_close(run->connection, run->stream);
   run->listed = false;
   if (run->previous != NULL)
     run->previous->next = run->next;
   else
     self->runs = run->next;
   if (run->next != NULL) run->next->previous = run->previous;
-  if (self->main_run == run) self->main_run = NULL;
-  if (!run->dispatching) return;
-  atomic_store_explicit(&self->since_ns, 0, memory_order_relaxed);
-  self->running = NULL;
+  control_pause(self, run);
+}
+
+void control_wake_stream(void *userdata, struct stream *stream) {
+  struct control *self = userdata;
+  stream->wants_message = stream->wants_credit = false;
+  switch (stream->server) {
+  case STREAM_BY_NOBODY:
+    break;
+  case STREAM_BY_STEPS:
+    stream_enqueue(&self->due, stream);
+    if (!pthread_equal(pthread_self(), self->dispatcher)) wake_signal(&self->turn);
+    break;
+  case STREAM_BY_THREAD:
+    (void)pthread_cond_broadcast(&stream->changed);
+    break;
+  case STREAM_BY_TASK:
+    if (self->woken.first == NULL) wake_signal(&self->tasks);
+    stream_enqueue(&self->woken, stream);
+    break;
+  }
+}
+
+void control_cancel_run(struct control *self, struct run *run, unsigned code, const char *reason, size_t size) {
+  struct stream *const stream = run->stream;
+  if (run->cancelled_ns != 0) return;
+  run_cancel(run, code, reason, size, &self->events);
+  if (stream != NULL && stream->server != STREAM_BY_TASK && (stream->wants_message || stream->wants_credit))
+    control_wake_stream(self, stream); /* a task is cancelled itself */
+}
+
+void control_cancel_streams(struct control *self, unsigned code, const char *reason) {
+  for (struct run *run = self->runs; run != NULL; run = run->next)
+    if (run->stream != NULL) control_cancel_run(self, run, code, reason, strlen(reason));
+  wake_signal(&self->poke);
 }
 
 void control_stall(struct control *self, struct connection *connection) {
@@ -131,7 +176,7 @@ bool control_cancel(void *userdata, struct connection *connection, uint64_t id, 
   struct control *self = userdata;
   for (struct run *run = self->runs; run != NULL; run = run->next) {
     if (run->connection != connection || run->id != id) continue;
-    run_cancel(run, code, reason, size, &self->events);
+    control_cancel_run(self, run, code, reason, size);
     wake_signal(&self->poke);
     return true;
   }
@@ -140,7 +185,7 @@ bool control_cancel(void *userdata, struct connection *connection, uint64_t id, 
 
 void control_cancel_all(struct control *self, const struct connection *connection, const char *reason) {
   for (struct run *run = self->runs; run != NULL; run = run->next)
-    if (connection == NULL || run->connection == connection) run_cancel(run, 1, reason, strlen(reason), &self->events);
+    if (connection == NULL || run->connection == connection) control_cancel_run(self, run, 1, reason, strlen(reason));
   wake_signal(&self->poke);
 }
 
@@ -180,8 +225,7 @@ void control_disarm(struct control *self, struct run *run) {
 void control_leave(struct control *self, struct run *run) {
   control_disarm(self, run);
   (void)pthread_mutex_lock(&self->lock);
-  run->started = false;
-  if (self->main_run == run) self->main_run = NULL;
+  control_pause(self, run);
   (void)pthread_mutex_unlock(&self->lock);
 }
 
@@ -222,7 +266,7 @@ static uint64_t earlier(uint64_t one, uint64_t other) {
 
 /* Does what is due for one run. Returns when to look again. */
 static uint64_t watch_run(struct control *self, struct run *run, uint64_t now_ns) {
-  if (now_ns >= run_deadline_ns(run)) run_cancel(run, 4, "", 0, &self->events);
+  if (now_ns >= run_deadline_ns(run)) control_cancel_run(self, run, 4, "", 0);
   if (run->cancelled_ns == 0) return run_deadline_ns(run);
   const uint64_t kill_ns = self->kills ? run_kill_ns(run, self->grace_ns) : (uint64_t)RUN_NEVER_NS;
   if (now_ns >= kill_ns) kill_stuck(self, run, now_ns);

@@ -30,6 +30,7 @@ struct control {
   pid_t parent;     /* the host, where only this tells of its death for sure; 0: not watched */
   wake poke;        /* ends the control thread's poll */
   wake turn;        /* ends the dispatching thread's poll */
+  wake tasks;       /* tells the event loop that there are streams to wake */
   wake events;      /* tells Python's watcher that there are events to set, threads or tasks to interrupt */
   atomic_bool stop; /* the dispatching thread is to end */
   atomic_bool quit; /* the control thread is to end */
@@ -39,10 +40,13 @@ struct control {
   atomic_uint begun;          /* grows with each run that the control thread must know of */
   struct connection *running; /* the connection whose call the dispatching thread runs, NULL: none */
   struct run *runs;           /* all that run */
-  struct run *main_run;       /* the one of the main thread */
-  pthread_t main_thread;      /* where interrupt_signal goes */
-  int interrupt_signal;       /* 0: there is none, the main thread's handlers are as those of other threads */
-  int dump_signal;            /* has all stacks written to stderr; 0: none */
+  stream_queue due;           /* streams that are served in steps and can go on */
+  stream_queue woken;         /* streams of the event loop for which something has come */
+  pthread_t dispatcher;
+  struct run *main_run;  /* the one of the main thread */
+  pthread_t main_thread; /* where interrupt_signal goes */
+  int interrupt_signal;  /* 0: there is none, the main thread's handlers are as those of other threads */
+  int dump_signal;       /* has all stacks written to stderr; 0: none */
   uint64_t grace_ns;
   bool kills; /* the host named a grace, and will replace this process */
 };
@@ -72,6 +76,18 @@ void control_use_signals(struct control *self, int interrupt, int dump);
 void control_list(struct control *self, struct run *run);
 void control_run(struct control *self, struct run *run, bool dispatching, uint64_t now_ns);
 void control_end(struct control *self, struct run *run);
+
+/* A run that goes on later, by control_run(), which may be on another thread; it is not interrupted meanwhile. */
+void control_pause(struct control *self, struct run *run);
+
+/* A connection_stream_callback with the control as userdata: has the stream go on. */
+void control_wake_stream(void *userdata, struct stream *stream);
+
+/* Cancels a run; as run_cancel(). */
+void control_cancel_run(struct control *self, struct run *run, unsigned code, const char *reason, size_t size);
+
+/* Cancels all streams, with a code and a reason. */
+void control_cancel_streams(struct control *self, unsigned code, const char *reason);
 
 /* The handler's code has returned: nothing is raised in its thread any more, also not what has been and has not come up
  * yet, which must come up nowhere else. Needs the GIL, and not the lock. */

@@ -14,40 +14,46 @@ struct job {
 };
 
 /* The connection may be freed once no job holds it; the dispatching thread, which does that, is told. */
-static void release_connection(struct job *self) {
-  struct control *const control = self->loop->control;
+static void release_connection(struct loop *loop, const struct call *call) {
+  struct control *const control = loop->control;
   (void)pthread_mutex_lock(&control->lock);
-  const bool last = --self->call.connection->jobs == 0;
+  const bool last = --call->connection->jobs == 0;
+  if (call->elsewhere) call->connection->writers--;
   (void)pthread_mutex_unlock(&control->lock);
-  const unsigned left = atomic_fetch_sub(&self->loop->jobs, 1) - 1;
+  const unsigned left = atomic_fetch_sub(&loop->jobs, 1) - 1;
   if (last || left == 0 || left == LOOP_JOBS_MAX - 1) wake_signal(&control->turn);
+}
+
+void job_end_run(struct loop *loop, struct call *call) {
+  if (call->run == NULL) return;
+  call_forget_context(loop, call->run->context);
+  call->run->context = NULL;
+  call->run = NULL;
+  if (!loop->abandoned) release_connection(loop, call);
 }
 
 static void end_job(struct job *self) {
   if (self->done) return;
   self->done = true;
-  if (self->run.context == NULL) return;
-  call_forget_context(self->loop, self->run.context);
-  self->run.context = NULL;
-  if (!self->loop->abandoned) release_connection(self);
+  job_end_run(self->loop, &self->call);
 }
 
-/* From now on it can be cancelled. Returns 0, or -1 with a Python exception. */
-static int list_run(struct job *self) {
-  struct loop *const loop = self->loop;
+int job_list_run(struct loop *loop, struct call *call, struct run *run, struct stream *stream) {
   struct control *const control = loop->control;
-  struct context *context = call_context(loop, &self->call);
+  struct context *context = call_context(loop, call);
   if (context == NULL) return -1;
-  self->run = (struct run){.connection = self->call.connection,
-                           .context = context,
-                           .id = self->call.id,
-                           .method = self->call.method->text,
-                           .kind = self->call.method->is_async ? RUN_TASK : RUN_THREAD};
-  self->call.run = &self->run;
+  *run = (struct run){.connection = call->connection,
+                      .context = context,
+                      .id = call->id,
+                      .method = call->method->text,
+                      .stream = stream,
+                      .kind = call->method->is_async ? RUN_TASK : RUN_THREAD};
+  call->run = run;
   atomic_fetch_add(&loop->jobs, 1);
   (void)pthread_mutex_lock(&control->lock);
-  self->call.connection->jobs++;
-  control_list(control, &self->run);
+  call->connection->jobs++;
+  if (call->elsewhere) call->connection->writers++;
+  control_list(control, run);
   (void)pthread_mutex_unlock(&control->lock);
   control_rouse(control);
   return 0;
@@ -75,7 +81,7 @@ int job_submit(struct loop *loop, const struct call *call, PyObject *bytes, bool
   self->bytes = bytes;
   self->whole = whole;
   int result = 0;
-  if (list_run(self) < 0 || hand_over(self) < 0) {
+  if (job_list_run(loop, &self->call, &self->run, NULL) < 0 || hand_over(self) < 0) {
     result = reply_exception(loop, &self->call, 8, "%U: the call cannot be handed to a thread", call->method->name);
     end_job(self);
   }

@@ -14,4 +14,13 @@ extern PyType_Spec job_spec;
 /* Makes a job of the call and submits it. `bytes` holds the body. Returns 0, or -1 with a Python exception. */
 int job_submit(struct loop *loop, const struct call *call, PyObject *bytes, bool whole);
 
+/* Parts of it, for streams (stream_job.h). */
+
+/* Makes `run` the call's and lists it, so that it can be cancelled; it holds the connection. `stream` may be NULL.
+ * Returns 0, or -1 with a Python exception. */
+int job_list_run(struct loop *loop, struct call *call, struct run *run, struct stream *stream);
+
+/* Undoes that, where it was done, once the call has been answered. */
+void job_end_run(struct loop *loop, struct call *call);
+
 #endif

@@ -12,6 +12,7 @@
 #include "exception.h"
 #include "module.h"
 #include "page.h"
+#include "stream_job.h"
 #include "wake.h"
 
 enum {
@@ -79,6 +80,13 @@ int loop_flush(struct loop *self, struct connection *connection) {
   return sent == 0 ? loop_push(self, connection, NULL, 0) : 0;
 }
 
+/* Sends what the socket takes. What is left goes once it takes more: who reads it may wait for something else. */
+static void send_some(struct loop *self, struct connection *connection) {
+  lock(self);
+  if (connection_unsent(connection) && connection_send(connection, NULL, NULL) < 0) connection->ended = true;
+  unlock(self);
+}
+
 /* --- Handshake --- */
 
 static void put_hello(struct loop *self, struct connection *connection) {
@@ -94,11 +102,18 @@ static void put_hello(struct loop *self, struct connection *connection) {
   unlock(self);
 }
 
-static void open_connection(struct loop *self, struct connection *connection, uint32_t frame_limit) {
+/* What a welcome says of a connection. */
+typedef struct welcome_facts {
+  unsigned frame_limit, stream_window, max_streams;
+} welcome_facts;
+
+static void open_connection(struct loop *self, struct connection *connection, const welcome_facts *facts) {
   status_page *page = connection->page_fd < 0 ? NULL : page_map(connection->page_fd);
   lock(self);
   connection->page = page;
-  connection->frame_limit = frame_limit;
+  connection->frame_limit = facts->frame_limit;
+  connection->streams.window = facts->stream_window;
+  connection->streams.max = facts->max_streams;
   connection->stage = CONNECTION_OPEN;
   if (connection->page_fd >= 0) (void)close(connection->page_fd);
   connection->page_fd = -1;
@@ -117,15 +132,16 @@ static void set_grace(struct loop *self, uint64_t grace_ns) {
 static int welcome(struct loop *self, struct connection *connection, PyObject *body) {
   PyObject *facts = PyObject_CallOneArg(self->hooks.welcome, body);
   if (facts == NULL) return -1;
-  unsigned frame_limit;
+  welcome_facts its;
   long worker_index, spin_us, grace_ms;
-  const int parsed = PyArg_ParseTuple(facts, "Illl:welcome", &frame_limit, &worker_index, &spin_us, &grace_ms);
+  const int parsed = PyArg_ParseTuple(facts, "IlllII:welcome", &its.frame_limit, &worker_index, &spin_us, &grace_ms,
+                                      &its.stream_window, &its.max_streams);
   Py_DECREF(facts);
   if (!parsed) return -1;
   if (worker_index >= 0) self->worker_index = worker_index;
   if (spin_us >= 0) self->spin_ns = (uint64_t)spin_us * 1000u;
   if (grace_ms > 0) set_grace(self, (uint64_t)grace_ms * 1000000u);
-  open_connection(self, connection, frame_limit);
+  open_connection(self, connection, &its);
   return 0;
 }
 
@@ -134,7 +150,8 @@ static int welcome(struct loop *self, struct connection *connection, PyObject *b
 static int dispatch_greeting(struct loop *self, struct connection *connection, const connection_frame *frame) {
   if (frame->header.kind == 0) {
     connection->original = true;
-    open_connection(self, connection, WIRE_FRAME_LIMIT_DEFAULT);
+    open_connection(self, connection,
+                    &(welcome_facts){WIRE_FRAME_LIMIT_DEFAULT, STREAM_WINDOW_DEFAULT, STREAM_MAX_DEFAULT});
     return call_envelope(self, connection, frame);
   }
   if (frame->header.kind == WIRE_HELLO && connection->stage == CONNECTION_GREETING) {
@@ -175,10 +192,13 @@ static int dispatch_frame(struct loop *self, struct connection *connection, cons
 /* Returns how many frames were handled, -1 with a Python exception. */
 static int dispatch(struct loop *self, struct connection *connection) {
   int handled = 0;
-  while (handled < LOOP_BATCH && (self->stopping || !is_stopped(self)) && atomic_load(&self->jobs) < LOOP_JOBS_MAX) {
+  self->more = false;
+  while (handled < LOOP_BATCH && !self->more && (self->stopping || !is_stopped(self)) &&
+         atomic_load(&self->jobs) < LOOP_JOBS_MAX) {
     connection_frame frame;
     lock(self);
     const int taken = connection->ended ? 0 : connection_take(connection, &frame);
+    self->more = taken > 0 && !self->stopping && self->control->due.first != NULL;
     unlock(self);
     if (taken < 0) return -1;
     if (taken == 0) break;
@@ -208,6 +228,13 @@ static void count_turn(struct connection *connection) {
   atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + 1, memory_order_relaxed);
 }
 
+/* Replies are waited for, since somebody waits for them; what streams have to send is not. */
+static int flush_turn(struct loop *self, struct connection *connection) {
+  if (self->unflushed > 0) return loop_flush(self, connection);
+  send_some(self, connection);
+  return 0;
+}
+
 /* One connection's turn. Returns how much was done, 0: nothing, -1 with a Python exception. */
 static int turn(struct loop *self, struct connection *connection) {
   const ptrdiff_t got = drain(self, connection);
@@ -220,15 +247,16 @@ static int turn(struct loop *self, struct connection *connection) {
     exception_restore(exception);
     return -1;
   }
-  if (loop_flush(self, connection) < 0) return -1;
+  if (flush_turn(self, connection) < 0) return -1;
   return handled + (got > 0);
 }
 
 /* --- Connections --- */
 
 static int add_connection(struct loop *self, int fd, connection_stage stage) {
-  struct connection *added = connection_new(fd, stage, control_cancel, self->control);
+  struct connection *added = connection_new(fd, stage, control_cancel, control_wake_stream, self->control);
   if (added == NULL) return -1;
+  added->streams.methods = &self->methods;
   self->ready[self->connection_count] = true;
   self->connections[self->connection_count++] = added;
   return 0;
@@ -236,7 +264,7 @@ static int add_connection(struct loop *self, int fd, connection_stage stage) {
 
 /* Returns 0, or -1 with a Python exception: the host of an inherited socket broke the protocol. */
 static int remove_connection(struct loop *self, size_t index) {
-  if (self->shared) control_stall(self->control, NULL); /* it may be the one that is read elsewhere */
+  control_stall(self->control, NULL); /* it may be the one that is read elsewhere */
   struct connection *const removed = self->connections[index];
   self->connections[index] = self->connections[--self->connection_count];
   self->ready[index] = self->ready[self->connection_count];
@@ -291,8 +319,8 @@ static bool spin(struct loop *self) {
   return false;
 }
 
-/* Jobs may hold an ended connection, keep it from being read, and leave replies that are to be sent. */
-static struct pollfd shared_poll(const struct connection *connection) {
+/* Jobs may hold an ended connection, keep it from being read, and leave what is to be sent. */
+static struct pollfd poll_of(const struct connection *connection) {
   const int events = (connection_has_room(connection) ? POLLIN : 0) | (connection_unsent(connection) ? POLLOUT : 0);
   const bool over = connection->ended || connection->fault != NULL;
   return (struct pollfd){.fd = over ? -1 : connection->fd, .events = (short)events};
@@ -304,20 +332,24 @@ static nfds_t fill_poll(struct loop *self, struct pollfd *wanted) {
   wanted[1] = (struct pollfd){.fd = listening ? self->listen_fd : -1, .events = POLLIN};
   lock(self);
   for (size_t i = 0; i < self->connection_count; i++) {
-    const struct connection *const one = self->connections[i];
-    wanted[2 + i] = (struct pollfd){.fd = one->fd, .events = POLLIN};
-    if (self->shared) wanted[2 + i] = shared_poll(one);
+    wanted[2 + i] = poll_of(self->connections[i]);
   }
   unlock(self);
   return 2 + self->connection_count;
 }
 
+/* Whether other threads run handlers, and may keep the GIL. */
+static bool may_stall(const struct loop *self) {
+  return self->connection_count == 1 && (self->shared || self->connections[0]->writers > 0);
+}
+
 /* Needs no GIL. Returns as poll(), or -2 where spinning has found something. */
-static int poll_wire(struct loop *self, struct pollfd *wanted, nfds_t count) {
-  if (self->shared) control_stall(self->control, NULL);
+static int poll_wire(struct loop *self, struct pollfd *wanted, nfds_t count, bool stalls) {
+  if (self->stalled) control_stall(self->control, NULL);
+  self->stalled = stalls;
   const int ready = spinning_pays(self) && spin(self) ? -2 : poll(wanted, count, -1);
   const int problem = errno;
-  if (self->shared && self->connection_count == 1) control_stall(self->control, self->connections[0]);
+  if (self->stalled) control_stall(self->control, self->connections[0]);
   errno = problem;
   return ready;
 }
@@ -326,15 +358,22 @@ static void mark_all_ready(struct loop *self) {
   for (size_t i = 0; i < self->connection_count; i++) self->ready[i] = true;
 }
 
-/* Waits until there is something to do. Returns 0, or -1 with a Python exception of a signal handler. */
-static int wait_for_work(struct loop *self) {
+/* Looks what there is to do; waits for it unless a stream goes on meanwhile. Returns 0, or -1 with a Python exception of
+ * a signal handler. */
+static int wait_for_work(struct loop *self, bool waits) {
   struct pollfd wanted[2 + LOOP_CONNECTIONS_MAX];
   const nfds_t count = fill_poll(self, wanted);
   int ready, problem;
-  Py_BEGIN_ALLOW_THREADS;
-  ready = poll_wire(self, wanted, count);
-  problem = errno;
-  Py_END_ALLOW_THREADS;
+  if (!waits) {
+    ready = poll(wanted, count, 0);
+    problem = errno;
+  } else {
+    const bool stalls = may_stall(self);
+    Py_BEGIN_ALLOW_THREADS;
+    ready = poll_wire(self, wanted, count, stalls);
+    problem = errno;
+    Py_END_ALLOW_THREADS;
+  }
   if (ready == -2) {
     self->ready[0] = true;
     return 0;
@@ -346,10 +385,11 @@ static int wait_for_work(struct loop *self) {
   }
   if (ready > 0 && wanted[0].revents != 0) {
     wake_drain(&self->control->turn);
-    if (self->shared) mark_all_ready(self); /* a job may have let go of one */
+    mark_all_ready(self); /* a job may have let go of one */
   }
   if (ready < 0 || wanted[0].revents != 0) return PyErr_CheckSignals();
-  for (size_t i = 0; i < self->connection_count; i++) self->ready[i] = wanted[2 + i].revents != 0;
+  for (size_t i = 0; i < self->connection_count; i++)
+    if (wanted[2 + i].revents != 0) self->ready[i] = true;
   if (wanted[1].revents != 0) accept_clients(self);
   return 0;
 }
@@ -379,14 +419,18 @@ static int turn_all(struct loop *self) {
     if (self->abandoned) return 0;
     done += handled;
     self->ready[i] = handled > 0;
-    if (handled < LOOP_BATCH && is_over(self, self->connections[i]) && remove_connection(self, i) < 0) return -1;
+    if (handled < LOOP_BATCH && !self->more && is_over(self, self->connections[i]) && remove_connection(self, i) < 0)
+      return -1;
   }
   return done;
 }
 
-/* Answers what was not started, so that every request has its reply. */
+/* Answers what was not started, so that every request has its reply. Streams, which may go on for ever, end. */
 static void finish(struct loop *self) {
   self->stopping = true;
+  lock(self);
+  control_cancel_streams(self->control, 14, "the worker stops");
+  unlock(self);
   for (size_t i = 0; i < self->connection_count; i++) {
     int handled;
     (void)drain(self, self->connections[i]); /* once: who goes on sending shall not keep the worker */
@@ -400,7 +444,9 @@ static void finish(struct loop *self) {
 static void wait_for_jobs(struct loop *self) {
   while (atomic_load(&self->jobs) > 0 && !self->abandoned) {
     if (turn_all(self) < 0) PyErr_Clear();
-    if (atomic_load(&self->jobs) > 0 && wait_for_work(self) < 0) PyErr_Clear();
+    const int stepped = stream_step(self);
+    if (stepped < 0) PyErr_Clear();
+    if (stepped == 0 && atomic_load(&self->jobs) > 0 && wait_for_work(self, true) < 0) PyErr_Clear();
   }
 }
 
@@ -412,12 +458,14 @@ static int run_until_stopped(struct loop *self) {
   while (!is_done(self)) {
     const int done = turn_all(self);
     if (done < 0) return -1;
+    const int stepped = self->abandoned ? 0 : stream_step(self);
+    if (stepped < 0) return -1;
     if (self->abandoned) return 0;
     if (done >= LOOP_BATCH) { /* let callers on this core in, they hold the next requests */
       Py_BEGIN_ALLOW_THREADS;
       (void)sched_yield();
       Py_END_ALLOW_THREADS;
-    } else if (done == 0 && !is_done(self) && wait_for_work(self) < 0) {
+    } else if ((done == 0 || stepped > 0) && !is_done(self) && wait_for_work(self, stepped == 0) < 0) {
       return -1;
     }
   }
@@ -437,6 +485,7 @@ static PyObject *run(struct loop *self, PyObject *unused) {
     return NULL;
   }
   self->ran = true;
+  self->control->dispatcher = pthread_self();
   const int failed = control_start(self->control);
   if (failed != 0) {
     errno = failed;
@@ -444,14 +493,15 @@ static PyObject *run(struct loop *self, PyObject *unused) {
   }
   if (self->inherited) put_hello(self, self->connections[0]);
   int result = self->inherited ? loop_flush(self, self->connections[0]) : 0;
-  if (self->shared && self->inherited) control_stall(self->control, self->connections[0]);
+  self->stalled = self->shared && self->inherited;
+  if (self->stalled) control_stall(self->control, self->connections[0]);
   if (result == 0) result = run_until_stopped(self);
   if (self->abandoned) Py_RETURN_NONE;
   PyObject *exception = result < 0 ? exception_take() : NULL;
   if (exception != NULL) cancel_jobs(self);
   finish(self);
   wait_for_jobs(self);
-  if (self->shared) control_stall(self->control, NULL);
+  control_stall(self->control, NULL);
   while (self->connection_count > 0)
     if (remove_connection(self, self->connection_count - 1) < 0) PyErr_Clear();
   if (exception == NULL) Py_RETURN_NONE;
@@ -526,10 +576,12 @@ static int open_wire(struct loop *self, int fd, int listen_fd, int host_fd) {
 
 static int set_hooks(struct loop *self, PyObject *hooks) {
   loop_hooks *const to = &self->hooks;
-  PyObject **const all[] = {&to->describe, &to->welcome,    &to->decode,       &to->encode,    &to->parse,
-                            &to->print,    &to->make_event, &to->forget_event, &to->cancelled, &to->submit};
-  static const char *const names[] = {"describe", "welcome",    "decode",       "encode",    "parse",
-                                      "print",    "make_event", "forget_event", "cancelled", "submit"};
+  PyObject **const all[] = {&to->describe,  &to->welcome, &to->decode,       &to->encode,
+                            &to->parse,     &to->print,   &to->make_event,   &to->forget_event,
+                            &to->cancelled, &to->submit,  &to->start_stream, &to->bad_message};
+  static const char *const names[] = {"describe",  "welcome", "decode",       "encode",
+                                      "parse",     "print",   "make_event",   "forget_event",
+                                      "cancelled", "submit",  "start_stream", "bad_message"};
   for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
     *all[i] = PyObject_GetAttrString(hooks, names[i]);
     if (*all[i] == NULL) return -1;
@@ -568,6 +620,10 @@ static PyObject *loop_new(PyTypeObject *type, PyObject *arguments, PyObject *key
   self->context_type = state->context_type;
   Py_INCREF(state->job_type);
   self->job_type = state->job_type;
+  Py_INCREF(state->stream_job_type);
+  self->stream_job_type = state->stream_job_type;
+  Py_INCREF(state->requests_type);
+  self->requests_type = state->requests_type;
   if (open_wire(self, fd, listen_fd, host_fd) < 0) goto fail;
   return (PyObject *)self;
 fail:
@@ -587,8 +643,12 @@ static int traverse(struct loop *self, visitproc visit, void *arg) {
   Py_VISIT(self->hooks.forget_event);
   Py_VISIT(self->hooks.cancelled);
   Py_VISIT(self->hooks.submit);
+  Py_VISIT(self->hooks.start_stream);
+  Py_VISIT(self->hooks.bad_message);
   Py_VISIT(self->context_type);
   Py_VISIT(self->job_type);
+  Py_VISIT(self->stream_job_type);
+  Py_VISIT(self->requests_type);
   Py_VISIT(self->spare);
   return methods_traverse(&self->methods, visit, arg);
 }
@@ -604,8 +664,12 @@ static int clear(struct loop *self) {
   Py_CLEAR(self->hooks.forget_event);
   Py_CLEAR(self->hooks.cancelled);
   Py_CLEAR(self->hooks.submit);
+  Py_CLEAR(self->hooks.start_stream);
+  Py_CLEAR(self->hooks.bad_message);
   Py_CLEAR(self->context_type);
   Py_CLEAR(self->job_type);
+  Py_CLEAR(self->stream_job_type);
+  Py_CLEAR(self->requests_type);
   Py_CLEAR(self->spare);
   methods_clear(&self->methods);
   return 0;
@@ -625,6 +689,16 @@ static void dealloc(struct loop *self) {
   }
   type->tp_free(self);
   Py_DECREF(type);
+}
+
+static PyObject *take_woken(struct loop *self, PyObject *unused) {
+  (void)unused;
+  return stream_take_woken(self);
+}
+
+static PyObject *get_stream_fd(struct loop *self, void *closure) {
+  (void)closure;
+  return PyLong_FromLong(self->control->tasks.read_fd);
 }
 
 static PyObject *get_event_fd(struct loop *self, void *closure) {
@@ -651,12 +725,15 @@ static PyMethodDef loop_methods[] = {
      "The signal's handler: raises Cancelled inside a cancelled handler."},
     {"interrupt_threads", (PyCFunction)(void (*)(void))interrupt_threads, METH_NOARGS,
      "Raises Cancelled inside the cancelled handlers of threads that take no signals."},
+    {"take_woken", (PyCFunction)(void (*)(void))take_woken, METH_NOARGS,
+     "The streams of the event loop for which something has come."},
     {"abandon", (PyCFunction)(void (*)(void))abandon, METH_NOARGS, "Closes all descriptors: in a forked child."},
     {NULL, NULL, 0, NULL},
 };
 
 static PyGetSetDef loop_getters[] = {
     {"event_fd", (getter)get_event_fd, NULL, "Becomes readable when a context with an event is cancelled.", NULL},
+    {"stream_fd", (getter)get_stream_fd, NULL, "Becomes readable when take_woken() has something.", NULL},
     {"wakeup_fd", (getter)get_wakeup_fd, NULL, "A byte written to it ends run()'s wait.", NULL},
     {"abandoned", (getter)get_abandoned, NULL, "Whether this is a forked child.", NULL},
     {NULL, NULL, NULL, NULL, NULL},

@@ -27,7 +27,8 @@ enum {
 
 /* What the loop asks Python for, all callables; see pyproc_worker/_ext.pyi. */
 typedef struct loop_hooks {
-  PyObject *describe, *welcome, *decode, *encode, *parse, *print, *make_event, *forget_event, *cancelled, *submit;
+  PyObject *describe, *welcome, *decode, *encode, *parse, *print, *make_event, *forget_event, *cancelled, *submit,
+      *start_stream, *bad_message;
 } loop_hooks;
 
 struct loop {
@@ -37,7 +38,7 @@ struct loop {
   PyObject *hello;       /* bytes: the hello's JSON */
   PyObject *keywords[4]; /* of handlers, by METHOD_* >> 1: tuples of str; the first NULL */
   PyObject *serialize;   /* str: the name of the method that serialises a message */
-  PyTypeObject *context_type, *job_type;
+  PyTypeObject *context_type, *job_type, *stream_job_type, *requests_type;
   struct context *spare; /* kept for the next call where no handler kept it */
   struct connection *connections[LOOP_CONNECTIONS_MAX];
   size_t connection_count;
@@ -46,8 +47,10 @@ struct loop {
   bool shared;      /* other threads run the handlers, as jobs */
   atomic_uint jobs; /* that are not done */
   bool ran;
+  bool stalled;   /* the control thread may read for it until it has waited again */
   bool abandoned; /* this is a forked child: nothing may be touched */
   bool stopping;  /* what was not started is answered UNAVAILABLE */
+  bool more;      /* the connection whose turn it was has more requests, a stream's turn came first */
   bool ready[LOOP_CONNECTIONS_MAX];
   long worker_index;
   uint64_t spin_ns; /* how long to look for more before blocking */

@@ -23,6 +23,8 @@ static int method_init(struct method *self, PyObject *item) {
   self->pass_context_keyword = (flags & METHOD_CONTEXT_KEYWORD) != 0;
   self->pass_event = (flags & METHOD_EVENT_KEYWORD) != 0;
   self->is_async = (flags & METHOD_ASYNC) != 0;
+  self->sends = (flags & METHOD_SENDS) != 0;
+  self->receives = (flags & METHOD_RECEIVES) != 0;
   if (self->text == NULL) return -1;
   if (request_type == Py_None) return 0;
   if (!PyType_Check(reply_type)) {

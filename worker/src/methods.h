@@ -22,7 +22,9 @@ struct method {
   bool pass_context;      /* the context is the second positional argument */
   bool pass_context_keyword;
   bool pass_event; /* the keyword cancel_event is given */
-  bool is_async;   /* the handler returns a coroutine */
+  bool is_async;   /* the handler returns a coroutine, or an asynchronous generator */
+  bool sends;      /* it answers with a stream of messages */
+  bool receives;   /* it is given a stream of messages */
 };
 
 struct methods {
@@ -37,11 +39,22 @@ int methods_init(struct methods *self, PyObject *sequence);
 int methods_traverse(struct methods *self, visitproc visit, void *arg);
 void methods_clear(struct methods *self);
 
-enum { METHOD_CONTEXT = 1, METHOD_CONTEXT_KEYWORD = 2, METHOD_EVENT_KEYWORD = 4, METHOD_ASYNC = 8 };
+enum {
+  METHOD_CONTEXT = 1,
+  METHOD_CONTEXT_KEYWORD = 2,
+  METHOD_EVENT_KEYWORD = 4,
+  METHOD_ASYNC = 8,
+  METHOD_SENDS = 16,
+  METHOD_RECEIVES = 32
+};
 
 /* Each returns NULL where there is no such method; by_name also with a Python exception. */
 const struct method *methods_by_index(const struct methods *self, uint32_t index);
 const struct method *methods_by_name(const struct methods *self, PyObject *name);
+
+static inline bool method_is_stream(const struct method *self) {
+  return self->sends || self->receives;
+}
 
 static inline bool method_is_typed(const struct method *self) {
   return self->request_type != Py_None;

@@ -5,6 +5,8 @@
 #include "job.h"
 #include "loop.h"
 #include "watch.h"
+#include "requests.h"
+#include "stream_job.h"
 
 static int add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **ret_type) {
   *ret_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, spec, NULL);
@@ -16,8 +18,12 @@ static int execute(PyObject *module) {
   if (add_type(module, &context_spec, &state->context_type) < 0) return -1;
   if (add_type(module, &job_spec, &state->job_type) < 0) return -1;
   if (add_type(module, &run_spec, &state->run_type) < 0) return -1;
+  if (add_type(module, &stream_job_spec, &state->stream_job_type) < 0) return -1;
+  if (add_type(module, &requests_spec, &state->requests_type) < 0) return -1;
 #if PY_VERSION_HEX < 0x030A0000 /* later ones have a flag for it */
   state->job_type->tp_new = NULL;
+  state->stream_job_type->tp_new = NULL;
+  state->requests_type->tp_new = NULL;
   state->context_type->tp_new = NULL;
   state->run_type->tp_new = NULL;
 #endif
@@ -32,6 +38,8 @@ static int traverse(PyObject *module, visitproc visit, void *arg) {
   Py_VISIT(state->job_type);
   Py_VISIT(state->watch_type);
   Py_VISIT(state->run_type);
+  Py_VISIT(state->stream_job_type);
+  Py_VISIT(state->requests_type);
   return 0;
 }
 
@@ -42,6 +50,8 @@ static int clear(PyObject *module) {
   Py_CLEAR(state->job_type);
   Py_CLEAR(state->watch_type);
   Py_CLEAR(state->run_type);
+  Py_CLEAR(state->stream_job_type);
+  Py_CLEAR(state->requests_type);
   return 0;
 }
 

@@ -48,7 +48,7 @@ static int push_body(struct loop *self, const struct call *of, const char *head,
   return failed != 0 ? 0 : loop_push(self, connection, body, size);
 }
 
-/* A loop that is shared sends at once, from any thread, and never waits: the dispatching thread sends the rest. */
+/* Another thread than the dispatching one sends at once and never waits: the dispatching one sends the rest. */
 static int send_reply(struct loop *self, const struct call *of, const char *head, size_t head_size, const char *body,
                       size_t size, size_t tail) {
   struct control *const control = self->control;
@@ -70,8 +70,8 @@ static int put_reply(struct loop *self, const struct call *of, unsigned code, co
   const size_t tail = of->envelope && code == 0 ? 1 : 0; /* the envelope's closing brace */
   char head[HEAD_MAX];
   size_t head_size = put_head(head, of, code, size + tail);
-  if (self->shared) return send_reply(self, of, head, head_size, body, size, tail);
-  if (size > CONNECTION_LARGE) {
+  if (self->shared || of->elsewhere) return send_reply(self, of, head, head_size, body, size, tail);
+  if (size > CONNECTION_LARGE && to->writers == 0) {
     if (push_body(self, of, head, head_size, body, size) < 0) return -1;
     head_size = size = 0;
   }

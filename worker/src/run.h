@@ -29,7 +29,8 @@ struct run {
   struct connection *connection;
   struct context *context; /* borrowed */
   uint64_t id;
-  const char *method; /* its name */
+  const char *method;    /* its name */
+  struct stream *stream; /* whose handler it is, NULL: a call's */
   run_kind kind;
   bool listed;
   bool dispatching; /* it keeps the dispatching thread from reading */

@@ -202,11 +202,7 @@ __extension__ static PyType_Slot run_slots[] = {
 PyType_Spec run_spec = {
     .name = "pyproc_worker._ext.Run",
     .basicsize = sizeof(struct watched),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC
-#ifdef Py_TPFLAGS_DISALLOW_INSTANTIATION
-             | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE
-#endif
-    ,
+    .flags = MODULE_INTERNAL_FLAGS,
     .slots = run_slots,
 };
 
