@@ -122,7 +122,6 @@ static void test_sizes(void **state) {
 
 static void test_call_options(void **state) {
   (void)state;
-  const pyproc_metadata metadata = {.key = "k", .value = "v", .value_size = 1};
   pyproc_pool_options options = options_for("fault_worker.py");
   pyproc_pool *pool = open_pool(&options);
   pyproc_call_options call = PYPROC_CALL_OPTIONS_INIT;
@@ -131,11 +130,6 @@ static void test_call_options(void **state) {
   call.max_attempts = 3;
   assert_int_equal(pyproc_call_json(pool, "ping", "1", &call, &reply, &error), PYPROC_E_UNIMPLEMENTED);
   assert_error(error, PYPROC_E_UNIMPLEMENTED, "max_attempts", NOT_RUN);
-  call = (pyproc_call_options)PYPROC_CALL_OPTIONS_INIT;
-  call.metadata = &metadata;
-  call.metadata_count = 1;
-  assert_int_equal(pyproc_call_json(pool, "ping", "1", &call, &reply, &error), PYPROC_E_UNIMPLEMENTED);
-  assert_error(error, PYPROC_E_UNIMPLEMENTED, "metadata", NOT_RUN);
   assert_null(reply);
   pyproc_pool_close(pool);
 }
