@@ -180,12 +180,13 @@ static bool take_stock(struct supervisor *self) {
   return running;
 }
 
-static int64_t step_places(struct supervisor *self, bool closing) {
+static int64_t step_remote(struct supervisor *self, bool closing) {
+  if (closing) remote_leave(&self->remote);
+  return remote_step(&self->remote, platform_now_ns());
+}
+
+static int64_t step_processes(struct supervisor *self, bool closing) {
   int64_t now = platform_now_ns(), due = INT64_MAX;
-  if (is_remote(self)) {
-    if (closing) remote_leave(&self->remote);
-    return remote_step(&self->remote, now);
-  }
   for (int i = 0; i < self->roster.count; i++) {
     struct worker *worker = &self->roster.entries[i]->worker;
     if (closing) worker_leave(worker, self->options->drain_timeout_ms);
@@ -216,6 +217,14 @@ static int64_t step_roster(struct supervisor *self, bool closing) {
   return due;
 }
 
+static int64_t step_workers(struct supervisor *self, bool closing) {
+  int64_t due = step_processes(self, closing);
+  int64_t guarded = closing ? INT64_MAX : guard_step(&self->shop, &self->roster, platform_now_ns());
+  int64_t moved = step_roster(self, closing);
+  if (guarded < due) due = guarded;
+  return moved < due ? moved : due;
+}
+
 static int64_t balance(struct supervisor *self, int64_t due) {
   if (!atomic_load(&self->shop.lopsided)) return due;
   admission_balance(self->shop.admission, BALANCE_NS);
@@ -240,11 +249,7 @@ static void *run(void *argument) {
   struct supervisor *self = argument;
   for (;;) {
     bool closing = atomic_load(&self->shop.closing);
-    int64_t due = step_places(self, closing);
-    int64_t guarded = closing ? INT64_MAX : guard_step(&self->shop, &self->roster, platform_now_ns());
-    int64_t moved = step_roster(self, closing);
-    if (guarded < due) due = guarded;
-    if (moved < due) due = moved;
+    int64_t due = is_remote(self) ? step_remote(self, closing) : step_workers(self, closing);
     bool running = take_stock(self);
     if (closing && !running) break;
     due = balance(self, due);
