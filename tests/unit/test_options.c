@@ -139,21 +139,21 @@ static void bounds(void **state) {
 
 static void options_of_later_versions_are_refused_by_name(void **state) {
   (void)state;
-  static const size_t texts[] = {offsetof(pyproc_pool_options, handshake), offsetof(pyproc_pool_options, target),
-                                 offsetof(pyproc_pool_options, socket_path), offsetof(pyproc_pool_options, preload)};
+  static const size_t texts[] = {offsetof(pyproc_pool_options, handshake), offsetof(pyproc_pool_options, socket_path),
+                                 offsetof(pyproc_pool_options, preload)};
   static const size_t counts[] = {offsetof(pyproc_pool_options, recycle_calls),
                                   offsetof(pyproc_pool_options, recycle_rss_bytes),
                                   offsetof(pyproc_pool_options, recycle_age_ms)};
-  static const char *const names[] = {"handshake",         "target",        "socket_path", "preload", "recycle_calls",
-                                      "recycle_rss_bytes", "recycle_age_ms"};
+  static const char *const names[] = {"handshake",     "socket_path",       "preload",
+                                      "recycle_calls", "recycle_rss_bytes", "recycle_age_ms"};
   const char *text = "x";
   int64_t count = 1;
-  for (size_t i = 0; i < 7; i++) {
+  for (size_t i = 0; i < 6; i++) {
     pyproc_pool_options options = given();
-    if (i < 4)
+    if (i < 3)
       memcpy((char *)&options + texts[i], &text, sizeof text);
     else
-      memcpy((char *)&options + counts[i - 4], &count, sizeof count);
+      memcpy((char *)&options + counts[i - 3], &count, sizeof count);
     refuse(&options, PYPROC_E_UNIMPLEMENTED, names[i], "version");
   }
 }
