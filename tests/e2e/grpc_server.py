@@ -42,10 +42,12 @@ def call(request: Any, context: Any) -> Any:
 
 def count(request: Any, context: Any) -> Iterator[Any]:
     """Answers many."""
+    context.send_initial_metadata((("before", "the first"),))
     for number in range(request.number):
         if request.text == "fail" and number == 3:
             context.abort(grpc.StatusCode.ABORTED, "three is enough")
         yield Item(number=number, data=request.data)
+    context.set_trailing_metadata((("after", "the last"),))
 
 
 def add(requests: Iterator[Any], context: Any) -> Any:

@@ -44,12 +44,14 @@ class Echo(EchoHandler):
     def count(self, request: Any, context: Any) -> Iterator[Any]:
         """Answers many."""
         try:
+            context.add_metadata("before", "the first")
             for number in range(request.number):
                 if request.text == "fail" and number == 3:
                     raise Error(Code.ABORTED, "three is enough")
                 if request.text == "die" and number == 3:
                     os.kill(os.getpid(), signal.SIGKILL)
                 yield Item(number=number, data=request.data)
+            context.add_metadata("after", "the last")
         except GeneratorExit:
             print("closed", flush=True)
             raise
@@ -86,6 +88,13 @@ def pid(request: Any) -> int:
 def twice(request: Any) -> Any:
     """Twice the value."""
     return request["value"] * 2
+
+
+@expose
+def beside(request: Any, context: Any) -> Any:
+    """What came beside it, and something beside the answer."""
+    context.add_metadata("answer", "yes")
+    return dict(context.metadata).get("traceparent")
 
 
 @expose

@@ -135,6 +135,38 @@ static void test_large(void **state) {
   pyproc_pool_close(pool);
 }
 
+static void test_metadata(void **state) {
+  (void)state;
+  size_t count = 0;
+  pyproc_pool *pool = open_grpc();
+  const pyproc_metadata metadata[] = {{"traceparent", "00-abc", 6}, {"some-bin", "\0\1\377", 3}};
+  pyproc_call_options options = PYPROC_CALL_OPTIONS_INIT;
+  Remote__Item request = REMOTE__ITEM__INIT, *reply = NULL;
+  options.metadata = metadata;
+  options.metadata_count = LENGTH(metadata);
+  request.text = "metadata";
+  assert_int_equal(remote_echo_call_with(pool, &request, &options, &reply, NULL), 0);
+  const pyproc_metadata *entries = pyproc_reply_metadata(reply, &count);
+  assert_int_equal(count, 2);
+  assert_string_equal(pyproc_metadata_get(entries, count, "got-traceparent"), "00-abc");
+  assert_memory_equal(pyproc_metadata_get(entries, count, "got-some-bin"), "\0\1\377", 3);
+  pyproc_reply_free(reply);
+  char *body = NULL;
+  assert_int_equal(pyproc_call_json(pool, "beside", "null", &options, &body, NULL), 0);
+  entries = pyproc_reply_metadata(body, &count);
+  assert_string_equal(body, "\"00-abc\"");
+  assert_int_equal(count, 1);
+  assert_string_equal(pyproc_metadata_get(entries, count, "answer"), "yes");
+  pyproc_reply_free(body);
+  pyproc_error *error = echo_failure(pool, "metadata-error", NULL);
+  entries = pyproc_error_metadata(error, &count);
+  assert_int_equal(count, 2);
+  assert_string_equal(pyproc_metadata_get(entries, count, "why"), "because");
+  assert_memory_equal(pyproc_metadata_get(entries, count, "raw-bin"), "\0\1", 2);
+  assert_error(error, PYPROC_E_ABORTED, "with metadata", RAN);
+  pyproc_pool_close(pool);
+}
+
 /* ---- workers that die ---- */
 
 static void test_killed_under_a_call(void **state) {
@@ -352,6 +384,7 @@ int main(int argc, char **argv) {
       E2E_TEST(test_errors),
       E2E_TEST(test_deadline_and_cancel),
       E2E_TEST(test_large),
+      E2E_TEST(test_metadata),
       E2E_TEST(test_killed_under_a_call),
       E2E_TEST(test_killed_while_idle),
       E2E_TEST(test_submit),

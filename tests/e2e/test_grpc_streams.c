@@ -97,6 +97,23 @@ static void test_count(void **state) {
   }
 }
 
+static void test_metadata(void **state) {
+  const side *self = *state;
+  size_t count = 0;
+  pyproc_stream *stream = open_count(self->pool, 3, "", 1, NULL);
+  expect(stream, 0, 1);
+  const pyproc_metadata *entries = pyproc_stream_metadata(stream, &count);
+  assert_int_equal(count, 1);
+  assert_string_equal(pyproc_metadata_get(entries, count, "before"), "the first");
+  expect(stream, 1, 1);
+  expect(stream, 2, 1);
+  expect_end(stream);
+  entries = pyproc_stream_metadata(stream, &count);
+  assert_int_equal(count, 2);
+  assert_string_equal(pyproc_metadata_get(entries, count, "after"), "the last");
+  remote_echo_count_close(stream);
+}
+
 static void test_count_fails(void **state) {
   const side *self = *state;
   pyproc_stream *stream = open_count(self->pool, 10, "fail", 0, NULL);
@@ -343,6 +360,7 @@ static void test_pool_is_closed(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       SIDES_TEST(test_count),
+      SIDES_TEST(test_metadata),
       SIDES_TEST(test_count_fails),
       SIDES_TEST(test_nobody_reads),
       SIDES_TEST(test_close_early),

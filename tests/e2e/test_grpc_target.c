@@ -138,6 +138,45 @@ static void test_large(void **state) {
   grpc_server_kill(&server);
 }
 
+static const char *value_of(const pyproc_metadata *entries, size_t count, const char *key) {
+  const char *value = pyproc_metadata_get(entries, count, key);
+  return value != NULL ? value : "(none)";
+}
+
+static void test_metadata(void **state) {
+  (void)state;
+  char target[512];
+  size_t count = 0;
+  grpc_server server = grpc_server_start(unix_target(target, sizeof target, "s"), "one", NULL);
+  pyproc_pool *pool = open_target(target);
+  const char trace[] = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+  const pyproc_metadata metadata[] = {
+      {"traceparent", trace, sizeof trace - 1}, {"echo", "a b", 3}, {"echo-bin", "\0\377", 2}};
+  pyproc_call_options options = PYPROC_CALL_OPTIONS_INIT;
+  Remote__Item request = REMOTE__ITEM__INIT, *reply = NULL;
+  options.metadata = metadata;
+  options.metadata_count = LENGTH(metadata);
+  request.text = "header traceparent";
+  assert_int_equal(remote_echo_call_with(pool, &request, &options, &reply, NULL), 0);
+  assert_string_equal(reply->text, trace);
+  pyproc_reply_free(reply);
+  request.text = "";
+  assert_int_equal(remote_echo_call_with(pool, &request, &options, &reply, NULL), 0);
+  const pyproc_metadata *entries = pyproc_reply_metadata(reply, &count);
+  assert_int_equal(count, 3);
+  assert_string_equal(value_of(entries, count, "first"), "a b");
+  assert_string_equal(value_of(entries, count, "last"), "a b");
+  assert_memory_equal(value_of(entries, count, "echo-bin"), "\0\377", 2);
+  pyproc_reply_free(reply);
+  pyproc_error *error = echo_failure(pool, "refuse 5", NULL);
+  entries = pyproc_error_metadata(error, &count);
+  assert_int_equal(count, 1);
+  assert_string_equal(value_of(entries, count, "why"), "because");
+  pyproc_error_free(error);
+  pyproc_pool_close(pool);
+  grpc_server_kill(&server);
+}
+
 /* ---- several backends ---- */
 
 static void test_round_robin(void **state) {
@@ -366,10 +405,19 @@ static void test_options(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      E2E_TEST(test_unary),   E2E_TEST(test_errors),  E2E_TEST(test_deadline),
-      E2E_TEST(test_cancel),  E2E_TEST(test_large),   E2E_TEST(test_round_robin),
-      E2E_TEST(test_tls),     E2E_TEST(test_submit),  E2E_TEST(test_nobody_there),
-      E2E_TEST(test_threads), E2E_TEST(test_options), E2E_TEST(test_close_under_a_call),
+      E2E_TEST(test_unary),
+      E2E_TEST(test_errors),
+      E2E_TEST(test_deadline),
+      E2E_TEST(test_cancel),
+      E2E_TEST(test_large),
+      E2E_TEST(test_metadata),
+      E2E_TEST(test_round_robin),
+      E2E_TEST(test_tls),
+      E2E_TEST(test_submit),
+      E2E_TEST(test_nobody_there),
+      E2E_TEST(test_threads),
+      E2E_TEST(test_options),
+      E2E_TEST(test_close_under_a_call),
   };
   return RUN_GRPC_TESTS(tests);
 }

@@ -19,7 +19,7 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from functools import partial
 from types import FrameType
 from typing import Any, Union
@@ -28,10 +28,9 @@ from . import _hooks
 from ._codes import Cancelled, Code, Error
 from ._crew import Crew
 from ._describe import cut, error_object
-from ._ext import Watch
-from ._grpc_call import (DETAILS_MAX, METADATA_LIMIT, Call, End, Entry, Failure, Limits, NamedCall, Outcome, Refused,
-                         Requests, report)
-from ._grpc_context import Context, user_metadata
+from ._ext import Watch, encode_metadata
+from ._grpc_call import (DETAILS_MAX, METADATA_LIMIT, Call, End, Entry, Failure, Limits, Metadata, NamedCall,
+                         Outcome, Refused, Requests, report)
 from ._grpc_wire import Wire
 
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # a child that a handler forks never calls grpc
@@ -49,6 +48,8 @@ CALLS_MAX = 4096
 DEADLINE_SLACK_S = 0.05  # a client that gives up at its deadline may be heard of before ours
 END_DOUBT_S = 0.005
 RECEIVED_METADATA_MAX = 64 << 10
+TRANSPORT = {"user-agent", "content-type", "te", "accept-encoding"}
+RESERVED = ("grpc-", "pyproc-", ":")
 KINDS = {"unary": (False, False), "server_stream": (False, True), "client_stream": (True, False), "bidi": (True, True)}
 STATUS = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -152,7 +153,7 @@ class _Rpc:
             self.grpc = self.task = self.requests = None
 
     def _answer(self, outcome: Outcome) -> bytes:
-        added = self.call.context.take_added()
+        added = self.call.run.take_metadata(True)
         if not isinstance(outcome, Failure):
             if added:
                 self.grpc.set_trailing_metadata(added)
@@ -169,7 +170,7 @@ class _Rpc:
         if self._gone:
             return False
         try:
-            if not self._sent_any and self.call.context.added_size:
+            if not self._sent_any and self.call.run.added:
                 await self._send_initial_metadata()
             self._sent_any = True
             await self.grpc.write(data)
@@ -181,7 +182,7 @@ class _Rpc:
 
     async def _send_initial_metadata(self) -> None:
         self._sent_any = True
-        await self.grpc.send_initial_metadata(self.call.context.take_added())
+        await self.grpc.send_initial_metadata(self.call.run.take_metadata(False))
 
     async def _look_whether_gone(self) -> None:
         """A call that was given up looks like the end of its messages until grpc says so, or refuses to send."""
@@ -356,11 +357,16 @@ class _Rpc:
         return self.plain_server_stream(data) if many else self.plain_unary(data)
 
 
-def set_failure(grpc_context: Any, failure: Failure, added: tuple[tuple[str, Any], ...] = ()) -> None:
+def user_metadata(received: Iterable[tuple[str, str | bytes]] | None) -> list[tuple[str, str | bytes]]:
+    """What a caller has sent along, without what belongs to gRPC or to this library."""
+    return [(key, value) for key, value in received or () if key not in TRANSPORT and not key.startswith(RESERVED)]
+
+
+def set_failure(grpc_context: Any, failure: Failure, added: Metadata = ()) -> None:
     """Makes it the status of a call: its code, its message, and the whole error object as metadata."""
     grpc_context.set_code(STATUS.get(failure.code, grpc.StatusCode.UNKNOWN))
     grpc_context.set_details(cut(failure.message, DETAILS_MAX))
-    grpc_context.set_trailing_metadata((*added, ("pyproc-error-bin", failure.error_object)))
+    grpc_context.set_trailing_metadata((*added, *failure.metadata, ("pyproc-error-bin", failure.error_object)))
 
 
 class Server(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
@@ -615,10 +621,10 @@ class Server(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
     def _begin(self, entry: Entry, grpc_context: Any, kind: type[Call]) -> Call:
         remaining = grpc_context.time_remaining()
         deadline = None if remaining is None or remaining > 1e9 else time.monotonic() + remaining
+        metadata = encode_metadata(user_metadata(grpc_context.invocation_metadata()))
         self._next_id += 1
-        run = self._watch.begin(entry.name, self._next_id, deadline)
-        context = Context(run.context, user_metadata(grpc_context.invocation_metadata()))
-        return kind(entry, run, context, self._hooks, self._limits)
+        run = self._watch.begin(entry.name, self._next_id, deadline, metadata)
+        return kind(entry, run, self._hooks, self._limits)
 
     def _refusal(self, entry: Entry) -> tuple[Code, str] | None:
         if entry.function is None:
@@ -639,7 +645,12 @@ class Server(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
         if refusal is not None:
             set_failure(grpc_context, Failure(int(refusal[0]), refusal[1], error_object(refusal[1])))
             return b""
-        rpc = _Rpc(self, self._begin(entry, grpc_context, kind), grpc_context)
+        try:
+            rpc = _Rpc(self, self._begin(entry, grpc_context, kind), grpc_context)
+        except ValueError as error:
+            text = f"{entry.name}: {error}"
+            set_failure(grpc_context, Failure(Code.INVALID_ARGUMENT, text, error_object(text)))
+            return b""
         self._rpcs.add(rpc)
         return await rpc.run(rpc.choose(data))
 

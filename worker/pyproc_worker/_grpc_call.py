@@ -16,13 +16,15 @@ from typing import Any, Union
 
 from . import _hooks
 from ._codes import Cancelled, Code, Error
-from ._ext import Run, check_json
-from ._grpc_context import Context
+from ._ext import Run, check_json, decode_metadata
 from ._methods import ASYNC, CONTEXT, CONTEXT_KEYWORD, EVENT_KEYWORD, RECEIVES, SENDS, Table
 
 METADATA_LIMIT = 8 << 10  # what every gRPC client takes beside a reply or an error
 DETAILS_MAX = 1 << 10     # bytes of an error's message in grpc-message, where each may take three
 ROOM_MIN = 512
+
+
+Metadata = tuple[tuple[str, Union[str, bytes]], ...]
 
 
 @dataclass
@@ -78,6 +80,7 @@ class Failure:
     code: int
     message: str
     error_object: bytes
+    metadata: Metadata = ()
     ending: BaseException | None = None
 
 
@@ -94,10 +97,10 @@ END = End()
 class Call:
     """A call from its start to its answer."""
 
-    def __init__(self, entry: Entry, run: Run, context: Context, hooks: _hooks.Hooks, limits: Limits) -> None:
+    def __init__(self, entry: Entry, run: Run, hooks: _hooks.Hooks, limits: Limits) -> None:
         self.entry = entry
         self.run = run
-        self.context = context
+        self.context = run.context
         self.iterator: Any = None  # the handler's replies
         self._hooks = hooks
         self._limits = limits
@@ -106,24 +109,21 @@ class Call:
 
     def fail(self, code: int, message: str, exception: BaseException | None = None) -> Failure:
         """Says what failed; code 0 leaves it to the exception, whose own text is used where there is no message."""
-        room = (self._limits.metadata - 3 * DETAILS_MAX - 512 - self.context.added_size) * 3 // 4
-        code, data = self._hooks.describe(exception, message, code, max(room, ROOM_MIN), False)
-        return Failure(code, json.loads(data)["error"], data)
+        room = self._limits.metadata - 3 * DETAILS_MAX - 512 - 2 * self.run.added
+        interrupted = self.run.code != 0 and isinstance(exception, Cancelled)
+        code, data, metadata = self._hooks.describe(exception, message, code, max(room * 3 // 4, ROOM_MIN), False,
+                                                    interrupted)
+        return Failure(code, json.loads(data)["error"], data, decode_metadata(metadata) if metadata else ())
 
     def fail_cancelled(self) -> Failure:
         """The call was given up."""
         return self.fail(self.run.code, self.run.explain())
 
     def fail_raised(self, exception: BaseException) -> Failure:
-        """The handler raised. An ``Error`` brings its metadata along."""
+        """The handler raised."""
         code = self.run.code
         if code and isinstance(exception, Cancelled) and not exception.args:
             exception.args = (self.run.explain(),)
-        if isinstance(exception, Error):
-            try:
-                self.context.add_all(getattr(exception, "metadata", ()))
-            except (TypeError, ValueError) as error:
-                print(f"pyproc_worker: {self.entry.name}: {error}", file=sys.stderr)
         failure = self.fail(code, "", exception)
         if isinstance(exception, (SystemExit, KeyboardInterrupt)):
             failure.ending = exception

@@ -60,9 +60,10 @@ class Health:
             return
         self._watching += 1
         try:
-            await context.write(self._response(status=self._status(request.service)))
-            if not self._stopped.is_set():
-                await self._stopped.wait()
+            told = self._status(request.service)
+            await context.write(self._response(status=told))
+            await self._stopped.wait()
+            if self._status(request.service) != told:
                 await context.write(self._response(status=self._status(request.service)))
         finally:
             self._watching -= 1

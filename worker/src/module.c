@@ -14,9 +14,23 @@ static int add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **ret_type
   return *ret_type == NULL ? -1 : PyModule_AddType(module, *ret_type);
 }
 
+static PyObject *check_json(PyObject *module, PyObject *text) {
+  (void)module;
+  char *body;
+  Py_ssize_t size;
+  if (PyBytes_AsStringAndSize(text, &body, &size) < 0) return NULL;
+  const char *wrong = envelope_check_body(body, (size_t)size);
+  if (wrong == NULL) Py_RETURN_NONE;
+  return PyUnicode_FromString(wrong);
+}
+
+static PyMethodDef functions[] = {
+    {"check_json", check_json, METH_O, "What is wrong with a text as the JSON of a body, None where nothing is."},
+    {NULL, NULL, 0, NULL},
+};
+
 static int execute(PyObject *module) {
   module_state *const state = PyModule_GetState(module);
-  if (PyModule_AddFunctions(module, metadata_functions) < 0) return -1;
   if (add_type(module, &context_spec, &state->context_type) < 0) return -1;
   if (add_type(module, &job_spec, &state->job_type) < 0) return -1;
   if (add_type(module, &run_spec, &state->run_type) < 0) return -1;
@@ -30,6 +44,7 @@ static int execute(PyObject *module) {
   state->run_type->tp_new = NULL;
 #endif
   if (add_type(module, &watch_spec, &state->watch_type) < 0) return -1;
+  if (PyModule_AddFunctions(module, functions) < 0) return -1;
   return add_type(module, &loop_spec, &state->loop_type);
 }
 
@@ -57,21 +72,6 @@ static int clear(PyObject *module) {
   return 0;
 }
 
-static PyObject *check_json(PyObject *module, PyObject *text) {
-  (void)module;
-  char *body;
-  Py_ssize_t size;
-  if (PyBytes_AsStringAndSize(text, &body, &size) < 0) return NULL;
-  const char *wrong = envelope_check_body(body, (size_t)size);
-  if (wrong == NULL) Py_RETURN_NONE;
-  return PyUnicode_FromString(wrong);
-}
-
-static PyMethodDef functions[] = {
-    {"check_json", check_json, METH_O, "What is wrong with a text as the JSON of a body, None where nothing is."},
-    {NULL, NULL, 0, NULL},
-};
-
 __extension__ static PyModuleDef_Slot slots[] = {
     {Py_mod_exec, execute},
 #ifdef Py_mod_multiple_interpreters
@@ -88,7 +88,7 @@ static PyModuleDef definition = {
     .m_name = "pyproc_worker._ext",
     .m_doc = "The wire of a pyproc worker: read, framing, dispatch, write.",
     .m_size = sizeof(module_state),
-    .m_methods = functions,
+    .m_methods = metadata_functions,
     .m_slots = slots,
     .m_traverse = traverse,
     .m_clear = clear,

@@ -9,6 +9,7 @@
 #include "context.h"
 #include "control.h"
 #include "exception.h"
+#include "metadata_entries.h"
 #include "module.h"
 
 struct watch {
@@ -138,6 +139,20 @@ static PyObject *run_end(struct watched *self, PyObject *unused) {
   return PyObject_CallOneArg(self->watch->forget_event, (PyObject *)self->context);
 }
 
+static PyObject *run_take_metadata(struct watched *self, PyObject *last) {
+  const int is_last = PyObject_IsTrue(last);
+  if (is_last < 0) return NULL;
+  metadata_queue taken = context_take_metadata(self->context, SIZE_MAX, is_last != 0);
+  PyObject *result = metadata_to_tuple(taken.data, taken.size);
+  metadata_queue_free(&taken);
+  return result;
+}
+
+static PyObject *run_get_added(struct watched *self, void *closure) {
+  (void)closure;
+  return PyLong_FromSize_t(self->context->added.size);
+}
+
 static PyObject *run_get_context(struct watched *self, void *closure) {
   (void)closure;
   Py_INCREF(self->context);
@@ -180,12 +195,15 @@ static PyMethodDef run_methods[] = {
     {"restart", (PyCFunction)(void (*)(void))run_restart, METH_NOARGS,
      "The clean-up of a cancelled run gets a time of its own, as if it was cancelled now and had asked for it."},
     {"explain", (PyCFunction)(void (*)(void))run_explain, METH_NOARGS, "Why it was cancelled, as errors say it."},
+    {"take_metadata", (PyCFunction)(void (*)(void))run_take_metadata, METH_O,
+     "What the handler has added, as pairs; True: it can add no more."},
     {"end", (PyCFunction)(void (*)(void))run_end, METH_NOARGS, "The call is over."},
     {NULL, NULL, 0, NULL},
 };
 
 static PyGetSetDef run_getters[] = {
     {"context", (getter)run_get_context, NULL, "The Context of the call.", NULL},
+    {"added", (getter)run_get_added, NULL, "How many bytes take_metadata() would give.", NULL},
     {"code", (getter)run_get_code, NULL, "0, or why it was cancelled: 1 cancelled, 4 deadline exceeded.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
@@ -220,10 +238,10 @@ static int parse_deadline(PyObject *deadline, uint64_t *ret_ns) {
 }
 
 static PyObject *watch_begin(struct watch *self, PyObject *arguments) {
-  PyObject *method, *deadline;
+  PyObject *method, *deadline, *metadata;
   unsigned long long id;
   uint64_t deadline_ns;
-  if (!PyArg_ParseTuple(arguments, "UKO:begin", &method, &id, &deadline)) return NULL;
+  if (!PyArg_ParseTuple(arguments, "UKOS:begin", &method, &id, &deadline, &metadata)) return NULL;
   const char *text = PyUnicode_AsUTF8(method);
   if (text == NULL || parse_deadline(deadline, &deadline_ns) < 0) return NULL;
   struct watched *made = (struct watched *)self->run_type->tp_alloc(self->run_type, 0);
@@ -235,7 +253,7 @@ static PyObject *watch_begin(struct watch *self, PyObject *arguments) {
     Py_DECREF(made);
     return NULL;
   }
-  context_begin(made->context, method, id, deadline_ns, NULL);
+  context_begin(made->context, method, id, deadline_ns, PyBytes_GET_SIZE(metadata) > 0 ? metadata : NULL);
   made->run = (struct run){.context = made->context, .id = id, .method = text, .kind = RUN_THREAD};
   if (self->abandoned) return (PyObject *)made;
   lock(self);
@@ -397,7 +415,8 @@ static PyObject *watch_get_abandoned(struct watch *self, void *closure) {
 static PyMethodDef watch_methods[] = {
     {"start", (PyCFunction)(void (*)(void))watch_start, METH_NOARGS, "Starts the thread that watches."},
     {"begin", (PyCFunction)(void (*)(void))watch_begin, METH_VARARGS,
-     "A Run for a call: the method's name, the call's number, and its deadline in time.monotonic()'s seconds or None."},
+     "A Run for a call: the method's name, the call's number, its deadline in time.monotonic()'s seconds or None, and "
+     "what encode_metadata() made of its metadata."},
     {"set_welcome", (PyCFunction)(void (*)(void))watch_set_welcome, METH_VARARGS,
      "Worker index and cancel_grace_ms of the host's welcome, -1 where it says nothing."},
     {"cancel_all", (PyCFunction)(void (*)(void))watch_cancel_all, METH_O, "Cancels all runs, for a reason."},

@@ -29,6 +29,7 @@
 #include "private_dir.h"
 #include "protocol.h"
 #include "receiver.h"
+#include "wire/metadata.h"
 
 typedef struct rpc {
   struct connection base;
@@ -100,9 +101,10 @@ struct rpc_flight {
   grpc_byte_buffer *incoming;                    /* the message that is being received */
   bool has_one_reply;                            /* a client stream */
   bool is_reading, is_writing;
-  bool has_read;   /* no more messages come */
-  bool has_closed; /* libgrpc was told that no more messages follow */
-  bool has_ended;  /* the status has come */
+  bool has_headers, gave_headers; /* the initial metadata has come, has been passed on */
+  bool has_read;                  /* no more messages come */
+  bool has_closed;                /* libgrpc was told that no more messages follow */
+  bool has_ended;                 /* the status has come */
 };
 
 /* Makes the call of libgrpc; nothing is sent yet. The lock is held. NULL: out of memory. */
@@ -149,9 +151,10 @@ void rpc_stream_ended(engine_task *task, bool ok);
 grpc_byte_buffer *rpc_message_new(frame_block *frame);
 /* The same for a call by name. */
 grpc_byte_buffer *rpc_message_new_dynamic(const char *method, frame_block *frame);
-/* The bytes of a message, in `small` where they fit, else malloc'd. False: out of memory, or broken. */
-bool rpc_message_bytes(grpc_byte_buffer *message, uint8_t *small, size_t small_size, uint8_t **ret_bytes,
-                       size_t *ret_size);
+/* The bytes of a message behind `front` free ones, in `small` where both fit, else malloc'd. NULL: out of memory, or it
+ * cannot be decompressed. */
+uint8_t *rpc_message_bytes(grpc_byte_buffer *message, size_t front, uint8_t *small, size_t small_size,
+                           size_t *ret_size);
 /* Finds the body in the reply of a call by name. Untrusted. */
 bool rpc_message_dynamic_body(const uint8_t *bytes, size_t size, const uint8_t **ret_body, size_t *ret_body_size);
 
@@ -160,6 +163,17 @@ bool rpc_message_dynamic_body(const uint8_t *bytes, size_t size, const uint8_t *
 /* rpc_metadata.c. What is sent with the frame: false: out of memory. */
 bool rpc_metadata_take(rpc_flight *self, const frame_block *frame, const char *authorization);
 void rpc_metadata_free(rpc_flight *self);
+/* What came and may be passed on, as entries of the flight. */
+typedef struct rpc_metadata {
+  const grpc_metadata *entries[WIRE_METADATA_ENTRIES_MAX];
+  size_t count, size; /* size: encoded as in a frame */
+} rpc_metadata;
+
+/* What came and was not passed on yet: once, what came first; at the end what came last. */
+void rpc_metadata_collect(rpc_flight *self, bool is_end, rpc_metadata *to);
+/* Encodes it: `size` bytes. */
+void rpc_metadata_put(const rpc_metadata *self, uint8_t *to);
+
 /* The value of a key, or NULL. */
 const grpc_slice *rpc_metadata_find(const grpc_metadata_array *array, const char *key);
 

@@ -1,5 +1,7 @@
 #include "rpc.h"
 
+#include <stdlib.h>
+
 #include "error.h"
 #include "prefetch.h"
 
@@ -24,21 +26,43 @@ static bool has_reply(const struct call *call) {
   return call->stream == NULL || call->method.typed->kind == PYPROC_RPC_CLIENT_STREAM;
 }
 
-/* A reply that came. The thread that has the flight; no lock. */
-static pyproc_error *give_body(const rpc_flight *self, struct call *call) {
-  uint8_t *bytes;
+static pyproc_error *no_memory(const struct call *call) {
+  return error_new(PYPROC_E_RESOURCE_EXHAUSTED, "no memory for the reply of %s, or it cannot be decompressed",
+                   call->method.name);
+}
+
+/* A reply that came, with its metadata right before its body. The thread that has the flight; no lock. */
+static pyproc_error *give_reply(const rpc_flight *self, struct call *call, const rpc_metadata *metadata) {
   size_t size;
-  if (!has_reply(call)) return NULL;
   if (self->message == NULL)
     return error_new(PYPROC_E_INTERNAL, "the server ended %s well, but without a reply", call->method.name);
-  if (!rpc_message_bytes(self->message, call->small, sizeof call->small, &bytes, &size))
-    return error_new(PYPROC_E_RESOURCE_EXHAUSTED, "no memory for the reply of %s, or it cannot be decompressed",
-                     call->method.name);
-  call->block = bytes;
-  call->body = bytes;
+  call->block = rpc_message_bytes(self->message, metadata->size, call->small, sizeof call->small, &size);
+  if (call->block == NULL) return no_memory(call);
+  call->body = call->block + metadata->size;
   call->body_size = size;
-  if (!self->is_dynamic || rpc_message_dynamic_body(bytes, size, &call->body, &call->body_size)) return NULL;
-  return error_new(PYPROC_E_DATA_LOSS, "the reply of %s is no pyproc.DynamicReply", call->method.name);
+  if (self->is_dynamic && !rpc_message_dynamic_body(call->body, size, &call->body, &call->body_size))
+    return error_new(PYPROC_E_DATA_LOSS, "the reply of %s is no pyproc.DynamicReply", call->method.name);
+  rpc_metadata_put(metadata, (uint8_t *)(uintptr_t)call->body - metadata->size);
+  call->metadata_size = metadata->size;
+  return NULL;
+}
+
+/* What the end of a stream whose messages came before brings. */
+static pyproc_error *give_metadata(struct call *call, const rpc_metadata *metadata) {
+  call->block = metadata->size <= sizeof call->small ? call->small : malloc(metadata->size);
+  if (call->block == NULL) return no_memory(call);
+  rpc_metadata_put(metadata, call->block);
+  call->body = call->block + metadata->size;
+  call->metadata_size = metadata->size;
+  return NULL;
+}
+
+static void give_to_error(pyproc_error *error, const rpc_metadata *metadata) {
+  uint8_t *bytes = metadata->size > 0 ? malloc(metadata->size) : NULL;
+  if (bytes == NULL) return;
+  rpc_metadata_put(metadata, bytes);
+  error_set_metadata(error, bytes, metadata->size);
+  free(bytes);
 }
 
 /* Whether the call ends by its own deadline, which libgrpc and the server see to as well, or by its token: with the
@@ -96,7 +120,12 @@ static outcome take_call(rpc_flight *self) {
 static void finish_call(rpc_flight *self, outcome *out) {
   rpc *owner = self->owner;
   struct call *call = out->call;
-  if (out->error == NULL) out->error = give_body(self, call);
+  rpc_metadata metadata;
+  rpc_metadata_collect(self, true, &metadata);
+  if (out->error != NULL)
+    give_to_error(out->error, &metadata);
+  else
+    out->error = has_reply(call) ? give_reply(self, call, &metadata) : give_metadata(call, &metadata);
   atomic_fetch_add_explicit(&owner->base.good_calls, 1, memory_order_relaxed);
   if (call->stream == NULL && !rpc_is_remote(owner)) prefetch_adapt(&owner->base, &owner->service_ns, 1, false);
   call->error = out->error;

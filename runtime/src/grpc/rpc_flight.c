@@ -31,6 +31,7 @@ rpc_flight *rpc_flight_new(rpc *self, struct call *call, bool is_polled) {
   flight->call = call;
   flight->is_dynamic = call->frame->encoding == CALL_BODY_JSON;
   flight->is_stream = call->stream != NULL;
+  flight->has_headers = !flight->is_stream; /* all comes at once */
   if (flight->is_stream) {
     flight->has_closed = call->method.typed->kind == PYPROC_RPC_SERVER_STREAM; /* along with the request */
     flight->has_one_reply = call->method.typed->kind == PYPROC_RPC_CLIENT_STREAM;

@@ -103,21 +103,21 @@ bool rpc_message_dynamic_body(const uint8_t *bytes, size_t size, const uint8_t *
   return true;
 }
 
-bool rpc_message_bytes(grpc_byte_buffer *message, uint8_t *small, size_t small_size, uint8_t **ret_bytes,
-                       size_t *ret_size) {
+uint8_t *rpc_message_bytes(grpc_byte_buffer *message, size_t front, uint8_t *small, size_t small_size,
+                           size_t *ret_size) {
   grpc_byte_buffer_reader reader;
   grpc_slice part;
-  if (!grpc_byte_buffer_reader_init(&reader, message)) return false;
+  if (!grpc_byte_buffer_reader_init(&reader, message)) return NULL;
   size_t size = grpc_byte_buffer_length(reader.buffer_out), at = 0;
-  uint8_t *bytes = size <= small_size ? small : malloc(size);
-  while (bytes != NULL && grpc_byte_buffer_reader_next(&reader, &part)) {
-    if (GRPC_SLICE_LENGTH(part) <= size - at) memcpy(bytes + at, GRPC_SLICE_START_PTR(part), GRPC_SLICE_LENGTH(part));
-    at += GRPC_SLICE_LENGTH(part);
+  uint8_t *block =
+      small != NULL && front + size <= small_size ? small : malloc(front + size + 1); /* never of 0 bytes */
+  while (block != NULL && grpc_byte_buffer_reader_next(&reader, &part)) {
+    size_t more = GRPC_SLICE_LENGTH(part);
+    if (more <= size - at) memcpy(block + front + at, GRPC_SLICE_START_PTR(part), more);
+    at += more;
     grpc_slice_unref(part);
   }
   grpc_byte_buffer_reader_destroy(&reader);
-  if (bytes == NULL) return false;
-  *ret_bytes = bytes;
   *ret_size = size;
-  return true;
+  return block;
 }

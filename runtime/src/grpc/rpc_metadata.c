@@ -38,3 +38,40 @@ const grpc_slice *rpc_metadata_find(const grpc_metadata_array *array, const char
     if (grpc_slice_str_cmp(array->metadata[i].key, key) == 0) return &array->metadata[i].value;
   return NULL;
 }
+
+/* ---- what came ---- */
+
+static wire_metadata entry_of(const grpc_metadata *from) {
+  return (wire_metadata){.key = (const char *)GRPC_SLICE_START_PTR(from->key),
+                         .key_size = GRPC_SLICE_LENGTH(from->key),
+                         .value = (const char *)GRPC_SLICE_START_PTR(from->value),
+                         .value_size = GRPC_SLICE_LENGTH(from->value)};
+}
+
+/* Appends what may go along with a reply; what may not, a server elsewhere may send all the same: it is left out. */
+static void collect(const grpc_metadata_array *from, rpc_metadata *to) {
+  for (size_t i = 0; i < from->count && to->count < WIRE_METADATA_ENTRIES_MAX; i++) {
+    wire_metadata entry = entry_of(&from->metadata[i]);
+    if (wire_metadata_check_key(entry.key, entry.key_size) != NULL || wire_metadata_check_value(&entry) != NULL)
+      continue;
+    if (to->size + wire_metadata_size(&entry) > WIRE_METADATA_SIZE_MAX) continue;
+    to->entries[to->count++] = &from->metadata[i];
+    to->size += wire_metadata_size(&entry);
+  }
+}
+
+void rpc_metadata_collect(rpc_flight *self, bool is_end, rpc_metadata *to) {
+  to->count = to->size = 0;
+  if (self->has_headers && !self->gave_headers) {
+    collect(&self->initial, to);
+    self->gave_headers = true;
+  }
+  if (is_end) collect(&self->trailing, to);
+}
+
+void rpc_metadata_put(const rpc_metadata *self, uint8_t *to) {
+  for (size_t i = 0; i < self->count; i++) {
+    wire_metadata entry = entry_of(self->entries[i]);
+    to = wire_metadata_put(to, &entry);
+  }
+}

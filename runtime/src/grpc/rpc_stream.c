@@ -60,14 +60,16 @@ void rpc_stream_read(rpc_flight *self) {
   self->is_reading = start(self, &op, 1, &self->reading);
 }
 
-/* The bytes of what came, as a message of the stream; NULL: out of memory. */
+/* The bytes of what came, as a message of the stream, the first one with the initial metadata; NULL: out of memory. */
 static stream_message *unwrap(rpc_flight *self) {
-  uint8_t none, *bytes = NULL;
-  size_t size = 0;
-  if (!rpc_message_bytes(self->incoming, &none, 0, &bytes, &size)) return NULL;
-  if (bytes == &none) return stream_message_new(NULL, 0, NULL, 0);
-  stream_message *message = stream_message_adopt(bytes, NULL, 0, bytes, size);
-  if (message == NULL) free(bytes);
+  rpc_metadata metadata;
+  size_t size;
+  rpc_metadata_collect(self, false, &metadata);
+  uint8_t *block = rpc_message_bytes(self->incoming, metadata.size, NULL, 0, &size);
+  if (block == NULL) return NULL;
+  rpc_metadata_put(&metadata, block);
+  stream_message *message = stream_message_adopt(block, block, metadata.size, block + metadata.size, size);
+  if (message == NULL) free(block);
   return message;
 }
 
@@ -111,8 +113,9 @@ void rpc_stream_got_message(engine_task *task, bool ok) {
 }
 
 void rpc_stream_got_headers(engine_task *task, bool ok) {
-  (void)ok;
-  leave(enter(task), 0);
+  rpc_flight *self = enter(task);
+  self->has_headers = ok;
+  leave(self, 0);
 }
 
 /* ---- sending ---- */
