@@ -3,8 +3,8 @@
  *
  * CONTENTS
  *   Life of a pool, Threads, How waiting works, Ownership, Codes, What "may have run" means, Workers without a
- *   handshake, Fork, Signals and other things of the process, Compatibility, Limits; then every function, struct,
- *   enumerator and macro in turn.
+ *   handshake, How a handler is stopped, Metadata, Fork, Signals and other things of the process, Compatibility, Limits;
+ *   then every function, struct, enumerator and macro in turn.
  *
  * LIFE OF A POOL
  *   pyproc_pool_open starts `workers` processes, each of which runs the user's Python script, and returns when all of
@@ -105,6 +105,48 @@
  *   that it gives up; so the answer is right also when the worker was killed. Calls whose worker dies before they have
  *   begun are given to another one without the caller's doing, up to 5 workers in all.
  *
+ * HOW A HANDLER IS STOPPED
+ *   When a call's deadline passes, or its token is fired, its handler is stopped in three steps: it is asked, which it
+ *   may see in its context; it is interrupted, by an exception that is raised in it, Cancelled, which ends a loop, a
+ *   sleep or a wait within a millisecond where the handler is on the worker's main thread; and where it still runs
+ *   cancel_grace_ms later, in C code say, the stacks of all its threads are written to the log, and the worker is killed
+ *   and replaced. The caller does not wait for that. It stays up to 10 ms, and only where the handler had begun, to hear
+ *   how the handler ended; pyproc_error_stop then says how far things had come. A reply that comes after the call was
+ *   given up reaches nobody.
+ *
+ * METADATA
+ *   Beside a request and beside its reply or error travels metadata: entries of a key and a value, for what is not the
+ *   method's business, such as who calls and on whose behalf. A handler finds that of the request in context.metadata,
+ *   and answers by context.add_metadata(key, value) or pyproc_worker.Error(code, message, metadata). Nothing is added,
+ *   changed or looked at on the way: W3C's traceparent is an entry like any other.
+ *   A key has 1 to 128 of the characters a-z, 0-9, '-', '_' and '.', and begins neither with "grpc-" nor with "pyproc-".
+ *   The values of keys that end in "-bin" may hold any bytes, all others printable ASCII (0x20 to 0x7e) without a blank
+ *   at either end. A key may come twice; the order is kept. At most 64 entries and 16 KiB in all, where each entry counts
+ *   its key, its value and 6 bytes.
+ *
+ * ```c
+ * const pyproc_metadata metadata[] = {
+ *   {"traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", 0}, // a text: its size may be 0
+ *   {"x-blob-bin", "\0\1\2", 3},
+ * };
+ * pyproc_call_options options = PYPROC_CALL_OPTIONS_INIT;
+ * options.metadata = metadata;
+ * options.metadata_count = sizeof metadata / sizeof *metadata;
+ * char *body = NULL;
+ * pyproc_error *error = NULL;
+ * size_t count = 0;
+ * if (pyproc_call_json(pool, "predict", "{\"value\": 42}", &options, &body, &error) < 0) {
+ *   const pyproc_metadata *beside = pyproc_error_metadata(error, &count);
+ *   const char *after = pyproc_metadata_get(beside, count, "retry-after");
+ *   printf("%s; retry after %s\n", pyproc_error_message(error), after != NULL ? after : "a while");
+ * } else {
+ *   const pyproc_metadata *beside = pyproc_reply_metadata(body, &count);
+ *   for (size_t i = 0; i < count; i++) printf("%s (%zu bytes)\n", beside[i].key, beside[i].value_size);
+ * }
+ * pyproc_error_free(error);
+ * pyproc_reply_free(body);
+ * ```
+ *
  * WORKERS WITHOUT A HANDSHAKE
  *   With handshake "none" a pool drives workers that were written for the Go library pyproc. `python script args…` is
  *   run as it is, with PYPROC_SOCKET_PATH in its environment and none of our packages. The path is in a folder of mode
@@ -157,6 +199,7 @@
  *   bytes on the way in a stream     256 KiB each way (stream_window_bytes), and one message
  *   methods of a worker              65,536
  *   a text in an error               64 KiB
+ *   metadata of a message            64 entries, 16 KiB
  *   log lines not yet delivered      4096 and 1 MiB, what is more is dropped and counted; a line of more than 8 KiB is
  *                                    delivered in pieces
  */
@@ -235,12 +278,18 @@ typedef struct pyproc_stream pyproc_stream;   /* a call with any number of messa
 typedef struct pyproc_method pyproc_method;   /* a generated table: one rpc; laid out in pyproc_generated.h */
 typedef struct pyproc_service pyproc_service; /* a generated table: one service */
 
-/* Later: one entry of what travels beside a request or a reply. */
+/* One entry of what travels beside a request, a reply or an error; see METADATA above. In what the library gives, key
+ * and value are never NULL and end with a NUL, which value_size does not count. In what a program gives, a value_size of
+ * 0 means a text that ends with a NUL, and a value that is NULL an empty one. */
 typedef struct pyproc_metadata {
-  const char *key;   /* lower-case ASCII */
-  const char *value; /* value_size bytes, which may hold any byte */
+  const char *key;   /* lower-case ASCII, ends with a NUL */
+  const char *value; /* value_size bytes */
   size_t value_size; /* bytes */
 } pyproc_metadata;
+
+/* The value of the first entry with that key, NULL where there is none. It ends with a NUL; one that may hold others is
+ * better looked for by hand, for its size. Lives as long as the entries. `metadata` and `key` may be NULL. */
+const char *pyproc_metadata_get(const pyproc_metadata *metadata, size_t count, const char *key);
 
 /* The library's version, "major.minor.patch". Constant; any thread. */
 const char *pyproc_version(void);
@@ -311,6 +360,21 @@ int pyproc_error_may_have_run(const pyproc_error *error);
 
 /* How many times the call was given to a worker; 0: never. */
 int pyproc_error_attempts(const pyproc_error *error);
+
+/* How far the library got in stopping a handler, when the error was made; see HOW A HANDLER IS STOPPED above. */
+enum {
+  PYPROC_STOP_NONE = 0,    /* there was nothing to stop: the call was not given up, or had not begun */
+  PYPROC_STOP_ASKED,       /* the worker was told; the handler may still run, or has ended in its own way */
+  PYPROC_STOP_INTERRUPTED, /* the handler was ended by the exception that was raised in it; the traceback says where */
+  PYPROC_STOP_KILLED       /* a handler did not stop, this call's or another's, and the worker was killed for it */
+};
+
+/* PYPROC_STOP_*. The message says it too. */
+int pyproc_error_stop(const pyproc_error *error);
+
+/* The metadata that the handler sent beside its error, *ret_count entries; NULL and 0 where there is none. `ret_count`
+ * may be NULL. Lives as long as the error. */
+const pyproc_metadata *pyproc_error_metadata(const pyproc_error *error, size_t *ret_count);
 
 /* How the worker ended, where that is why; else NULL. Lives as long as the error. */
 const pyproc_crash *pyproc_error_crash(const pyproc_error *error);
@@ -569,10 +633,12 @@ typedef struct pyproc_call_options {
   /* Cancels the call when it is fired; NULL (default): nothing does. */
   pyproc_cancel *cancel;
 
-  /* Later. */
+  /* What travels beside the request, metadata_count entries, at most 64 and 16 KiB; see METADATA above. Default: nothing.
+   * Copied before the function returns. An entry that may not be sent is INVALID_ARGUMENT, whose message names its key
+   * and what is allowed. */
   const pyproc_metadata *metadata;
 
-  /* Later: 0. */
+  /* Number of entries, 0 to 64. */
   size_t metadata_count;
 } pyproc_call_options;
 
@@ -668,9 +734,9 @@ int pyproc_pool_drain(pyproc_pool *pool, int64_t timeout_ms, pyproc_error **rete
 /* ---- cancellation ---- */
 
 /*
- * A token cancels all calls that were made with it, now or later, and stays fired. A cancelled call returns CANCELLED
- * at once: one that has not begun never will, and for one that runs the worker is told, where its handler may see it in
- * context.cancelled or its cancel_event, or else run to its end; its reply is then dropped.
+ * A token cancels all calls that were made with it, now or later, and stays fired. A cancelled call that has not begun
+ * never will, and returns CANCELLED at once. One whose handler runs returns within 10 ms, with what its handler's end told
+ * where that came soon enough; see HOW A HANDLER IS STOPPED above.
  */
 
 /* Makes a token, to be freed with pyproc_cancel_free. Errors: RESOURCE_EXHAUSTED. Any thread. */
@@ -914,9 +980,9 @@ void pyproc_future_free(pyproc_future *future);
  * waiting thread takes part in reading the worker's socket, as with any call. Ownership is as for calls: what is sent is
  * copied before the function returns; what is received is the program's and freed with pyproc_reply_free.
  *
- * A stream may be closed after its pool: pyproc_pool_close ends streams that no thread waits in at once, lets the others
- * go on for drain_timeout_ms, and leaves in each what the program has not yet received, and the error. In a forked child
- * every function is FAILED_PRECONDITION, and pyproc_stream_close frees memory only.
+ * A stream may be closed after its pool: pyproc_pool_close ends streams that no thread waits in, nor has for 0.1 s, lets
+ * the others go on for drain_timeout_ms, and leaves in each what the program has not yet received, and the error. In a
+ * forked child every function is FAILED_PRECONDITION, and pyproc_stream_close frees memory only.
  */
 
 /*
@@ -981,13 +1047,26 @@ int pyproc_stream_send_submit(pyproc_stream *stream, const ProtobufCMessage *mes
 int pyproc_stream_recv_submit(pyproc_stream *stream, pyproc_done *done, void *userdata, pyproc_error **reterr);
 
 /*
+ * The metadata that the handler has sent so far: beside the messages that were received, and, once the end was received,
+ * beside that; in this order, *ret_count entries, at most 64 and 16 KiB (what is more is left out). NULL and 0 where there
+ * is none. What it sent beside a message is that message's, too (pyproc_reply_metadata), what it sent beside an error the
+ * error's. `ret_count` may be NULL. Valid until this is called again, or the stream is closed; the thread that receives.
+ */
+const pyproc_metadata *pyproc_stream_metadata(pyproc_stream *stream, size_t *ret_count);
+
+/*
  * Frees a stream. One that is not over is abandoned: its handler is stopped (GeneratorExit in a generator, Cancelled in
  * what iterates over requests, cancellation of a task), and messages that were not received are lost. Callbacks that are
  * outstanding run all the same, with CANCELLED. Never waits. Legal after the pool is closed. NULL is fine.
  */
 void pyproc_stream_close(pyproc_stream *stream);
 
-/* Frees a reply, a stream's message, or a JSON body, with all that it points to. Any thread, also after the pool is closed. NULL is fine. */
+/* The metadata that the handler sent beside its reply, *ret_count entries; NULL and 0 where there is none. `reply` is
+ * anything that pyproc_reply_free takes. `ret_count` may be NULL. Lives as long as the reply; one thread at a time. */
+const pyproc_metadata *pyproc_reply_metadata(const void *reply, size_t *ret_count);
+
+/* Frees a reply, a stream's message, or a JSON body, with all that it points to. Any thread, also after the pool is
+ * closed. NULL is fine. */
 void pyproc_reply_free(void *reply);
 
 #if defined(__GNUC__)

@@ -120,7 +120,7 @@ void admission_leave_stream(struct admission *self) {
   atomic_fetch_sub(&self->open_streams, 1);
 }
 
-int admission_withdraw(struct admission *self, struct call *call, int code) {
+static int give_up(struct admission *self, struct call *call, int code, bool at_once) {
   int result = -1;
   pthread_mutex_lock(&self->lock);
   struct connection *connection = atomic_load(&call->connection);
@@ -130,11 +130,20 @@ int admission_withdraw(struct admission *self, struct call *call, int code) {
     take_from_queue(self, call);
     result = 0;
   } else if (connection != NULL) {
-    result = connection->protocol->withdraw(connection, call, code);
+    const protocol *ops = connection->protocol;
+    result = (at_once || ops->ask == NULL ? ops->withdraw : ops->ask)(connection, call, code);
   }
   pthread_mutex_unlock(&self->lock);
   admission_dispatch(self); /* a call that was never written leaves room */
   return result;
+}
+
+int admission_withdraw(struct admission *self, struct call *call, int code) {
+  return give_up(self, call, code, true);
+}
+
+int admission_ask(struct admission *self, struct call *call, int code) {
+  return give_up(self, call, code, false);
 }
 
 /* Starts what waits in one of the queues. The lock is held. Returns the bits for lot_wake. */

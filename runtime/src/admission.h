@@ -47,6 +47,9 @@ void admission_leave_stream(struct admission *self);
  * all. */
 int admission_withdraw(struct admission *self, struct call *call, int code);
 
+/* The same, but a call that runs stays, for its worker's word: CONNECTION_ASKED, see protocol.h, ask. */
+int admission_ask(struct admission *self, struct call *call, int code);
+
 /* Starts queued calls where there is room. Any thread. */
 void admission_dispatch(struct admission *self);
 

@@ -40,8 +40,10 @@ typedef struct async_call {
   cancel_entry entry;
   deadline deadline; /* in the heap as long as the call is in flight; under the lock */
   atomic_int references;
-  atomic_int reason;  /* async_reason */
-  atomic_int threads; /* that wait in a stream */
+  atomic_bool asked;       /* its worker was told to stop it, and the deadline is that of its word */
+  atomic_int reason;       /* async_reason */
+  atomic_int threads;      /* that wait in a stream */
+  _Atomic int64_t left_ns; /* when the last one left, or the call was made */
 } async_call;
 
 int async_init(async_state *self, pyproc_error **reterr);
@@ -59,14 +61,15 @@ void *async_call_new(size_t size, pyproc_pool *pool, call_method method, frame_b
  * been freed. The calling thread is inside the pool's gate. */
 int async_call_start(async_call *self, pyproc_error **reterr);
 
-/* Ends the call, unless it is over. The caller has a reference, and the pool's memory exists. */
-void async_call_cancel(async_call *self);
+/* Ends the call, unless it is over: at once, or as soon as it is known how its handler ended, or a moment has passed.
+ * The caller has a reference, and the pool's memory exists. */
+void async_call_cancel(async_call *self, bool at_once);
 
 /* Ends a call whose deadline has passed. False: it is just being ended, or moved; look again. Likewise. */
 bool async_call_expire(async_call *self);
 
-/* Ends the streams of a pool that is being closed in which no thread waits. */
-void async_end_streams(struct pyproc_pool *pool);
+/* Ends the streams of a pool that is being closed in which no thread waits, nor has since `since_ns`. */
+void async_end_streams(struct pyproc_pool *pool, int64_t since_ns);
 
 /* Owner: takes the call off its token. Afterwards nobody cancels it. */
 void async_call_detach(async_call *self);

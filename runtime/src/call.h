@@ -100,6 +100,7 @@ struct call {
   int64_t deadline_ns; /* CLOCK_MONOTONIC */
   int64_t sent_ns;     /* when a connection took it */
   uint64_t id;         /* on its connection */
+  int asked;           /* its worker was told to stop it, because of this code; 0: not. Under the connection's lock */
   int attempts;        /* connections that took it, and were not made to give it back */
   pid_t worker_pid;    /* of the last one's worker */
   call_stream *stream; /* NULL: a unary call */
@@ -120,7 +121,8 @@ struct call {
   bool may_have_run;
   uint8_t *block; /* malloc'd, or `small` */
   const uint8_t *body;
-  size_t body_size;
+  size_t body_size, metadata_size; /* the metadata, which has been checked, lies right before the body */
+  bool is_checked;                 /* the body is known to be JSON */
   uint8_t small[256];
 };
 

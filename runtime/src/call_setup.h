@@ -31,9 +31,16 @@ int64_t call_setup_deadline(int64_t timeout_ms);
 /* What can be refused before anything is sent: a frame above the limit, a deadline in the past. */
 int call_setup_check(const pyproc_pool *pool, const struct call *call, int64_t timeout_ms, pyproc_error **reterr);
 
+/* How long the owner of a call whose worker was asked to stop it waits for what the worker says to that. */
+#define CALL_SETUP_WORD_NS INT64_C(10000000)
+
 /* The error of a call that was withdrawn because of `code`; `last` had it then, or NULL. */
 pyproc_error *call_setup_given_up(pyproc_pool *pool, const struct call *call, int code, const struct connection *last,
                                   int64_t timeout_ms, int may_have_run);
+
+/* A call that was asked to stop is done: whatever came of it, its error becomes that of a call that was given up, with
+ * what its worker told of the handler's end. */
+void call_setup_stopped(struct call *call, int64_t timeout_ms);
 
 /* RESOURCE_EXHAUSTED for a frame above the limit. `what` names it. */
 int call_setup_check_size(const frame_block *frame, int64_t frame_limit, const char *what, const char *method,

@@ -31,6 +31,7 @@
 typedef struct framed_slot {
   uint64_t id;       /* 0: free */
   struct call *call; /* NULL: its caller left, the reply will be dropped */
+  uint32_t method;   /* index in the worker's hello */
   bool started;      /* the worker said so (STARTED) */
   bool is_stream;
 } framed_slot;

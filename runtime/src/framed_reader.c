@@ -7,6 +7,7 @@
 #include "error.h"
 #include "wire/envelope.h"
 #include "wire/frame.h"
+#include "wire/metadata.h"
 
 enum { FILLS_MAX = 16, AVERAGE_SHIFT = 3 };
 #define SLOW_HANDLER_NS INT64_C(1000000)
@@ -24,9 +25,9 @@ typedef struct reply_view {
   uint64_t id;
   int code; /* PYPROC_*; 0: the body is the reply */
   const uint8_t *body;
-  size_t body_size;
+  size_t body_size, metadata_size; /* the metadata lies right before the body */
   pyproc_error *error;
-  bool is_envelope;
+  bool is_envelope, is_json;
 } reply_view;
 
 static void break_with(framed *self, int code, const char *what) {
@@ -34,20 +35,28 @@ static void break_with(framed *self, int code, const char *what) {
   framed_break(self, error_new(code, "worker %ld sent %s", (long)self->base.peer_pid, what));
 }
 
-/* Lets the call have the body: its own copy, or the whole block. */
+/* Lets the call have the body and the metadata: its own copy, or the whole block. */
 static bool give_body(struct call *call, const reply_view *reply, struct payload *payload) {
+  size_t size = reply->metadata_size + reply->body_size;
   if (payload->block != NULL) {
     call->block = payload->block;
     call->body = reply->body;
     payload->block = NULL;
   } else {
-    call->block = reply->body_size <= sizeof call->small ? call->small : malloc(reply->body_size);
+    call->block = size <= sizeof call->small ? call->small : malloc(size);
     if (call->block == NULL) return false;
-    if (reply->body_size > 0) memcpy(call->block, reply->body, reply->body_size);
-    call->body = call->block;
+    if (size > 0) memcpy(call->block, reply->body - reply->metadata_size, size);
+    call->body = call->block + reply->metadata_size;
   }
   call->body_size = reply->body_size;
+  call->metadata_size = reply->metadata_size;
+  call->is_checked = reply->is_envelope;
   return true;
+}
+
+/* A worker that sends metadata along answers an envelope by a frame. */
+static bool fits_request(const reply_view *reply, call_encoding encoding) {
+  return reply->is_envelope == (encoding == CALL_BODY_ENVELOPE) || (encoding == CALL_BODY_ENVELOPE && reply->is_json);
 }
 
 static void complete(framed *self, struct turn *turn, const reply_view *reply, struct payload *payload) {
@@ -65,7 +74,7 @@ static void complete(framed *self, struct turn *turn, const reply_view *reply, s
     pyproc_error_free(error); /* late, or none of ours */
     return;
   }
-  if (error == NULL && reply->is_envelope != (call->frame->encoding == CALL_BODY_ENVELOPE))
+  if (error == NULL && !fits_request(reply, call->frame->encoding))
     error =
         error_new(PYPROC_E_DATA_LOSS, "the worker's reply to %s has another form than the request", call->method.name);
   if (error == NULL && !give_body(call, reply, payload))
@@ -74,7 +83,7 @@ static void complete(framed *self, struct turn *turn, const reply_view *reply, s
     pyproc_error_free(error);
     error = error_new(PYPROC_E_UNAVAILABLE, "the pool was closed while %s ran", call->method.name);
   }
-  bool is_pinned = call->stream != NULL && call->stream->is_pinned;
+  bool is_pinned = call->asked != 0 || (call->stream != NULL && call->stream->is_pinned);
   if (!may_have_run && !is_pinned &&
       pyproc_error_code(error) == PYPROC_E_UNAVAILABLE) { /* it stops, and gives back what it had not begun */
     pyproc_error_free(error);
@@ -100,9 +109,11 @@ pyproc_error *framed_envelope_error(const framed *self, const struct envelope *e
   bool is_bare = !self->handshake->has_frames; /* knows nothing but the message */
   pyproc_error *error =
       error_new(envelope->code == 0 || is_bare ? PYPROC_E_UNKNOWN : error_from_wire(envelope->code), "%s", text);
-  if (!is_bare)
+  if (!is_bare) {
     error_set_python(error, type_size > 0 ? type : NULL, type_size, traceback_size > 0 ? traceback : NULL,
                      traceback_size);
+    error_set_stop(error, envelope->interrupted ? PYPROC_STOP_INTERRUPTED : PYPROC_STOP_NONE);
+  }
   free(text);
   return error;
 }
@@ -131,11 +142,18 @@ static void take_envelope(framed *self, struct turn *turn, struct payload *paylo
 }
 
 static void take_reply(framed *self, struct turn *turn, const wire_header *header, struct payload *payload) {
-  reply_view reply = {.id = header->id};
+  reply_view reply = {.id = header->id, .metadata_size = header->metadata_size};
   reply.body = payload->data + WIRE_HEADER_SIZE + header->metadata_size;
   reply.body_size = payload->size - WIRE_HEADER_SIZE - header->metadata_size;
-  if (header->code != 0)
+  reply.is_json = (header->flags & WIRE_FLAG_JSON) != 0;
+  const uint8_t *metadata = reply.body - reply.metadata_size;
+  const char *wrong = wire_metadata_check(metadata, reply.metadata_size, NULL);
+  if (wrong != NULL) {
+    reply.error = error_new(PYPROC_E_DATA_LOSS, "the metadata of the worker's reply has %s", wrong);
+  } else if (header->code != 0) {
     reply.error = error_from_object(error_from_wire(header->code), (const char *)reply.body, reply.body_size);
+    error_set_metadata(reply.error, metadata, reply.metadata_size);
+  }
   complete(self, turn, &reply, payload);
 }
 

@@ -3,6 +3,7 @@
  */
 #include "error.h"
 #include "framed.h"
+#include "wire/metadata.h"
 
 enum { GRANTS_PER_WINDOW = 4 };
 
@@ -153,8 +154,14 @@ const char *framed_take_message(framed *self, const wire_header *header, struct 
   struct call *call = find(self, header->id);
   if (call != NULL) wrong = check_message(call, (header->flags & WIRE_FLAG_JSON) != 0);
   if (call != NULL && wrong == NULL) {
-    give(self, call, message, ret_bits);
-    message = NULL;
+    const char *spoilt = wire_metadata_check(metadata, header->metadata_size, NULL);
+    if (spoilt != NULL) {
+      end_stream(self, call,
+                 error_new(PYPROC_E_DATA_LOSS, "the metadata of a message of %s has %s", call->method.name, spoilt));
+    } else {
+      give(self, call, message, ret_bits);
+      message = NULL;
+    }
   }
   pthread_mutex_unlock(&self->lock);
   stream_message_free(message);

@@ -5,6 +5,8 @@
 
 #include "error.h"
 
+enum { LONELY_NS = 100000000, LOOK_NS = 20000000 };
+
 bool pool_is_forked(const pyproc_pool *pool) {
   return pool->fork_generation != platform_fork_generation();
 }
@@ -69,13 +71,23 @@ no_options:
   return result;
 }
 
+/* Waits for drain_timeout_ms until calls have ended. Streams that nobody waits in any more would not. */
+static void drain(pyproc_pool *pool) {
+  int64_t now, until = platform_now_ns() + pool->options.drain_timeout_ms * 1000000;
+  bool is_empty = false;
+  while (!is_empty && (now = platform_now_ns()) < until) {
+    async_end_streams(pool, now - LONELY_NS);
+    is_empty = gate_wait(&pool->gate, now + LOOK_NS < until ? now + LOOK_NS : until);
+  }
+  async_end_streams(pool, INT64_MAX);
+}
+
 /* Lets calls end, then ends them, and runs the callbacks that are left. */
 static void end_calls(pyproc_pool *pool) {
   gate_close(&pool->gate);
   completions_close(&pool->async.completions);
   admission_close(&pool->admission, NULL);
-  async_end_streams(pool);
-  gate_wait(&pool->gate, platform_now_ns() + pool->options.drain_timeout_ms * 1000000);
+  drain(pool);
   pyproc_error *error = error_new(PYPROC_E_UNAVAILABLE, "the pool was closed");
   admission_close(&pool->admission, error);
   pyproc_error_free(error);

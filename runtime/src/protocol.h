@@ -26,6 +26,9 @@
  *   withdraw  any thread, the pool's lock held: the caller gives up, because of `code`. Afterwards the connection knows
  *             nothing of the call, and the worker is told. Returns whether it may have run, or -1 when it is done, or
  *             just being ended by another thread.
+ *   ask       the same, but for a call that runs: the worker is told to stop it, once, and the call stays where it is, so
+ *             that its owner may hear what the worker says to that before it withdraws: CONNECTION_ASKED, `asked` is set.
+ *             NULL: withdraw does it all.
  *   recall    any thread, the pool's lock held: takes back calls that the worker has not started and that were sent
  *             more than `keep_ns` ago, oldest first, and appends them to `calls`, with no connection. Never streams.
  *   pump      supervisor: reads and writes what is possible without blocking. False: a caller is about it.
@@ -62,6 +65,7 @@ typedef enum connection_state {
   CONNECTION_OPEN,
   CONNECTION_BROKEN
 } connection_state;
+enum { CONNECTION_ASKED = 2 };
 typedef enum connection_start {
   CONNECTION_TAKEN,
   CONNECTION_REFUSED,
@@ -107,6 +111,7 @@ typedef struct protocol {
   void (*taken)(struct connection *self, struct call *call, size_t size);
   void (*attend)(struct connection *self, struct call *call);
   int (*withdraw)(struct connection *self, struct call *call, int code);
+  int (*ask)(struct connection *self, struct call *call, int code);
   void (*recall)(struct connection *self, int64_t keep_ns, call_list *calls);
   bool (*pump)(struct connection *self);
   bool (*owes)(struct connection *self);

@@ -129,11 +129,12 @@ static int take_call(framed *self, struct call *call, pyproc_error **reterr) {
   uint16_t slot = self->free_slots[self->free_count - 1];
   call->id = self->generation++ * STATUS_PAGE_SLOTS + slot;
   call->sent_ns = now;
+  call->asked = 0;
   request_complete(call->frame, call->id, index, call->deadline_ns == INT64_MAX ? 0 : left_ms > 0 ? left_ms : 1);
   if (!send_queue_append(&self->queue, call->frame))
     return error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED, "out of memory");
   self->free_count--;
-  self->slots[slot] = (framed_slot){.id = call->id, .call = call, .is_stream = is_stream};
+  self->slots[slot] = (framed_slot){.id = call->id, .call = call, .method = index, .is_stream = is_stream};
   call->attempts++;
   call->worker_pid = self->base.peer_pid;
   framed_add(self, call);
@@ -171,7 +172,8 @@ static connection_start framed_start(struct connection *base, struct call *call)
   return CONNECTION_TAKEN;
 }
 
-static int framed_withdraw(struct connection *base, struct call *call, int code) {
+/* Takes the call back where it has not begun; else tells the worker once, and the call stays, or goes at once. */
+static int give_up(struct connection *base, struct call *call, int code, bool at_once) {
   framed *self = framed_of(base);
   pthread_mutex_lock(&self->lock);
   framed_slot *slot = &self->slots[call->id % STATUS_PAGE_SLOTS];
@@ -179,20 +181,35 @@ static int framed_withdraw(struct connection *base, struct call *call, int code)
     pthread_mutex_unlock(&self->lock);
     return -1;
   }
-  bool ran = false, is_stream = call->stream != NULL;
+  bool is_stream = call->stream != NULL, was_asked = call->asked != 0;
+  int result = 0;
   framed_slot gone;
   if (send_queue_remove(&self->queue, call->frame)) {
     framed_release(self, call->id, &gone); /* the worker never hears of it */
     atomic_store(&call->connection, NULL);
   } else {
-    ran = !(base->page != NULL && status_page_revoke(base->page, call->id)) && framed_may_have_run(self, call->id);
-    framed_orphan(self, call);
-    self->handshake->give_up(self, call->id, code);
+    bool revoked = base->page != NULL && status_page_revoke(base->page, call->id);
+    if (!revoked) {
+      call->asked = code;
+      result = at_once || !self->handshake->has_frames ? framed_may_have_run(self, call->id) : CONNECTION_ASKED;
+    }
+    uint64_t id = call->id;
+    if (result != CONNECTION_ASKED) framed_orphan(self, call);
+    if (!was_asked) self->handshake->give_up(self, id, code);
+    framed_flush(self); /* lets go of the lock: a call that stays may end from here on */
   }
   pthread_mutex_unlock(&self->lock);
   if (is_stream) framed_nudge(base); /* a thread may be blocked here for it */
   framed_hand_over(self, NULL);
-  return ran;
+  return result;
+}
+
+static int framed_withdraw(struct connection *base, struct call *call, int code) {
+  return give_up(base, call, code, true);
+}
+
+static int framed_ask(struct connection *base, struct call *call, int code) {
+  return give_up(base, call, code, false);
 }
 
 static void framed_recall(struct connection *base, int64_t keep_ns, call_list *calls) {
@@ -264,13 +281,13 @@ static bool framed_running(struct connection *base, uint64_t *ret_id, char *name
   framed *self = framed_of(base);
   bool found = false;
   pthread_mutex_lock(&self->lock);
-  for (int i = 0; base->page != NULL && i < STATUS_PAGE_THREADS && !found; i++) {
-    uint64_t id = atomic_load(&base->page->threads[i].call_id);
+  for (int i = -1; base->page != NULL && i < STATUS_PAGE_THREADS && !found; i++) {
+    uint64_t id = atomic_load(i < 0 ? &base->page->stuck_id : &base->page->threads[i].call_id);
     const framed_slot *slot = &self->slots[id % STATUS_PAGE_SLOTS];
-    found = id != 0 && slot->id == id && slot->call != NULL;
+    found = id != 0 && slot->id == id;
     if (!found) continue;
     *ret_id = id;
-    snprintf(name, size, "%s", slot->call->method.name);
+    snprintf(name, size, "%s", method_table_name(self->methods, slot->method)); /* its caller may have left */
   }
   pthread_mutex_unlock(&self->lock);
   return found;
@@ -283,7 +300,7 @@ static uint32_t fail_calls(framed *self, const pyproc_error *error, call_list *u
     bool may_have_run = framed_may_have_run(self, call->id);
     bool is_pinned = call->stream != NULL && call->stream->is_pinned;
     framed_remove(self, call);
-    if (!may_have_run && !is_pinned) {
+    if (!may_have_run && !is_pinned && call->asked == 0) {
       atomic_store(&call->connection, NULL);
       call_list_append(unstarted, call);
     } else {
@@ -338,6 +355,7 @@ const protocol protocol_framed = {.name = "framed",
                                   .taken = framed_taken,
                                   .attend = framed_attend,
                                   .withdraw = framed_withdraw,
+                                  .ask = framed_ask,
                                   .recall = framed_recall,
                                   .pump = framed_reader_pump,
                                   .owes = framed_owes,

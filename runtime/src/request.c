@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "error.h"
+#include "metadata.h"
 #include "wire/envelope.h"
 #include "wire/frame.h"
 
@@ -32,23 +33,41 @@ static bool begin_envelope(frame_block *frame, const char *method, bool is_bare)
   return buffer_append_text(bytes, "\",\"body\":");
 }
 
-static bool begin_header(frame_block *frame, uint8_t kind) {
+static int begin_header(frame_block *frame, uint8_t kind, const pyproc_call_options *options, pyproc_error **reterr) {
+  enum { BEGIN = WIRE_LENGTH_SIZE + WIRE_HEADER_SIZE };
   wire_header header = {.kind = kind, .flags = frame->encoding == CALL_BODY_JSON ? WIRE_FLAG_JSON : 0};
-  if (!buffer_reserve(&frame->bytes, WIRE_LENGTH_SIZE + WIRE_HEADER_SIZE + 64)) return false;
+  if (!buffer_reserve(&frame->bytes, BEGIN + 64)) return no_memory(reterr);
+  frame->bytes.size = BEGIN;
+  if (options != NULL && options->metadata_count > 0) {
+    int result = metadata_encode(options->metadata, options->metadata_count, &frame->bytes, reterr);
+    if (result < 0) return result;
+    header.metadata_size = (uint32_t)(frame->bytes.size - BEGIN);
+  }
   wire_header_put(frame->bytes.data + WIRE_LENGTH_SIZE, &header);
-  frame->bytes.size = WIRE_LENGTH_SIZE + WIRE_HEADER_SIZE;
-  return true;
+  return PYPROC_OK;
 }
 
-static frame_block *begin(const struct codec *codec, call_encoding encoding, uint8_t kind, const char *method) {
+/* Begins a frame, up to where the body goes. */
+static int begin(const struct codec *codec, call_encoding encoding, uint8_t kind, const char *method,
+                 const pyproc_call_options *options, frame_block **ret_frame, pyproc_error **reterr) {
+  bool has_metadata = options != NULL && options->metadata_count > 0;
+  if (has_metadata && codec->bare)
+    return error_set(reterr, PYPROC_E_UNIMPLEMENTED, "%s: a worker without a handshake takes no metadata", method);
+  if (has_metadata && encoding == CALL_BODY_ENVELOPE) encoding = CALL_BODY_JSON;
   frame_block *frame = frame_block_new(encoding);
-  if (frame == NULL) return NULL;
-  if (encoding == CALL_BODY_ENVELOPE ? begin_envelope(frame, method, codec->bare) : begin_header(frame, kind)) {
-    frame->body_offset = frame->bytes.size;
-    return frame;
+  if (frame == NULL) return no_memory(reterr);
+  int result;
+  if (encoding == CALL_BODY_ENVELOPE)
+    result = begin_envelope(frame, method, codec->bare) ? PYPROC_OK : no_memory(reterr);
+  else
+    result = begin_header(frame, kind, options, reterr);
+  if (result < 0) {
+    frame_block_unref(frame);
+    return result;
   }
-  frame_block_unref(frame);
-  return NULL;
+  frame->body_offset = frame->bytes.size;
+  *ret_frame = frame;
+  return PYPROC_OK;
 }
 
 /* Ends the envelope, where it is one, and hands the frame over. */
@@ -62,10 +81,12 @@ static int end(frame_block *frame, frame_block **ret_frame, pyproc_error **reter
 }
 
 int request_encode_message(const struct codec *codec, const pyproc_method *method, const ProtobufCMessage *message,
-                           frame_block **ret_frame, pyproc_error **reterr) {
-  frame_block *frame = begin(codec, codec->envelope ? CALL_BODY_ENVELOPE : CALL_BODY_CODEC, WIRE_REQUEST, method->name);
-  if (frame == NULL) return no_memory(reterr);
-  int result = codec_pack(codec, method->request, message, &frame->bytes, reterr);
+                           const pyproc_call_options *options, frame_block **ret_frame, pyproc_error **reterr) {
+  frame_block *frame;
+  int result = begin(codec, codec->envelope ? CALL_BODY_ENVELOPE : CALL_BODY_CODEC, WIRE_REQUEST, method->name, options,
+                     &frame, reterr);
+  if (result < 0) return result;
+  result = codec_pack(codec, method->request, message, &frame->bytes, reterr);
   if (result >= 0) return end(frame, ret_frame, reterr);
   frame_block_unref(frame);
   return result;
@@ -79,8 +100,8 @@ static int pack_json(const struct codec *codec, const char *method, const char *
   return error_give(reterr, error);
 }
 
-int request_encode_json(const struct codec *codec, const char *method, const char *body, frame_block **ret_frame,
-                        pyproc_error **reterr) {
+int request_encode_json(const struct codec *codec, const char *method, const char *body,
+                        const pyproc_call_options *options, frame_block **ret_frame, pyproc_error **reterr) {
   size_t size = strlen(body);
   if (!envelope_is_utf8(method, strlen(method)))
     return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "the method's name is not UTF-8");
@@ -88,11 +109,13 @@ int request_encode_json(const struct codec *codec, const char *method, const cha
   if (wrong != NULL) return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "the body of %s: %s", method, wrong);
   call_encoding encoding = codec->envelope ? CALL_BODY_ENVELOPE : CALL_BODY_JSON;
   if (codec->registered && strchr(method, '/') == NULL) encoding = CALL_BODY_CODEC;
-  frame_block *frame = begin(codec, encoding, WIRE_REQUEST, method);
-  if (frame == NULL) return no_memory(reterr);
-  int result = encoding == CALL_BODY_CODEC                ? pack_json(codec, method, body, size, &frame->bytes, reterr)
-               : buffer_append(&frame->bytes, body, size) ? PYPROC_OK
-                                                          : no_memory(reterr);
+  frame_block *frame;
+  int result = begin(codec, encoding, WIRE_REQUEST, method, options, &frame, reterr);
+  if (result < 0) return result;
+  if (encoding == CALL_BODY_CODEC)
+    result = pack_json(codec, method, body, size, &frame->bytes, reterr);
+  else if (!buffer_append(&frame->bytes, body, size))
+    result = no_memory(reterr);
   if (result >= 0) return end(frame, ret_frame, reterr);
   frame_block_unref(frame);
   return result;
@@ -100,10 +123,13 @@ int request_encode_json(const struct codec *codec, const char *method, const cha
 
 /* Frames of streams are never envelopes. */
 static int encode_for_stream(const struct codec *codec, uint8_t kind, const pyproc_method *method,
-                             const ProtobufCMessage *message, frame_block **ret_frame, pyproc_error **reterr) {
-  frame_block *frame = begin(codec, codec->envelope ? CALL_BODY_JSON : CALL_BODY_CODEC, kind, method->name);
-  if (frame == NULL) return no_memory(reterr);
-  int result = message != NULL ? codec_pack(codec, method->request, message, &frame->bytes, reterr) : PYPROC_OK;
+                             const ProtobufCMessage *message, const pyproc_call_options *options,
+                             frame_block **ret_frame, pyproc_error **reterr) {
+  frame_block *frame;
+  int result =
+      begin(codec, codec->envelope ? CALL_BODY_JSON : CALL_BODY_CODEC, kind, method->name, options, &frame, reterr);
+  if (result < 0) return result;
+  result = message != NULL ? codec_pack(codec, method->request, message, &frame->bytes, reterr) : PYPROC_OK;
   if (result < 0) {
     frame_block_unref(frame);
     return result;
@@ -114,13 +140,13 @@ static int encode_for_stream(const struct codec *codec, uint8_t kind, const pypr
 }
 
 int request_encode_stream(const struct codec *codec, const pyproc_method *method, const ProtobufCMessage *message,
-                          frame_block **ret_frame, pyproc_error **reterr) {
-  return encode_for_stream(codec, WIRE_REQUEST, method, message, ret_frame, reterr);
+                          const pyproc_call_options *options, frame_block **ret_frame, pyproc_error **reterr) {
+  return encode_for_stream(codec, WIRE_REQUEST, method, message, options, ret_frame, reterr);
 }
 
 int request_encode_stream_message(const struct codec *codec, const pyproc_method *method,
                                   const ProtobufCMessage *message, frame_block **ret_frame, pyproc_error **reterr) {
-  return encode_for_stream(codec, WIRE_STREAM_DATA, method, message, ret_frame, reterr);
+  return encode_for_stream(codec, WIRE_STREAM_DATA, method, message, NULL, ret_frame, reterr);
 }
 
 /* Writes the digits right-aligned into the blanks. */

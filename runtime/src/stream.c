@@ -11,7 +11,9 @@
 #include "async.h"
 #include "call_setup.h"
 #include "error.h"
+#include "metadata.h"
 #include "request.h"
+#include "wire/metadata.h"
 
 /* One direction: at most one thread in it, or one submission. */
 typedef struct direction {
@@ -42,6 +44,10 @@ struct pyproc_stream {
   bool is_end_told;       /* to a callback */
   bool is_closed;         /* nobody wants what comes */
   pyproc_error *unusable; /* a message that came is none: that is the end for the program */
+  buffer beside;          /* encoded: what came beside the messages that were taken, and beside the end */
+  size_t beside_count;    /* entries of it */
+  bool is_end_seen;       /* what came beside the end is among it */
+  metadata_set *entries;  /* of it, as last asked for; NULL: not since it has changed */
 
   /* What waiting threads look at; written under the lock. */
   atomic_bool may_receive;  /* something is in the inbox, or it is over */
@@ -173,6 +179,7 @@ static void wait_for(pyproc_stream *self, direction *side, bool (*ready)(const c
       lot_sleep(&self->base.pool->lot, &side->waiter, is_placed, &wait, call->deadline_ns);
     }
   }
+  atomic_store(&self->base.left_ns, platform_now_ns());
   atomic_fetch_sub(&self->base.threads, 1);
 }
 
@@ -335,6 +342,51 @@ int pyproc_stream_done_sending(pyproc_stream *stream, pyproc_error **reterr) {
   return pyproc_stream_done_sending_generated(stream, NULL, reterr);
 }
 
+/* ---- metadata ---- */
+
+/* Adds encoded entries, which have been checked, as far as the bounds of one frame's metadata go. The lock is held. */
+static void add_beside(pyproc_stream *self, const uint8_t *data, size_t size) {
+  size_t count = 0;
+  if (size == 0 || size > WIRE_METADATA_SIZE_MAX - self->beside.size) return;
+  wire_metadata_check(data, size, &count);
+  if (count > WIRE_METADATA_ENTRIES_MAX - self->beside_count || !buffer_append(&self->beside, data, size)) return;
+  self->beside_count += count;
+}
+
+/* Adds what came with the end: once. The lock is held. */
+static void add_beside_end(pyproc_stream *self) {
+  const struct call *call = &self->base.call;
+  buffer encoded = {0};
+  size_t count = 0;
+  if (self->is_end_seen) return;
+  self->is_end_seen = true;
+  if (call->error == NULL) {
+    if (call->metadata_size > 0) add_beside(self, call->body - call->metadata_size, call->metadata_size);
+    return;
+  }
+  const pyproc_metadata *entries = pyproc_error_metadata(call->error, &count);
+  if (metadata_encode(entries, count, &encoded, NULL) >= 0) add_beside(self, encoded.data, encoded.size);
+  buffer_free(&encoded);
+}
+
+static const pyproc_metadata *entries_so_far(pyproc_stream *self, size_t *ret_count) {
+  size_t size = self->beside.size;
+  if (size > 0 && (self->entries == NULL || self->entries->count != self->beside_count)) {
+    free(self->entries);
+    self->entries = malloc(metadata_set_size(self->beside.data, size));
+    if (self->entries != NULL) metadata_set_init(self->entries, self->beside.data, size);
+  }
+  return metadata_set_entries(self->entries, ret_count);
+}
+
+const pyproc_metadata *pyproc_stream_metadata(pyproc_stream *stream, size_t *ret_count) {
+  if (stream == NULL || pool_is_forked(stream->base.pool)) return metadata_set_entries(NULL, ret_count);
+  pthread_mutex_lock(&stream->lock);
+  const pyproc_metadata *entries = entries_so_far(stream, ret_count);
+  pthread_mutex_unlock(&stream->lock);
+  return entries;
+}
+
 /* ---- receiving ---- */
 
 enum { NOTHING_YET = 2 };
@@ -354,9 +406,11 @@ static int next_result(pyproc_stream *self, stream_message **ret_message, pyproc
   *ret_message = NULL;
   if (error == NULL && self->first != NULL) {
     *ret_message = pop(self);
+    add_beside(self, (*ret_message)->metadata, (*ret_message)->metadata_size);
     return 1;
   }
   if (error == NULL && !self->is_over) return NOTHING_YET;
+  if (error == NULL) add_beside_end(self);
   if (error == NULL) error = self->base.call.error;
   if (error != NULL) return error_give(reterr, error_copy(error));
   if (self->kind != PYPROC_RPC_CLIENT_STREAM || self->is_reply_taken) return 0;
@@ -375,7 +429,7 @@ static int become_unusable(pyproc_stream *self, pyproc_error *error, pyproc_erro
   self->unusable = error_copy(error);
   atomic_store(&self->may_receive, true);
   pthread_mutex_unlock(&self->lock);
-  async_call_cancel(&self->base);
+  async_call_cancel(&self->base, true);
   return error_give(reterr, error);
 }
 
@@ -568,6 +622,8 @@ static void on_destroy(async_call *base) {
   drop_inbox(self);
   frame_block_unref(self->outgoing);
   pyproc_error_free(self->unusable);
+  buffer_free(&self->beside);
+  free(self->entries);
   if (!pool_is_forked(base->pool)) pthread_mutex_destroy(&self->lock); /* in a child somebody may seem to hold it */
 }
 
@@ -620,7 +676,7 @@ void pyproc_stream_close(pyproc_stream *self) {
   bool is_over = self->is_over;
   drop_inbox(self);
   pthread_mutex_unlock(&self->lock);
-  if (!is_over) async_call_cancel(&self->base);
+  if (!is_over) async_call_cancel(&self->base, true);
   async_call_detach(&self->base);
   async_call_unref(&self->base);
   pool_unref(pool);

@@ -16,7 +16,10 @@ typedef struct side {
   pyproc_pool *pool;
 } side;
 
-static side sides[] = {{"worker.py, protobuf", "protobuf", false, NULL}, {"worker.py, json", "json", false, NULL}};
+static side sides[] = {{"pyproc_worker, protobuf", "protobuf", true, NULL},
+                       {"pyproc_worker, json", "json", true, NULL},
+                       {"worker.py, protobuf", "protobuf", false, NULL},
+                       {"worker.py, json", "json", false, NULL}};
 
 static pyproc_pool_options options_of(const side *self) {
   pyproc_pool_options options = options_for("conformance_worker.py");
@@ -39,6 +42,7 @@ static int open_narrow(void **state) {
   if (support_setup(state) < 0) return -1;
   pyproc_pool_options options = options_of(self);
   options.stream_window_bytes = WINDOW;
+  options.drain_timeout_ms = 200;
   self->pool = open_pool(&options);
   return 0;
 }
@@ -249,6 +253,49 @@ static void test_large_messages(void **state) {
   for (int i = 0; i < 3; i++) expect_produced(stream, i, 3 << 20);
   expect_end(stream);
   pyproc_stream_close(stream);
+}
+
+static const char *beside(pyproc_stream *stream, const char *key, size_t count) {
+  size_t found = 0;
+  const pyproc_metadata *entries = pyproc_stream_metadata(stream, &found);
+  assert_int_equal(found, count);
+  assert_true((entries == NULL) == (count == 0));
+  return pyproc_metadata_get(entries, found, key);
+}
+
+static void test_metadata(void **state) {
+  const side *self = *state;
+  if (!self->is_real) return; /* what is beside a frame may be ignored */
+  for (int fails = 0; fails < 2; fails++) {
+    const pyproc_metadata metadata[] = {{"x-note", "hello", 0}, {"x-raw-bin", "\0\1", 2}};
+    pyproc_call_options options = PYPROC_CALL_OPTIONS_INIT;
+    options.metadata = metadata;
+    options.metadata_count = LENGTH(metadata);
+    pyproc_stream *stream = converse(self->pool, &options);
+    assert_null(beside(stream, "x-note", 0));
+    Conformance__Blob *blob = NULL;
+    size_t count = 0;
+    assert_int_equal(send_text(stream, "one"), 1);
+    assert_int_equal(send_text(stream, "two"), 1);
+    MUST(1, conformance_streams_converse_recv(stream, &blob, &why));
+    const pyproc_metadata *entries = pyproc_reply_metadata(blob, &count);
+    assert_int_equal(count, 2);
+    assert_string_equal(pyproc_metadata_get(entries, count, "x-note"), "hello");
+    pyproc_reply_free(blob);
+    assert_string_equal(beside(stream, "x-note", 2), "hello");
+    assert_memory_equal(beside(stream, "x-raw-bin", 2), "\0\1", 2);
+    expect_text(stream, "two");
+    assert_int_equal(send_text(stream, fails ? "fail" : "stop"), 1);
+    if (fails) {
+      expect_error(stream, PYPROC_E_UNKNOWN, "as told", RAN);
+    } else {
+      expect_end(stream);
+      assert_string_equal(beside(stream, "x-end", 3), "here");
+    }
+    assert_string_equal(beside(stream, "x-note", fails ? 2 : 3), "hello");
+    pyproc_stream_close(stream);
+  }
+  assert_null(pyproc_stream_metadata(NULL, NULL));
 }
 
 /* ---- ends ---- */
@@ -841,7 +888,7 @@ static void test_pool_closed_first(void **state) {
     loop all = {.pool = pool, .stream = converse(pool, NULL), .closes = true};
     submit_receive(&all);
     assert_int_equal(send_text(other, "one"), 1);
-    if (i > 0) expect_produced(stream, 0, 10);
+    expect_produced(stream, 0, 10);
     int64_t began = now_ms();
     pyproc_pool_close(pool);
     assert_true(now_ms() - began < 60000);
@@ -852,7 +899,7 @@ static void test_pool_closed_first(void **state) {
     int result;
     while ((result = conformance_streams_produce_recv(stream, &blob, &error)) == 1) pyproc_reply_free(blob);
     assert_int_equal(result, PYPROC_E_UNAVAILABLE);
-    assert_error(error, PYPROC_E_UNAVAILABLE, "the pool was closed", i > 0);
+    assert_error(error, PYPROC_E_UNAVAILABLE, "the pool was closed", RAN);
     assert_int_equal(send_text(other, "late"), 0);
     MUST(0, conformance_streams_converse_done_sending(other, &why));
     assert_int_equal(conformance_streams_converse_recv_submit(other, on_received, &all, NULL), PYPROC_E_UNAVAILABLE);
@@ -937,8 +984,12 @@ static void test_idle_timeout(void **state) {
     .name = #function " " #number, .test_func = function, .setup_func = opens, .teardown_func = close_side, \
     .initial_state = &sides[number] \
   }
-#define ON_ALL(function) ON_SIDE(function, open_side, 0), ON_SIDE(function, open_side, 1)
-#define NARROW_ON_ALL(function) ON_SIDE(function, open_narrow, 0), ON_SIDE(function, open_narrow, 1)
+#define ON_ALL(function) \
+  ON_SIDE(function, open_side, 0), ON_SIDE(function, open_side, 1), ON_SIDE(function, open_side, 2), \
+      ON_SIDE(function, open_side, 3)
+#define NARROW_ON_ALL(function) \
+  ON_SIDE(function, open_narrow, 0), ON_SIDE(function, open_narrow, 1), ON_SIDE(function, open_narrow, 2), \
+      ON_SIDE(function, open_narrow, 3)
 
 int main(void) {
   const struct CMUnitTest tests[] = {
@@ -947,6 +998,7 @@ int main(void) {
       ON_ALL(test_ping_pong),
       ON_ALL(test_two_threads),
       ON_ALL(test_large_messages),
+      ON_ALL(test_metadata),
       ON_ALL(test_handler_raises),
       ON_ALL(test_send_after_the_end),
       ON_ALL(test_worker_stops_reading),

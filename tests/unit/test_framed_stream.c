@@ -377,7 +377,7 @@ static void lies_end_the_connection(void **state) {
       start(&self, &one, told->kind);
     } else {
       frame_block *frame = NULL;
-      assert_int_equal(request_encode_json(&codec_protobuf, "echo", "1", &frame, NULL), 0);
+      assert_int_equal(request_encode_json(&codec_protobuf, "echo", "1", NULL, &frame, NULL), 0);
       call_init(&unary, &self.lot, (call_method){.name = "echo"}, frame, INT64_MAX);
       assert_int_equal(protocol_framed.start(self.connection, &unary), CONNECTION_TAKEN);
       id = &unary.id;
