@@ -2,9 +2,9 @@
  * pyproc.h - call Python functions from C through a supervised pool of Python processes. This header is the manual.
  *
  * CONTENTS
- *   Life of a pool, Threads, How waiting works, Ownership, Codes, What "may have run" means, Workers without a
- *   handshake, How a handler is stopped, Metadata, Fork, Signals and other things of the process, Compatibility, Limits;
- *   then every function, struct, enumerator and macro in turn.
+ *   Life of a pool, Threads, How waiting works, Ownership, Codes, What "may have run" means, Calls that are made again,
+ *   How a handler is stopped, Metadata, Workers without a handshake, Fork, Signals and other things of the process,
+ *   Compatibility, Limits; then every function, struct, enumerator and macro in turn.
  *
  * LIFE OF A POOL
  *   pyproc_pool_open starts `workers` processes, each of which runs the user's Python script, and returns when all of
@@ -105,6 +105,16 @@
  *   that it gives up; so the answer is right also when the worker was killed. Calls whose worker dies before they have
  *   begun are given to another one without the caller's doing, up to 5 workers in all.
  *
+ * CALLS THAT ARE MADE AGAIN
+ *   Where a method's schema has a retry policy (option (pyproc.method).retry, see pyproc/options.proto), or the caller
+ *   sets max_attempts, a failed unary call is made again by the library: when its code is one of the policy's
+ *   (UNAVAILABLE, where it names none), and the method is declared idempotent or the call certainly did not run.
+ *   Between two attempts there is a pause, random between 0 and a bound that grows from attempt to attempt. Deadline
+ *   and token are those of the call, not of an attempt: there is no attempt that could not begin before the deadline,
+ *   and a token that is fired ends the pause at once, and so does pyproc_pool_close. The caller sees the last error
+ *   alone. That holds for blocking, submitted and started calls; the pause of the latter two takes no thread. What
+ *   fails before it is sent, from a bad argument to a full queue of a submitted call, and streams, are not made again.
+ *
  * HOW A HANDLER IS STOPPED
  *   When a call's deadline passes, or its token is fired, its handler is stopped in three steps: it is asked, which it
  *   may see in its context; it is interrupted, by an exception that is raised in it, Cancelled, which ends a loop, a
@@ -193,6 +203,7 @@
  *   nesting of protobuf messages     100
  *   nesting of a JSON body           98
  *   workers of a pool                1024
+ *   attempts of a call               10 (max_attempts), up to 5 workers each
  *   calls in flight on a worker      1024 (max_in_flight), at most 4096
  *   calls that wait in a pool        10,000 (queue_limit)
  *   streams open on a worker         64 (max_streams), at most 1024
@@ -358,7 +369,7 @@ pid_t pyproc_error_worker_pid(const pyproc_error *error);
 /* 0: the handler has not begun and will not. 1: it may have run, partly or to its end. See above. */
 int pyproc_error_may_have_run(const pyproc_error *error);
 
-/* How many times the call was given to a worker; 0: never. */
+/* How many times the call was given to a worker, all attempts together; 0: never. */
 int pyproc_error_attempts(const pyproc_error *error);
 
 /* How far the library got in stopping a handler, when the error was made; see HOW A HANDLER IS STOPPED above. */
@@ -413,9 +424,9 @@ enum {
   PYPROC_EVENT_WORKER_DIED,       /* a worker has ended although nobody closed the pool; `crash` is set */
   PYPROC_EVENT_WORKER_HUNG,       /* later */
   PYPROC_EVENT_WORKER_RECYCLED,   /* a worker has been replaced by a new one that is ready, and will leave */
-  PYPROC_EVENT_BREAKER_OPEN,      /* later */
-  PYPROC_EVENT_BREAKER_HALF_OPEN, /* later */
-  PYPROC_EVENT_BREAKER_CLOSED,    /* later */
+  PYPROC_EVENT_BREAKER_OPEN,      /* calls fail at once from now on: see breaker_failures */
+  PYPROC_EVENT_BREAKER_HALF_OPEN, /* a worker is tried again */
+  PYPROC_EVENT_BREAKER_CLOSED,    /* a worker has answered: all is as before */
   PYPROC_EVENT_RELOADED           /* all workers were replaced by pyproc_pool_reload */
 };
 
@@ -559,6 +570,25 @@ typedef struct pyproc_pool_options {
   /* Milliseconds without a message in either direction after which a stream is DEADLINE_EXCEEDED, 1 to 86,400,000, or
    * PYPROC_OFF. Default: 300,000 (5 minutes). Not counted while messages wait for the program to take them. */
   int64_t stream_idle_timeout_ms;
+
+  /* How often a worker may fail, 1 to 2^31 - 1, within restart_window_ms: with one failure more its place rests for as
+   * long as that. PYPROC_OFF: it never does. Default: 3. To fail is not to become ready, or to die before the first
+   * answer; between failures it is started after pauses that grow from 0.1 to 30 s, half of it random. A worker that dies
+   * after it has answered is replaced at once and counts nowhere. */
+  int64_t restart_max;
+
+  /* Milliseconds, 1 to 86,400,000. Default: 60,000. */
+  int64_t restart_window_ms;
+
+  /* After so many failures in a row, 1 to 2^31 - 1, of any of its workers, the pool's breaker opens, where no worker is
+   * ready that has answered a call: nothing is started any more, and calls are UNAVAILABLE at once, with the cause.
+   * PYPROC_OFF: never. Default: 10. */
+  int64_t breaker_failures;
+
+  /* Milliseconds, 1 to 86,400,000, default 30,000, that it stays open. Then it is half open: one worker is started, and
+   * its first answer closes the breaker, while another failure opens it again. pyproc_pool_reload and _resize try at
+   * once. */
+  int64_t breaker_cooldown_ms;
 } pyproc_pool_options;
 
 /* Initialises a pyproc_pool_options: all defaults. */
@@ -627,7 +657,11 @@ typedef struct pyproc_call_options {
    * may pass what is left of its own; nothing is sent. (What is left may be 0: pass -1 then.) */
   int64_t timeout_ms;
 
-  /* Later: 0 (default) or 1. */
+  /* How often the call may be made in all, where it fails and another attempt may help: 2 to 10, by the schema's retry
+   * policy or, where it has none, with pauses of up to 100 ms, then 200, and so on to 5000, and for UNAVAILABLE alone.
+   * 1: it is never made again. 0 (default): as the schema says, else once. One that may have run is made again only
+   * where the schema declares the method idempotent, which pyproc_call_json does not know. Without effect on
+   * streams. */
   int64_t max_attempts;
 
   /* Cancels the call when it is fired; NULL (default): nothing does. */
@@ -657,7 +691,7 @@ typedef struct pyproc_health {
   int64_t restarts;      /* workers that ended since the pool was opened, each of which is replaced */
   int64_t calls;         /* that have returned, with whatever result */
   int64_t failures;      /* of these, the ones that failed */
-  int64_t breaker_open;  /* later; 0 */
+  int64_t breaker_open;  /* 1 while calls fail at once because of breaker_failures, else 0 */
 } pyproc_health;
 
 /* Initialises a pyproc_health. */

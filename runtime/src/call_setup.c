@@ -5,6 +5,7 @@
 #include "error.h"
 #include "reply.h"
 #include "request.h"
+#include "retry.h"
 #include "wire/envelope.h"
 #include "wire/frame.h"
 
@@ -15,17 +16,12 @@ static int check_options(const pyproc_call_options *given, pyproc_call_options *
   if (given == NULL) return PYPROC_OK;
   int result = options_copy_sized(options, sizeof *options, given, "pyproc_call_options", reterr);
   if (result < 0) return result;
-  if (options->max_attempts > 1)
-    return error_set(reterr, PYPROC_E_UNIMPLEMENTED, "option max_attempts is not part of this version; leave it 0");
-  if (options->max_attempts < 0)
-    return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "option max_attempts is %" PRId64 "; allowed are 0 and 1",
-                     options->max_attempts);
-  return PYPROC_OK;
+  return retry_check(options->max_attempts, reterr);
 }
 
 static int check_table(const pyproc_method *method, pyproc_error **reterr) {
   if (method == NULL) return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "method is NULL");
-  if (method->size != sizeof *method)
+  if (method->size != sizeof *method || (method->retry != NULL && method->retry->size != sizeof *method->retry))
     return error_set(reterr, PYPROC_E_FAILED_PRECONDITION,
                      "the code of this method was generated for another version of the library: run pyproc-gen again");
   return PYPROC_OK;

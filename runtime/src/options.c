@@ -40,6 +40,10 @@ static const number_place places[] = {
     {PLACE(recycle_calls, recycle_calls), .can_change = true},
     {PLACE(recycle_rss_bytes, recycle_rss_bytes), .can_change = true},
     {PLACE(recycle_age_ms, recycle_age_ms), .can_change = true},
+    {PLACE(restart_max, restart_max)},
+    {PLACE(restart_window_ms, restart_window_ms)},
+    {PLACE(breaker_failures, breaker_failures)},
+    {PLACE(breaker_cooldown_ms, breaker_cooldown_ms)},
     {PLACE(log_level, log_level), .off = PYPROC_OFF},
 };
 

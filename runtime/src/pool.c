@@ -87,6 +87,8 @@ static void end_calls(pyproc_pool *pool) {
   gate_close(&pool->gate);
   completions_close(&pool->async.completions);
   admission_close(&pool->admission, NULL);
+  async_end_pauses(pool);
+  lot_wake(&pool->lot, UINT32_MAX); /* blocking calls that pause */
   drain(pool);
   pyproc_error *error = error_new(PYPROC_E_UNAVAILABLE, "the pool was closed");
   admission_close(&pool->admission, error);
@@ -126,6 +128,7 @@ int pyproc_pool_health(pyproc_pool *pool, pyproc_health *ret_health) {
     health.in_flight +=
         atomic_load(&pool->admission.connections[i]->load) + atomic_load(&pool->admission.connections[i]->streams);
   health.restarts = supervisor_restarts(pool->supervisor);
+  health.breaker_open = supervisor_breaker_is_open(pool->supervisor);
   health.calls = atomic_load(&pool->calls);
   health.failures = atomic_load(&pool->failures);
   memcpy(ret_health, &health, size);

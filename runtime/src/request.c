@@ -112,10 +112,9 @@ int request_encode_json(const struct codec *codec, const char *method, const cha
   frame_block *frame;
   int result = begin(codec, encoding, WIRE_REQUEST, method, options, &frame, reterr);
   if (result < 0) return result;
-  if (encoding == CALL_BODY_CODEC)
-    result = pack_json(codec, method, body, size, &frame->bytes, reterr);
-  else if (!buffer_append(&frame->bytes, body, size))
-    result = no_memory(reterr);
+  result = encoding == CALL_BODY_CODEC                ? pack_json(codec, method, body, size, &frame->bytes, reterr)
+           : buffer_append(&frame->bytes, body, size) ? PYPROC_OK
+                                                      : no_memory(reterr);
   if (result >= 0) return end(frame, ret_frame, reterr);
   frame_block_unref(frame);
   return result;

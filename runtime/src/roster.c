@@ -89,6 +89,7 @@ static int begin_successor(roster *self, roster_entry *old, pyproc_error **reter
   roster_entry *entry;
   int result = employ(self, old->worker.index, &entry, reterr);
   if (result < 0) return result;
+  entry->worker.is_probe = true; /* new code may be what the breaker waits for */
   entry->predecessor = old;
   old->successor = entry;
   return PYPROC_OK;
@@ -139,7 +140,7 @@ static void step_successor(roster *self, roster_entry *entry, int64_t now_ns) {
     self->replaced++;
     worker_tell(self->shop, old->worker.pid, PYPROC_EVENT_WORKER_RECYCLED, "replaced by a new worker", NULL);
     worker_dismiss(&old->worker, self->shop->options->drain_timeout_ms);
-  } else if (worker->failures > 0) {
+  } else if (worker->backoff.in_a_row > 0) {
     part(entry); /* the old one goes on */
     end_change(self, take_failure(worker));
     worker_dismiss(worker, 0);
@@ -272,7 +273,10 @@ static pyproc_error *add_worker(roster *self) {
   int index = 0;
   pyproc_error *error = NULL;
   while (is_index_taken(self, index)) index++;
-  if (employ(self, index, &self->added, &error) >= 0) atomic_fetch_add(&self->shop->admission->workers, 1);
+  if (employ(self, index, &self->added, &error) >= 0) {
+    self->added->worker.is_probe = true;
+    atomic_fetch_add(&self->shop->admission->workers, 1);
+  }
   return error;
 }
 
@@ -290,7 +294,7 @@ static void remove_worker(roster *self) {
 static bool awaits_added(roster *self, pyproc_error **ret_error) {
   roster_entry *added = self->added;
   if (added == NULL) return false;
-  if (added->worker.state != WORKER_READY && added->worker.failures == 0) return true;
+  if (added->worker.state != WORKER_READY && added->worker.backoff.in_a_row == 0) return true;
   self->added = NULL;
   if (added->worker.state == WORKER_READY) return false;
   *ret_error = take_failure(&added->worker);

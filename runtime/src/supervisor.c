@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "error.h"
+#include "guard.h"
 #include "roster.h"
 #include "spawn.h"
 
@@ -91,14 +92,16 @@ static int open_shop(struct supervisor *self, struct admission *admission, pypro
                            .userdata = options->log_userdata,
                            .wake = wake_thread,
                            .wake_argument = self};
-  self->shop = (worker_shop){.options = options,
-                             .launch = options->bare_workers ? &launch_listening : &launch_inherited,
-                             .bootstrap = self->bootstrap,
-                             .admission = admission,
-                             .poller = &self->poller,
-                             .log = log_queue_new(&log),
-                             .wake = &self->wake,
-                             .host_fd = self->host_fd};
+  self->shop =
+      (worker_shop){.options = options,
+                    .launch = options->bare_workers ? &launch_listening : &launch_inherited,
+                    .bootstrap = self->bootstrap,
+                    .breaker = {.failures = options->breaker_failures, .cooldown_ms = options->breaker_cooldown_ms},
+                    .admission = admission,
+                    .poller = &self->poller,
+                    .log = log_queue_new(&log),
+                    .wake = &self->wake,
+                    .host_fd = self->host_fd};
   return self->shop.log != NULL ? PYPROC_OK : error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED, "out of memory");
 }
 
@@ -129,7 +132,7 @@ static bool take_stock(struct supervisor *self) {
     struct worker *worker = &self->roster.entries[i]->worker;
     ready += worker->state == WORKER_READY;
     running |= worker->state != WORKER_DOWN;
-    failures += worker->failures;
+    failures += worker->backoff.in_a_row;
     if (worker->last_error == NULL) continue;
     pyproc_error_free(self->last_error);
     self->last_error = worker->last_error;
@@ -161,7 +164,10 @@ static int64_t step_roster(struct supervisor *self, bool closing) {
   change *asked = self->asked;
   self->asked = NULL;
   pthread_mutex_unlock(&self->lock);
-  if (asked != NULL) roster_begin(&self->roster, asked);
+  if (asked != NULL) {
+    guard_try(&self->shop, &self->roster);
+    roster_begin(&self->roster, asked);
+  }
   if (closing) roster_abandon(&self->roster, PYPROC_E_UNAVAILABLE, "the pool was closed meanwhile");
   int64_t due = closing ? INT64_MAX : roster_step(&self->roster, platform_now_ns());
   if (self->roster.change == NULL && (before != NULL || asked != NULL)) {
@@ -196,8 +202,11 @@ static void *run(void *argument) {
   struct supervisor *self = argument;
   for (;;) {
     bool closing = atomic_load(&self->shop.closing);
-    int64_t due = step_workers(self, closing), move = step_roster(self, closing);
-    if (move < due) due = move;
+    int64_t due = step_workers(self, closing);
+    int64_t guarded = closing ? INT64_MAX : guard_step(&self->shop, &self->roster, platform_now_ns());
+    int64_t moved = step_roster(self, closing);
+    if (guarded < due) due = guarded;
+    if (moved < due) due = moved;
     bool running = take_stock(self);
     if (closing && !running) break;
     due = balance(self, due);
@@ -321,6 +330,10 @@ int supervisor_change(struct supervisor *self, change *wanted, pyproc_error **re
 int supervisor_find_python(const struct options *options, char *path, size_t size, pyproc_error **reterr) {
   int result = check_script(options->script, reterr);
   return result >= 0 ? spawn_find_program(options->python, path, size, reterr) : result;
+}
+
+bool supervisor_breaker_is_open(const struct supervisor *self) {
+  return admission_is_broken(self->shop.admission);
 }
 
 int64_t supervisor_restarts(const struct supervisor *self) {

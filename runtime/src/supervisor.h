@@ -37,6 +37,7 @@ void supervisor_wake(struct supervisor *self);
 /* Any thread. */
 int supervisor_ready_workers(const struct supervisor *self);
 int supervisor_wanted_workers(const struct supervisor *self);
+bool supervisor_breaker_is_open(const struct supervisor *self); /* calls fail at once */
 int64_t supervisor_restarts(const struct supervisor *self);
 
 /* Looks for script and interpreter of a pool; `path` gets the latter. NOT_FOUND, PERMISSION_DENIED, INVALID_ARGUMENT. */

@@ -11,15 +11,7 @@
 #include "error.h"
 #include "spawn.h"
 
-enum {
-  BACKOFF_FIRST_MS = 100,
-  BACKOFF_LAST_MS = 30000,
-  EXIT_GRACE_MS = 500,
-  TERM_GRACE_MS = 1000,
-  CLOSE_RETRY_MS = 1,
-  REACH_RETRY_MS = 5,
-  REAP_POLL_MS = 50
-};
+enum { EXIT_GRACE_MS = 500, TERM_GRACE_MS = 1000, CLOSE_RETRY_MS = 1, REACH_RETRY_MS = 5, REAP_POLL_MS = 50 };
 enum { FD_STDIN, FD_STDOUT, FD_STDERR, FD_LAUNCH, VARIABLES_MAX = LAUNCH_VARIABLES + 2 };
 enum { STEP_ASKED, STEP_TERMINATED, STEP_KILLED };
 
@@ -283,16 +275,28 @@ static void adopt(struct worker *self, worker_pipes *pipes, int process_fd) {
   }
 }
 
-static void schedule_restart(struct worker *self, int64_t now_ns) {
-  int64_t wait_ms = 0;
-  if (self->failures > 0) {
-    wait_ms = BACKOFF_LAST_MS;
-    if (self->failures < 10 && (int64_t)BACKOFF_FIRST_MS << (self->failures - 1) < wait_ms)
-      wait_ms = (int64_t)BACKOFF_FIRST_MS << (self->failures - 1);
-    wait_ms = wait_ms / 2 + (int64_t)(platform_random64() % (uint64_t)wait_ms) / 2; /* half of it is jitter */
+/* How long to wait before the next start. */
+static int64_t pause_after(struct worker *self, bool failed, int64_t now_ns) {
+  const struct options *options = self->shop->options;
+  const backoff_policy policy = {.max = options->restart_max, .window_ms = options->restart_window_ms};
+  bool rests;
+  if (!failed) {
+    backoff_reset(&self->backoff);
+    return 0;
   }
+  self->has_failed = true;
+  int64_t wait_ms = backoff_next(&self->backoff, &policy, now_ns, &rests);
+  if (rests && self->is_wanted)
+    log_write(self->shop->log, PYPROC_LOG_ERROR, 0,
+              "worker %d: failed %" PRId64 " times within %" PRId64 " ms (options restart_max, restart_window_ms): it "
+              "rests for %" PRId64 " ms",
+              self->index, policy.max + 1, policy.window_ms, wait_ms);
+  return wait_ms;
+}
+
+static void schedule_restart(struct worker *self) {
   self->state = WORKER_DOWN;
-  self->due_ns = self->is_wanted ? now_ns + ms(wait_ms) : INT64_MAX;
+  self->due_ns = self->is_wanted ? self->restart_ns : INT64_MAX;
 }
 
 static void keep_error(struct worker *self, pyproc_error *error) {
@@ -328,10 +332,10 @@ static void start(struct worker *self, int64_t now_ns) {
   close_pipes(&pipes);
   if (result < 0) { /* nothing runs */
     self->shop->launch->clear(&self->site);
-    self->failures++;
+    self->restart_ns = now_ns + ms(pause_after(self, true, now_ns));
     log_write(self->shop->log, PYPROC_LOG_ERROR, 0, "worker %d: %s", self->index, pyproc_error_message(error));
     keep_error(self, error);
-    schedule_restart(self, now_ns);
+    schedule_restart(self);
     return;
   }
   self->state = WORKER_STARTING;
@@ -440,7 +444,7 @@ static void let_go(struct worker *self, int64_t now_ns) {
     self->state = WORKER_DOWN;
     self->due_ns = INT64_MAX;
   } else {
-    schedule_restart(self, now_ns);
+    schedule_restart(self);
   }
 }
 
@@ -459,7 +463,7 @@ static void bury(struct worker *self, const platform_exit *exit, int64_t now_ns)
             self->index, pyproc_error_message(error));
   admission_lose(self->shop->admission, self->connection, error);
   if (!is_expected(self)) tell(self, PYPROC_EVENT_WORKER_DIED, pyproc_error_message(error), pyproc_error_crash(error));
-  self->failures = had_good_call ? 0 : self->failures + 1;
+  self->restart_ns = now_ns + ms(pause_after(self, !had_good_call && !is_expected(self), now_ns));
   if (is_expected(self))
     pyproc_error_free(error);
   else
@@ -501,8 +505,14 @@ void worker_employ(struct worker *self, const worker_edition *edition, int index
   self->edition = edition;
   self->index = index;
   self->is_wanted = true;
-  self->failures = 0;
+  self->backoff = (backoff){0};
+  self->is_probe = self->is_held = self->has_failed = false;
   self->due_ns = 0;
+}
+
+void worker_release(struct worker *self) {
+  if (self->state == WORKER_DOWN && self->is_held) self->due_ns = 0;
+  self->is_held = false;
 }
 
 /* Whatever was given to it, it has answered: what callers that chose it before still send is given back unstarted. */
@@ -564,10 +574,20 @@ static void end_if_overdue(struct worker *self, int64_t now_ns) {
   end_now(self, now_ns);
 }
 
+static bool may_start(const struct worker *self) {
+  breaker_state state = self->shop->breaker.state;
+  return state == BREAKER_CLOSED || (state == BREAKER_HALF_OPEN && self->is_probe);
+}
+
 static void do_what_is_due(struct worker *self, int64_t now_ns) {
   switch (self->state) {
   case WORKER_DOWN:
-    if (self->is_wanted && !atomic_load(&self->shop->closing)) start(self, now_ns);
+    if (!self->is_wanted || atomic_load(&self->shop->closing)) break;
+    self->is_held = !may_start(self);
+    if (self->is_held)
+      self->due_ns = INT64_MAX;
+    else
+      start(self, now_ns);
     break;
   case WORKER_STARTING:
     if (!self->is_reached && self->leaving_step != STEP_KILLED && now_ns < self->start_due_ns) {

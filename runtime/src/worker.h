@@ -13,6 +13,7 @@
 #define PYPROC_WORKER_H
 
 #include "admission.h"
+#include "breaker.h"
 #include "launch.h"
 #include "log.h"
 #include "options.h"
@@ -68,6 +69,7 @@ typedef struct worker_shop {
   atomic_bool busy;     /* the supervisor is in a callback */
   atomic_bool lopsided; /* the supervisor should look at the balance of calls */
   atomic_bool closing;
+  breaker breaker; /* the supervisor's */
   _Atomic int64_t restarts;
 } worker_shop;
 
@@ -79,7 +81,8 @@ struct worker {
   bool is_wanted; /* is started anew when it has ended, or has failed to start */
   struct connection *connection;
   worker_state state;
-  int64_t due_ns; /* INT64_MAX: nothing is due */
+  int64_t due_ns;     /* INT64_MAX: nothing is due */
+  int64_t restart_ns; /* when the place is to be used again */
   int64_t start_due_ns;
   launch_site site;
   bool is_reached; /* the connection was opened */
@@ -88,7 +91,10 @@ struct worker {
   worker_watch watches[WORKER_SOURCES];
   log_stream *streams[2];
   log_tail *tail;
-  int failures;                   /* starts that failed, or workers that died before a good call, in a row */
+  backoff backoff;                /* after starts that failed, and processes that died before a good call */
+  bool has_failed;                /* that happened just now: for the guard, who takes it back */
+  bool is_probe;                  /* may be started also while the breaker is half open */
+  bool is_held;                   /* its start is due, and the breaker does not allow it */
   pyproc_error *verdict;          /* why the supervisor ends it; NULL: it does not */
   pyproc_error *last_error;       /* of the last process in this place */
   bool may_have_ended;            /* its watch said so */
@@ -101,6 +107,9 @@ void worker_init(struct worker *self, worker_shop *shop);
 
 /* A process shall run in the place from now on. The state is WORKER_DOWN. */
 void worker_employ(struct worker *self, const worker_edition *edition, int index);
+
+/* Starts it now, where the breaker has held it back. */
+void worker_release(struct worker *self);
 
 /* No process shall run there any more: one that is ready first ends the calls that it has, at most for `drain_ms`, all
  * others end at once. */

@@ -110,12 +110,13 @@ static void put_hello(struct loop *self, struct connection *connection) {
 /* Tells the host of the current exception, which stays. */
 static void put_failed(struct loop *self, struct connection *connection) {
   PyObject *exception = exception_take();
-  PyObject *described = PyObject_CallFunction(self->hooks.describe, "OsIIO", exception, "", 0,
-                                              WIRE_FRAME_LIMIT_MIN - WIRE_HEADER_SIZE, Py_False);
+  PyObject *described = PyObject_CallFunction(self->hooks.describe, "OsIIOO", exception, "", 0,
+                                              WIRE_FRAME_LIMIT_MIN - WIRE_HEADER_SIZE, Py_False, Py_False);
   unsigned code;
-  const char *object;
-  Py_ssize_t size;
-  if (described != NULL && PyArg_ParseTuple(described, "Iy#:described", &code, &object, &size))
+  const char *object, *metadata;
+  Py_ssize_t size, metadata_size;
+  if (described != NULL &&
+      PyArg_ParseTuple(described, "Iy#y#:described", &code, &object, &size, &metadata, &metadata_size))
     put_json(self, connection, WIRE_FAILED, object, (size_t)size);
   Py_XDECREF(described);
   PyErr_Clear();
