@@ -148,11 +148,14 @@ class _Rpc:
                 pull.cancel()
             self.server.leave(self)
         try:
-            return self._answer(outcome)
+            return await self._answer(outcome)
         finally:  # grpc keeps the call as long as anything refers to it
             self.grpc = self.task = self.requests = None
 
-    def _answer(self, outcome: Outcome) -> bytes:
+    async def _answer(self, outcome: Outcome) -> bytes:
+        initial = () if self._sent_any or self._gone else self.call.run.take_initial()
+        if initial:
+            await self._try(self.grpc.send_initial_metadata(initial))
         added = self.call.run.take_metadata(True)
         if not isinstance(outcome, Failure):
             if added:
@@ -163,21 +166,25 @@ class _Rpc:
         set_failure(self.grpc, outcome, added)
         return b""
 
+    async def _try(self, sending: Awaitable[None]) -> None:
+        """Waits for what fails where the call is over."""
+        try:
+            await sending
+        except asyncio.CancelledError:
+            raise
+        except Exception:  # of several kinds
+            self.abandon()
+
     # --- Messages ---
 
     async def send(self, data: bytes) -> bool:
         """Sends a message, once the client takes it. Whether it is still there."""
         if self._gone:
             return False
-        try:
-            if not self._sent_any and self.call.run.added:
-                await self._send_initial_metadata()
-            self._sent_any = True
-            await self.grpc.write(data)
-        except asyncio.CancelledError:
-            raise
-        except Exception:  # of several kinds, for a call that is over
-            self.abandon()
+        if not self._sent_any and self.call.run.added:
+            await self._try(self._send_initial_metadata())
+        self._sent_any = True
+        await self._try(self.grpc.write(data))
         return not self._gone
 
     async def _send_initial_metadata(self) -> None:
@@ -189,12 +196,7 @@ class _Rpc:
         if self._sent_any:
             await asyncio.sleep(END_DOUBT_S)
             return
-        try:
-            await self._send_initial_metadata()
-        except asyncio.CancelledError:
-            raise
-        except Exception:
-            self.abandon()
+        await self._try(self._send_initial_metadata())
 
     async def read(self) -> bytes | None:
         """The next message, None at the end."""
