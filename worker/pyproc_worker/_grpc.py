@@ -384,6 +384,12 @@ async def refuse_plainly(grpc_context: Any, code: int, text: str) -> NoReturn:
     await refuse(grpc_context, Failure(code, text, error_object(text)))
 
 
+def _tell_of_failed_task(loop: asyncio.AbstractEventLoop, about: dict[str, Any]) -> None:
+    """Tells of what no task has waited for, but not of an answer that grpc could not send: its client has gone."""
+    if type(about.get("exception")).__name__ != "ExecuteBatchError":
+        loop.default_exception_handler(about)
+
+
 class Server(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
     """Serves a table of methods; it has what :class:`pyproc_worker._ext.Loop` has for those who run it."""
 
@@ -462,6 +468,7 @@ class Server(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
 
     async def _open(self, address: str) -> int:
         most = _hooks.FRAME_LIMIT if self._wire is None else _hooks.FRAME_LIMIT_MAX  # the host says it later
+        self._loop.set_exception_handler(_tell_of_failed_task)
         self._stopping = asyncio.Event()
         self._welcomed = asyncio.Event()
         self._idle = asyncio.Event()
