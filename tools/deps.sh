@@ -11,7 +11,7 @@ msgpack=libmsgpack-c-dev
 build="gcc libc6-dev make cmake pkgconf libprotobuf-c-dev protobuf-c-compiler protobuf-compiler libprotobuf-dev libjansson-dev libyaml-dev
   libgrpc-dev python3-dev python3-protobuf python3-jinja2 python3-grpcio"
 test="$build g++ libcmocka-dev mypy openssl python3-pytest python3-setuptools python3-wheel python3-pip python3-venv python3-sklearn
-  python3-pandas $msgpack python3-msgpack libuv1-dev libmicrohttpd-dev wrk"
+  python3-pandas $msgpack python3-msgpack libuv1-dev libmicrohttpd-dev wrk grpc-proto"
 bench="$build g++ libgrpc++-dev protobuf-compiler-grpc"
 lint="clang-format flake8 mypy shellcheck"
 all="$test $bench $lint git clang valgrind"
