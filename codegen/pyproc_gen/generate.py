@@ -55,17 +55,8 @@ def generate(schema: Schema, protos: Sequence[descriptor_pb2.FileDescriptorProto
         texts.update(render_python.generate(schema))
         contents.update(protobuf_python.generate(schema, by_name, protobuf_python.modules(schema, imports)))
     contents.update((path, text.encode("utf-8")) for path, text in texts.items())
-    notes = [*chosen.renamed, *_stream_notes(schema)]
+    notes = list(chosen.renamed)
     return Result(schema, contents, notes if well_known else notes + _folder_notes(schema))
-
-
-def _stream_notes(schema: Schema) -> List[str]:
-    return [
-        f"{method.location}: note: rpc {service.full_name}/{method.name} is a stream: this version writes its table "
-        "entry and Python method, but no C functions"
-        for name in schema.emitted for service in schema.files[name].services for method in service.methods
-        if method.kind != "unary"
-    ]
 
 
 def _folder_notes(schema: Schema) -> List[str]:

@@ -79,10 +79,12 @@ C_RESERVED_PREFIXES = (
     "aio_", "clock_", "mq_", "posix_", "protobuf_c_", "pthread_", "pyproc_", "sched_", "sem_", "shm_", "timer_",
 )
 
-# What each kind of rpc is called in C, now or in a later version: all of it is kept free.
-UNARY_SUFFIXES = ("", "_with", "_submit", "_start", "_finish", "_done", "_method", "__deliver")
+# What each kind of rpc is called in C. All of it is kept free, also what a stream of another direction needs, so that
+# a changed direction renames no other rpc.
+UNARY_SUFFIXES = ("", "_with", "_submit", "_start", "_finish", "_done", "_method", "__deliver", "__retry")
 STREAM_SUFFIXES = (
     "_open", "_send", "_done_sending", "_recv", "_recv_submit", "_send_submit", "_close", "_done", "_method",
+    "__deliver",
 )
 
 

@@ -20,6 +20,13 @@ _WELL_KNOWN = {
 }
 
 
+_SHAPES = {
+    "server_stream": "a request, then messages of the handler",
+    "client_stream": "messages to the handler, then one of the handler",
+    "bidi": "messages both ways",
+}
+
+
 def _well_known(full_name: str) -> str:
     package, _, name = full_name.rpartition(".")
     return "PYPROC_WELL_KNOWN_" + (_WELL_KNOWN.get(name, "NONE") if package == "google.protobuf" else "NONE")
@@ -38,6 +45,76 @@ def _comment(*paragraphs: str) -> str:
     if len(safe) == 1:
         return f"/* {safe[0]} */"
     return "/* " + "\n".join(f" * {line}".rstrip() if index else line for index, line in enumerate(safe)) + "\n */"
+
+
+def _call_comments(rpc: str, method: Method) -> Dict[str, str]:
+    """The comments above the functions of a unary rpc."""
+    timeout = f"{method.timeout_ms} ms, from the schema" if method.timeout_ms else "the pool's call_timeout_ms"
+    return {
+        "comment": _comment(
+            method.comment,
+            f"Calls {rpc} and waits for its reply; timeout: {timeout}. From any thread.\n"
+            "Returns PYPROC_OK and sets *ret_reply, or a negative PYPROC_E* and sets *reterr if it is given;\n"
+            "what is not set stays untouched. Free the reply with pyproc_reply_free and with nothing else, the\n"
+            "error with pyproc_error_free."),
+        "done_comment": _comment(
+            f"How a submitted call of {rpc} ends: `reply` or `error`, the other one is NULL.\n"
+            "Both are the callback's: free the reply with pyproc_reply_free and with nothing else, the error with\n"
+            "pyproc_error_free."),
+        "with_comment": _comment("The same with options for this call, or NULL. Free the reply with "
+                                 "pyproc_reply_free and with nothing else."),
+        "submit_comment": _comment(
+            "Sends the call and returns. 0: `done` runs exactly once, in pyproc_pool_dispatch or "
+            "pyproc_pool_close;\n"
+            "a negative PYPROC_E*: never. Request and options, which may be NULL, are copied. From any thread."),
+        "start_comment": _comment("Sends the call and returns a future for its reply; free that with "
+                                  "pyproc_future_free. Else as _submit."),
+        "finish_comment": _comment(
+            "Takes the result of a call that _start has sent, once; waits for it where it must. Free the reply\n"
+            "with pyproc_reply_free and with nothing else, then the future."),
+    }
+
+
+def _stream_comments(rpc: str, method: Method) -> Dict[str, str]:
+    """The comments above the functions of a stream."""
+    deadline = f"Ends after {method.timeout_ms} ms, from the schema" if method.timeout_ms else "Has no deadline"
+    given = "Request and options, which may be NULL, are copied." if method.kind == "server_stream" \
+        else "Options, which may be NULL, are copied."
+    messages = "the next message" if method.server_streams else "the one message"
+    after = "and the same again from then on" if method.server_streams else "once the one message was given"
+    return {
+        "done_comment": _comment(
+            f"How a submitted receive of {rpc} ends: `result` 1 and `message`, 0 at the end, or negative and\n"
+            "`error`; what is not given is NULL. Both are the callback's: free the message with pyproc_reply_free and\n"
+            "with nothing else, the error with pyproc_error_free."),
+        "open_comment": _comment(
+            method.comment,
+            f"Opens a stream of {rpc}: {_SHAPES[method.kind]}.\n"
+            f"{deadline}, unless the options set another one.\n"
+            "Returns PYPROC_OK and sets *ret_stream, which _close gives up, or a negative PYPROC_E* and sets *reterr\n"
+            f"if it is given. {given} From any thread."),
+        "send_comment": _comment(
+            "Sends a message, which is copied; waits while the other side has no room for it. Returns 1: taken;\n"
+            "0: the other side has ended the stream and takes nothing more, _recv tells its result; a negative\n"
+            "PYPROC_E*: the stream has failed. One thread at a time; another one may receive meanwhile."),
+        "send_submit_comment": _comment(
+            "Sends a message without waiting. 0: `done` runs exactly once, in pyproc_pool_dispatch or\n"
+            "pyproc_pool_close, with the result that _send would have, and an error when that is negative; its reply\n"
+            "is always NULL. A negative PYPROC_E*: it never runs. One at a time; the message is copied."),
+        "done_sending_comment": _comment(
+            "Tells the other side that no more messages follow; receiving goes on. Returns PYPROC_OK, also when the\n"
+            "other side has ended the stream or it was told before, or a negative PYPROC_E*."),
+        "recv_comment": _comment(
+            f"Waits for {messages} of the handler. Returns 1 and sets *ret_message, which is the caller's: free\n"
+            f"the message with pyproc_reply_free and with nothing else; 0: the end, {after};\n"
+            "or a negative PYPROC_E* and sets *reterr if it is given, the same again from then on. One thread at a\n"
+            "time" + ("; another one may send meanwhile." if method.client_streams else ".")),
+        "recv_submit_comment": _comment(
+            "Receives without waiting. 0: `done` runs exactly once, in pyproc_pool_dispatch or pyproc_pool_close;\n"
+            "a negative PYPROC_E*: never. One at a time."),
+        "close_comment": _comment(
+            "Gives the stream up; one that has not ended is cancelled. NULL is fine, and so is a pool that is closed."),
+    }
 
 
 class _CFile:
@@ -77,36 +154,16 @@ class _CFile:
 
     def _method(self, service: Service, method: Method) -> Dict[str, Any]:
         name = self.names.methods[(service.full_name, method.name)]
-        rpc = f"{service.full_name}/{method.name}"
-        timeout = f"{method.timeout_ms} ms, from the schema" if method.timeout_ms else "the pool's call_timeout_ms"
+        comments = _call_comments if method.kind == "unary" else _stream_comments
         return {
-            "name": name, "symbol": f"{name}_method", "full_name": rpc, "unary": method.kind == "unary",
+            "name": name, "symbol": f"{name}_method", "full_name": f"{service.full_name}/{method.name}",
+            "unary": method.kind == "unary", "sends": method.client_streams,
             "request": self.names.types[method.request].type, "reply": self.names.types[method.reply].type,
             "request_info": self._info(method.request), "reply_info": self._info(method.reply),
             "indent": " " * (len("int (") + len(name)), "fingerprint": shape.fingerprint(self.schema, method),
             "kind": f"PYPROC_RPC_{method.kind.upper()}", "timeout_ms": method.timeout_ms,
             "flags": "PYPROC_METHOD_IDEMPOTENT" if method.idempotent else "0",
-            "comment": _comment(
-                method.comment,
-                f"Calls {rpc} and waits for its reply; timeout: {timeout}. From any thread.\n"
-                "Returns PYPROC_OK and sets *ret_reply, or a negative PYPROC_E* and sets *reterr if it is given;\n"
-                "what is not set stays untouched. Free the reply with pyproc_reply_free and with nothing else, the\n"
-                "error with pyproc_error_free."),
-            "done_comment": _comment(
-                f"How a submitted call of {rpc} ends: `reply` or `error`, the other one is NULL.\n"
-                "Both are the callback's: free the reply with pyproc_reply_free and with nothing else, the error with\n"
-                "pyproc_error_free."),
-            "with_comment": _comment("The same with options for this call, or NULL. Free the reply with "
-                                     "pyproc_reply_free and with nothing else."),
-            "submit_comment": _comment(
-                "Sends the call and returns. 0: `done` runs exactly once, in pyproc_pool_dispatch or "
-                "pyproc_pool_close;\n"
-                "a negative PYPROC_E*: never. Request and options, which may be NULL, are copied. From any thread."),
-            "start_comment": _comment("Sends the call and returns a future for its reply; free that with "
-                                      "pyproc_future_free. Else as _submit."),
-            "finish_comment": _comment(
-                "Takes the result of a call that _start has sent, once; waits for it where it must. Free the reply\n"
-                "with pyproc_reply_free and with nothing else, then the future."),
+            **comments(f"{service.full_name}/{method.name}", method),
         }
 
     def _service(self, service: Service) -> Dict[str, Any]:

@@ -14,8 +14,8 @@ from pyproc_gen.render import render
 
 # Attributes of pyproc_worker.Handler that an rpc may not replace; those of every object begin with `__`.
 _HANDLER_ATTRIBUTES = frozenset(["pyproc_service", "on_start", "on_stop"])
-_MODULE_NAMES = ("ClassVar", "Dict", "Iterator", "Tuple", "importlib", "pyproc_worker", "serve", "sys", "annotations",
-                 "getattr", "int", "object", "str", "type")
+_MODULE_NAMES = ("AsyncIterator", "Awaitable", "ClassVar", "Dict", "Iterator", "Tuple", "Union", "importlib",
+                 "pyproc_worker", "serve", "sys", "annotations", "getattr", "int", "object", "str", "type")
 _WORKER_NAMES = ("Code", "Context", "Error", "Iterator", "os", "sys")
 _LINE = 120
 
@@ -150,7 +150,7 @@ class _Module:
             "request": self.used[method.request], "reply": self.used[method.reply],
             "fingerprint": shape.fingerprint(self.schema, method), "timeout_ms": method.timeout_ms,
             "idempotent": method.idempotent,
-            **signature(method, self.used[method.request], self.used[method.reply]),
+            **base_signature(method, self.used[method.request], self.used[method.reply]),
             "docstring": _indented_docstring(" " * 8, f"Rpc {rpc}.", method.comment),
         }
 
@@ -172,9 +172,10 @@ class _Module:
     def _standard_imports(self) -> List[str]:
         lines = ["import importlib"] if any("importlib." in line for line in self.scope.assignments) else []
         if self.file.services:
-            streams = any(method.kind != "unary" for service in self.file.services for method in service.methods)
-            kinds = ["ClassVar", "Dict", *(["Iterator"] if streams else []), "Tuple"]
-            lines.extend(["import sys", f"from typing import {', '.join(kinds)}"])
+            kinds = {"ClassVar", "Dict", "Tuple"}
+            for method in (method for service in self.file.services for method in service.methods):
+                kinds.update(["AsyncIterator", "Iterator"] if method.server_streams else ["Awaitable"], ["Union"])
+            lines.extend(["import sys", f"from typing import {', '.join(sorted(kinds))}"])
         return lines
 
     def render(self) -> str:
@@ -195,8 +196,17 @@ def _field_text(field: shape.FieldShape) -> str:
     return f'({number}, "{label}", "{kind}", "{name}")'
 
 
-def signature(method: Method, request: str, reply: str) -> Dict[str, str]:
-    """The parameter and the result of a handler's method."""
+def base_signature(method: Method, request: str, reply: str) -> Dict[str, str]:
+    """The parameter and the result of a base class's method, which plain and async handlers both override."""
+    result = f"Iterator[{reply}], AsyncIterator[{reply}]" if method.server_streams else f"{reply}, Awaitable[{reply}]"
+    return {
+        "parameter": f"requests: pyproc_worker.Requests[{request}]" if method.client_streams else f"request: {request}",
+        "returns": f"Union[{result}]",
+    }
+
+
+def plain_signature(method: Method, request: str, reply: str) -> Dict[str, str]:
+    """The parameter and the result of a plain handler's method."""
     return {
         "parameter": f"requests: Iterator[{request}]" if method.client_streams else f"request: {request}",
         "returns": f"Iterator[{reply}]" if method.server_streams else reply,
@@ -245,7 +255,8 @@ def worker(schema: Schema, out: str, path: str) -> str:
                 top, expression = source.exported(message)
                 expressions.append(scope.bring(module, top, source.scope.taken[top]) + expression[len(top):])
             streams = streams or method.kind != "unary"
-            methods.append({"name": method_names(service)[method.name], **signature(method, *expressions),
+            methods.append({"name": method_names(service)[method.name], **plain_signature(method, *expressions),
+                            "hint": ": yield its messages" if method.server_streams else "",
                             "docstring": _indented_docstring(" " * 8, f"Rpc {method.name}.", method.comment)})
         values.append({
             "name": name, "handler": scope.bring(module, handler_name(service)), "methods": methods,

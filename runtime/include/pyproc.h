@@ -2,8 +2,9 @@
  * pyproc.h - call Python functions from C through a supervised pool of Python processes. This header is the manual.
  *
  * CONTENTS
- *   Life of a pool, Threads, How waiting works, Ownership, Codes, What "may have run" means, Fork, Signals and other
- *   things of the process, Compatibility, Limits; then every function, struct, enumerator and macro in turn.
+ *   Life of a pool, Threads, How waiting works, Ownership, Codes, What "may have run" means, How a handler is stopped,
+ *   Metadata, Fork, Signals and other things of the process, Compatibility, Limits; then every function, struct,
+ *   enumerator and macro in turn.
  *
  * LIFE OF A POOL
  *   pyproc_pool_open starts `workers` processes, each of which runs the user's Python script, and returns when all of
@@ -71,7 +72,8 @@
  *   neither read nor freed. Free errors with pyproc_error_free.
  *   Replies and JSON bodies are freed with pyproc_reply_free and with nothing else: not with free(), not with
  *   protobuf-c's functions. A reply is one block: what it points to lives as long as it does. Do not change it.
- *   Replies, errors, tokens and futures belong to no pool: they may be freed by any thread and after the pool is closed.
+ *   Replies, errors, tokens, futures and streams belong to no pool: they may be freed by any thread and after the pool is
+ *   closed.
  *   Everything that is passed in is the caller's and only read: requests and call options until the call returns, pool
  *   options until pyproc_pool_open returns (strings are copied; `services` points to constant tables and is kept).
  *   Functions that free, and accessors, take NULL.
@@ -102,6 +104,48 @@
  *   worker share a page of memory in which the worker claims a call right before it runs it and the host takes back one
  *   that it gives up; so the answer is right also when the worker was killed. Calls whose worker dies before they have
  *   begun are given to another one without the caller's doing, up to 5 workers in all.
+ *
+ * HOW A HANDLER IS STOPPED
+ *   When a call's deadline passes, or its token is fired, its handler is stopped in three steps: it is asked, which it
+ *   may see in its context; it is interrupted, by an exception that is raised in it, Cancelled, which ends a loop, a
+ *   sleep or a wait within a millisecond where the handler is on the worker's main thread; and where it still runs
+ *   cancel_grace_ms later, in C code say, the stacks of all its threads are written to the log, and the worker is killed
+ *   and replaced. The caller does not wait for that. It stays up to 10 ms, and only where the handler had begun, to hear
+ *   how the handler ended; pyproc_error_stop then says how far things had come. A reply that comes after the call was
+ *   given up reaches nobody.
+ *
+ * METADATA
+ *   Beside a request and beside its reply or error travels metadata: entries of a key and a value, for what is not the
+ *   method's business, such as who calls and on whose behalf. A handler finds that of the request in context.metadata,
+ *   and answers by context.add_metadata(key, value) or pyproc_worker.Error(code, message, metadata). Nothing is added,
+ *   changed or looked at on the way: W3C's traceparent is an entry like any other.
+ *   A key has 1 to 128 of the characters a-z, 0-9, '-', '_' and '.', and begins neither with "grpc-" nor with "pyproc-".
+ *   The values of keys that end in "-bin" may hold any bytes, all others printable ASCII (0x20 to 0x7e) without a blank
+ *   at either end. A key may come twice; the order is kept. At most 64 entries and 16 KiB in all, where each entry counts
+ *   its key, its value and 6 bytes.
+ *
+ * ```c
+ * const pyproc_metadata metadata[] = {
+ *   {"traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", 0}, // a text: its size may be 0
+ *   {"x-blob-bin", "\0\1\2", 3},
+ * };
+ * pyproc_call_options options = PYPROC_CALL_OPTIONS_INIT;
+ * options.metadata = metadata;
+ * options.metadata_count = sizeof metadata / sizeof *metadata;
+ * char *body = NULL;
+ * pyproc_error *error = NULL;
+ * size_t count = 0;
+ * if (pyproc_call_json(pool, "predict", "{\"value\": 42}", &options, &body, &error) < 0) {
+ *   const pyproc_metadata *beside = pyproc_error_metadata(error, &count);
+ *   const char *after = pyproc_metadata_get(beside, count, "retry-after");
+ *   printf("%s; retry after %s\n", pyproc_error_message(error), after != NULL ? after : "a while");
+ * } else {
+ *   const pyproc_metadata *beside = pyproc_reply_metadata(body, &count);
+ *   for (size_t i = 0; i < count; i++) printf("%s (%zu bytes)\n", beside[i].key, beside[i].value_size);
+ * }
+ * pyproc_error_free(error);
+ * pyproc_reply_free(body);
+ * ```
  *
  * FORK
  *   A child that the program forks has no use for its parent's pools: every call on one is FAILED_PRECONDITION there,
@@ -136,8 +180,11 @@
  *   workers of a pool                1024
  *   calls in flight on a worker      1024 (max_in_flight), at most 4096
  *   calls that wait in a pool        10,000 (queue_limit)
+ *   streams open on a worker         64 (max_streams), at most 1024
+ *   bytes on the way in a stream     256 KiB each way (stream_window_bytes), and one message
  *   methods of a worker              65,536
  *   a text in an error               64 KiB
+ *   metadata of a message            64 entries, 16 KiB
  *   log lines not yet delivered      4096 and 1 MiB, what is more is dropped and counted; a line of more than 8 KiB is
  *                                    delivered in pieces
  */
@@ -211,16 +258,23 @@ enum {
 
 typedef struct pyproc_pool pyproc_pool;       /* worker processes and who watches them */
 typedef struct pyproc_error pyproc_error;     /* what went wrong, in detail */
-typedef struct pyproc_cancel pyproc_cancel;   /* a token that cancels calls */
+typedef struct pyproc_cancel pyproc_cancel;   /* a token that cancels calls and streams */
+typedef struct pyproc_stream pyproc_stream;   /* a call with any number of messages in one or both directions */
 typedef struct pyproc_method pyproc_method;   /* a generated table: one rpc; laid out in pyproc_generated.h */
 typedef struct pyproc_service pyproc_service; /* a generated table: one service */
 
-/* Later: one entry of what travels beside a request or a reply. */
+/* One entry of what travels beside a request, a reply or an error; see METADATA above. In what the library gives, key
+ * and value are never NULL and end with a NUL, which value_size does not count. In what a program gives, a value_size of
+ * 0 means a text that ends with a NUL, and a value that is NULL an empty one. */
 typedef struct pyproc_metadata {
-  const char *key;   /* lower-case ASCII */
-  const char *value; /* value_size bytes, which may hold any byte */
+  const char *key;   /* lower-case ASCII, ends with a NUL */
+  const char *value; /* value_size bytes */
   size_t value_size; /* bytes */
 } pyproc_metadata;
+
+/* The value of the first entry with that key, NULL where there is none. It ends with a NUL; one that may hold others is
+ * better looked for by hand, for its size. Lives as long as the entries. `metadata` and `key` may be NULL. */
+const char *pyproc_metadata_get(const pyproc_metadata *metadata, size_t count, const char *key);
 
 /* The library's version, "major.minor.patch". Constant; any thread. */
 const char *pyproc_version(void);
@@ -291,6 +345,21 @@ int pyproc_error_may_have_run(const pyproc_error *error);
 
 /* How many times the call was given to a worker; 0: never. */
 int pyproc_error_attempts(const pyproc_error *error);
+
+/* How far the library got in stopping a handler, when the error was made; see HOW A HANDLER IS STOPPED above. */
+enum {
+  PYPROC_STOP_NONE = 0,    /* there was nothing to stop: the call was not given up, or had not begun */
+  PYPROC_STOP_ASKED,       /* the worker was told; the handler may still run, or has ended in its own way */
+  PYPROC_STOP_INTERRUPTED, /* the handler was ended by the exception that was raised in it; the traceback says where */
+  PYPROC_STOP_KILLED       /* a handler did not stop, this call's or another's, and the worker was killed for it */
+};
+
+/* PYPROC_STOP_*. The message says it too. */
+int pyproc_error_stop(const pyproc_error *error);
+
+/* The metadata that the handler sent beside its error, *ret_count entries; NULL and 0 where there is none. `ret_count`
+ * may be NULL. Lives as long as the error. */
+const pyproc_metadata *pyproc_error_metadata(const pyproc_error *error, size_t *ret_count);
 
 /* How the worker ended, where that is why; else NULL. Lives as long as the error. */
 const pyproc_crash *pyproc_error_crash(const pyproc_error *error);
@@ -457,6 +526,19 @@ typedef struct pyproc_pool_options {
   /* Gets events; NULL (default): nobody. */
   pyproc_event_callback *event;
   void *event_userdata; /* passed to `event`, never looked at */
+
+  /* Streams that one worker has open at once, 1 to 1024. Default: 64. A pool has at most as many as its workers
+   * together; one more is RESOURCE_EXHAUSTED. */
+  int64_t max_streams;
+
+  /* Bytes of messages, 64 more than its encoding for each, that may be on their way in each direction of each stream,
+   * not yet taken by the other side, 4096 to 1,073,741,824. Default: 262,144 (256 KiB). One message, of any size, may go
+   * beyond. */
+  int64_t stream_window_bytes;
+
+  /* Milliseconds without a message in either direction after which a stream is DEADLINE_EXCEEDED, 1 to 86,400,000, or
+   * PYPROC_OFF. Default: 300,000 (5 minutes). Not counted while messages wait for the program to take them. */
+  int64_t stream_idle_timeout_ms;
 } pyproc_pool_options;
 
 /* Initialises a pyproc_pool_options: all defaults. */
@@ -499,10 +581,12 @@ typedef struct pyproc_call_options {
   /* Cancels the call when it is fired; NULL (default): nothing does. */
   pyproc_cancel *cancel;
 
-  /* Later. */
+  /* What travels beside the request, metadata_count entries, at most 64 and 16 KiB; see METADATA above. Default: nothing.
+   * Copied before the function returns. An entry that may not be sent is INVALID_ARGUMENT, whose message names its key
+   * and what is allowed. */
   const pyproc_metadata *metadata;
 
-  /* Later: 0. */
+  /* Number of entries, 0 to 64. */
   size_t metadata_count;
 } pyproc_call_options;
 
@@ -561,9 +645,9 @@ int pyproc_pool_health(pyproc_pool *pool, pyproc_health *ret_health);
 /* ---- cancellation ---- */
 
 /*
- * A token cancels all calls that were made with it, now or later, and stays fired. A cancelled call returns CANCELLED
- * at once: one that has not begun never will, and for one that runs the worker is told, where its handler may see it in
- * context.cancelled or its cancel_event, or else run to its end; its reply is then dropped.
+ * A token cancels all calls that were made with it, now or later, and stays fired. A cancelled call that has not begun
+ * never will, and returns CANCELLED at once. One whose handler runs returns within 10 ms, with what its handler's end told
+ * where that came soon enough; see HOW A HANDLER IS STOPPED above.
  */
 
 /* Makes a token, to be freed with pyproc_cancel_free. Errors: RESOURCE_EXHAUSTED. Any thread. */
@@ -765,7 +849,135 @@ int pyproc_future_finish(pyproc_future *future, ProtobufCMessage **ret_reply, py
  * closed. NULL is fine. */
 void pyproc_future_free(pyproc_future *future);
 
-/* Frees a reply or a JSON body with all that it points to. Any thread, also after the pool is closed. NULL is fine. */
+/* ---- streams ---- */
+
+/*
+ * A call with any number of messages: those that the worker sends (`returns (stream Message)`, a server stream), those
+ * that the program sends (a client stream), or both (bidirectional). pyproc-gen writes typed functions for each, which
+ * are made of the ones below: _open, _send, _done_sending, _recv, _close, and _recv_submit and _send_submit for event
+ * loops. The handler is a Python generator, or takes an iterator, or both.
+ *
+ * ```c
+ * extern const pyproc_method *history;       // generated code passes these itself
+ * extern const ProtobufCMessage *request;
+ * pyproc_stream *stream = NULL;
+ * pyproc_error *error = NULL;
+ * int result = pyproc_stream_open(pool, history, request, NULL, &stream, &error);
+ * ProtobufCMessage *message = NULL;
+ * while (result >= 0 && (result = pyproc_stream_recv(stream, &message, &error)) == 1) {
+ *   // … message is of the method's reply type …
+ *   pyproc_reply_free(message);
+ * }
+ * if (result < 0) fprintf(stderr, "%s\n", pyproc_error_message(error));
+ * pyproc_error_free(error);
+ * pyproc_stream_close(stream);
+ * ```
+ *
+ * The end. A stream ends with its handler, whose error or, for a client stream, whose reply comes by pyproc_stream_recv
+ * after all messages that came before; likewise with its deadline, its token, its worker or its pool. Whatever ended it,
+ * sending then returns 0, also a sending that waits, and receiving tells why. A stream has no deadline unless its options
+ * or its schema set one (the pool's call_timeout_ms is for other calls), but stream_idle_timeout_ms.
+ *
+ * Flow control. Both sides may be ahead of each other by stream_window_bytes. A sender that is further ahead waits: the
+ * program in pyproc_stream_send, a handler in its `yield`. So memory does not grow with the stream, and a stream that
+ * nobody reads holds up nobody else.
+ *
+ * Workers. A stream belongs to one worker, the one with the fewest. Streams do not count towards max_in_flight and are
+ * bounded by max_streams instead. While workers restart a stream waits for one, as calls do. When its worker dies a
+ * stream goes on with another one if it had not begun and nothing but its request was sent; else it is UNAVAILABLE.
+ *
+ * Threads. One thread may send on a stream while another one receives; a second one that sends, or receives, meanwhile
+ * is FAILED_PRECONDITION. pyproc_stream_close is called once, when no other thread is in a function of the stream. A
+ * waiting thread takes part in reading the worker's socket, as with any call. Ownership is as for calls: what is sent is
+ * copied before the function returns; what is received is the program's and freed with pyproc_reply_free.
+ *
+ * A stream may be closed after its pool: pyproc_pool_close ends streams that no thread waits in, nor has for 0.1 s, lets
+ * the others go on for drain_timeout_ms, and leaves in each what the program has not yet received, and the error. In a
+ * forked child every function is FAILED_PRECONDITION, and pyproc_stream_close frees memory only.
+ */
+
+/*
+ * Opens a stream of a method that is not unary. For a server stream `request` is the one message that is sent, of the
+ * method's request type; for others it must be NULL. `options` may be NULL. Free *ret_stream with pyproc_stream_close,
+ * whatever becomes of the stream. Any thread; never waits.
+ *
+ * Errors: INVALID_ARGUMENT: an argument, or a field of the request that cannot be sent; RESOURCE_EXHAUSTED: as many
+ * streams are open as max_streams allows, or too much waits; UNIMPLEMENTED: the worker lacks the method, or is too old for
+ * streams; FAILED_PRECONDITION: the schemas do not fit; a deadline that has passed, a token that was fired, a pool that is
+ * being closed. Others reach pyproc_stream_recv.
+ */
+int pyproc_stream_open(pyproc_pool *pool, const pyproc_method *method, const ProtobufCMessage *request,
+                       const pyproc_call_options *options, pyproc_stream **ret_stream, pyproc_error **reterr);
+
+/*
+ * Sends one message, of the method's request type, on a client or bidirectional stream. Waits as long as the worker has
+ * not taken enough of what was sent before. Returns 1: the message is on its way; 0: the stream is over and nothing
+ * will be sent any more: pyproc_stream_recv has its result, or its error.
+ *
+ * Errors, after which the stream goes on: INVALID_ARGUMENT names the field that cannot be sent, or the argument;
+ * RESOURCE_EXHAUSTED: the message is larger than frame_limit_bytes, or out of memory; FAILED_PRECONDITION: another
+ * thread sends, a submitted message is not yet taken, or pyproc_stream_done_sending was called.
+ */
+int pyproc_stream_send(pyproc_stream *stream, const ProtobufCMessage *message, pyproc_error **reterr);
+
+/*
+ * Says that no more messages follow: the handler's iterator ends behind those that were sent. Returns 0, also when the
+ * stream is over, or this was said before. Never waits.
+ *
+ * Errors: INVALID_ARGUMENT: a server stream; FAILED_PRECONDITION: another thread sends.
+ */
+int pyproc_stream_done_sending(pyproc_stream *stream, pyproc_error **reterr);
+
+/*
+ * Receives one message of the method's reply type, and waits for it. Returns 1: *ret_message is the caller's, to be
+ * freed with pyproc_reply_free; 0: the stream has ended well; negative: it has ended with that error. Once it is not 1,
+ * it is the same again for ever (each time with an error of its own). A client stream's reply comes as 1, then 0.
+ *
+ * Errors: those of a call, see CODES; DATA_LOSS: what came is no such message, which ends the stream. Errors after which
+ * the stream goes on: INVALID_ARGUMENT: an argument; FAILED_PRECONDITION: another thread receives, or a submitted receive
+ * is outstanding.
+ */
+int pyproc_stream_recv(pyproc_stream *stream, ProtobufCMessage **ret_message, pyproc_error **reterr);
+
+/*
+ * pyproc_stream_send that does not wait: `done` is told, when the program dispatches, with result 1, 0 or an error, and
+ * `reply` always NULL. Until `done` runs nothing else may be sent (FAILED_PRECONDITION); it may send again itself. Returns
+ * 0, and then `done` runs exactly once, in pyproc_pool_dispatch or pyproc_pool_close; what is wrong from the outset fails
+ * right away and `done` never runs. A stream that is closed meanwhile: CANCELLED.
+ */
+int pyproc_stream_send_submit(pyproc_stream *stream, const ProtobufCMessage *message, pyproc_done *done, void *userdata,
+                              pyproc_error **reterr);
+
+/*
+ * pyproc_stream_recv that does not wait: `done` is told, when the program dispatches, with result 1 and the message, 0
+ * (then both others are NULL), or an error. Else as pyproc_stream_send_submit. A callback may submit the next receive,
+ * and close the stream.
+ *
+ * Errors besides: UNAVAILABLE: the pool is being closed, and the end of the stream was told before.
+ */
+int pyproc_stream_recv_submit(pyproc_stream *stream, pyproc_done *done, void *userdata, pyproc_error **reterr);
+
+/*
+ * The metadata that the handler has sent so far: beside the messages that were received, and, once the end was received,
+ * beside that; in this order, *ret_count entries, at most 64 and 16 KiB (what is more is left out). NULL and 0 where there
+ * is none. What it sent beside a message is that message's, too (pyproc_reply_metadata), what it sent beside an error the
+ * error's. `ret_count` may be NULL. Valid until this is called again, or the stream is closed; the thread that receives.
+ */
+const pyproc_metadata *pyproc_stream_metadata(pyproc_stream *stream, size_t *ret_count);
+
+/*
+ * Frees a stream. One that is not over is abandoned: its handler is stopped (GeneratorExit in a generator, Cancelled in
+ * what iterates over requests, cancellation of a task), and messages that were not received are lost. Callbacks that are
+ * outstanding run all the same, with CANCELLED. Never waits. Legal after the pool is closed. NULL is fine.
+ */
+void pyproc_stream_close(pyproc_stream *stream);
+
+/* The metadata that the handler sent beside its reply, *ret_count entries; NULL and 0 where there is none. `reply` is
+ * anything that pyproc_reply_free takes. `ret_count` may be NULL. Lives as long as the reply; one thread at a time. */
+const pyproc_metadata *pyproc_reply_metadata(const void *reply, size_t *ret_count);
+
+/* Frees a reply, a stream's message, or a JSON body, with all that it points to. Any thread, also after the pool is
+ * closed. NULL is fine. */
 void pyproc_reply_free(void *reply);
 
 #if defined(__GNUC__)

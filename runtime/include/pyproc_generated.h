@@ -89,7 +89,7 @@ struct pyproc_service {
 #pragma GCC visibility push(default)
 #endif
 
-/* Emitted once for each unary rpc: gives `done` its own type back and calls it. */
+/* Emitted once for each rpc: gives `done` its own type back and calls it. */
 typedef void pyproc_trampoline(void (*done)(void), int result, ProtobufCMessage *reply, pyproc_error *error,
                                void *userdata);
 
@@ -97,6 +97,20 @@ typedef void pyproc_trampoline(void (*done)(void), int result, ProtobufCMessage 
 int pyproc_call_submit_generated(pyproc_pool *pool, const pyproc_method *method, const ProtobufCMessage *request,
                                  const pyproc_call_options *options, pyproc_trampoline *trampoline, void (*done)(void),
                                  void *userdata, pyproc_error **reterr);
+
+/* The functions of streams for a stream of that method; one of another method is INVALID_ARGUMENT. pyproc_stream_open
+ * and pyproc_stream_close serve generated code as they are. */
+int pyproc_stream_send_generated(pyproc_stream *stream, const pyproc_method *method, const ProtobufCMessage *message,
+                                 pyproc_error **reterr);
+int pyproc_stream_done_sending_generated(pyproc_stream *stream, const pyproc_method *method, pyproc_error **reterr);
+int pyproc_stream_recv_generated(pyproc_stream *stream, const pyproc_method *method, ProtobufCMessage **ret_message,
+                                 pyproc_error **reterr);
+int pyproc_stream_send_submit_generated(pyproc_stream *stream, const pyproc_method *method,
+                                        const ProtobufCMessage *message, pyproc_done *done, void *userdata,
+                                        pyproc_error **reterr);
+int pyproc_stream_recv_submit_generated(pyproc_stream *stream, const pyproc_method *method,
+                                        pyproc_trampoline *trampoline, void (*done)(void), void *userdata,
+                                        pyproc_error **reterr);
 
 /* pyproc_future_finish for a future of that method; one of another method is INVALID_ARGUMENT. */
 int pyproc_future_finish_generated(pyproc_future *future, const pyproc_method *method, ProtobufCMessage **ret_reply,

@@ -6,8 +6,9 @@
 
 enum { ATTEMPTS_MAX = 5 }; /* workers that may die before they have started the call */
 
-void admission_init(struct admission *self, struct lot *lot, int64_t queue_limit, int max_in_flight) {
-  *self = (struct admission){.lot = lot, .queue_limit = queue_limit, .max_in_flight = max_in_flight};
+void admission_init(struct admission *self, struct lot *lot, int64_t queue_limit, int max_in_flight, int max_streams) {
+  *self = (struct admission){
+      .lot = lot, .queue_limit = queue_limit, .max_in_flight = max_in_flight, .max_streams = max_streams};
   pthread_mutex_init(&self->lock, NULL);
 }
 
@@ -23,14 +24,20 @@ static int room_of(const struct admission *self, const struct connection *candid
   return (limit < self->max_in_flight ? limit : self->max_in_flight) - atomic_load(&candidate->load);
 }
 
-/* The open connection with the least load that has room, or NULL. The lock is held. */
-static struct connection *choose(struct admission *self) {
+static int stream_room_of(const struct admission *self, const struct connection *candidate) {
+  if (atomic_load(&candidate->state) != CONNECTION_OPEN || atomic_load(&candidate->capacity) < 1) return 0;
+  return self->max_streams - atomic_load(&candidate->streams);
+}
+
+/* The open connection with the least to do that has room, or NULL. A stream counts like a call. The lock is held. */
+static struct connection *choose(struct admission *self, bool for_stream) {
   struct connection *best = NULL;
   int best_load = 0;
   for (int i = 0; i < self->count; i++) {
     struct connection *candidate = self->connections[(self->next + i) % self->count];
-    int load = atomic_load(&candidate->load);
-    if ((best != NULL && load >= best_load) || room_of(self, candidate) <= 0) continue;
+    int load = atomic_load(&candidate->load) + atomic_load(&candidate->streams);
+    if (best != NULL && load >= best_load) continue;
+    if ((for_stream ? stream_room_of(self, candidate) : room_of(self, candidate)) <= 0) continue;
     best = candidate;
     best_load = load;
     if (load == 0) break;
@@ -39,17 +46,21 @@ static struct connection *choose(struct admission *self) {
   return best;
 }
 
+static call_list *queue_of(struct admission *self, const struct call *call) {
+  return call->stream != NULL ? &self->stream_queue : &self->queue;
+}
+
 static void put_into_queue(struct admission *self, struct call *call, bool in_front) {
   if (in_front)
-    call_list_prepend(&self->queue, call);
+    call_list_prepend(queue_of(self, call), call);
   else
-    call_list_append(&self->queue, call);
+    call_list_append(queue_of(self, call), call);
   call->queued = true;
   atomic_fetch_add(&self->queued, 1);
 }
 
 static void take_from_queue(struct admission *self, struct call *call) {
-  call_list_remove(&self->queue, call);
+  call_list_remove(queue_of(self, call), call);
   call->queued = false;
   atomic_fetch_sub(&self->queued, 1);
 }
@@ -59,7 +70,7 @@ static int find_place(struct admission *self, struct call *call, struct connecti
                       pyproc_error **reterr) {
   *ret_connection = NULL;
   if (self->closed) return error_set(reterr, PYPROC_E_UNAVAILABLE, "the pool is being closed");
-  if (self->queue.first == NULL) *ret_connection = choose(self);
+  if (queue_of(self, call)->first == NULL) *ret_connection = choose(self, call->stream != NULL);
   if (*ret_connection != NULL) return PYPROC_OK;
   if (atomic_load(&self->queued) >= self->queue_limit)
     return error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED,
@@ -68,7 +79,7 @@ static int find_place(struct admission *self, struct call *call, struct connecti
   return PYPROC_OK;
 }
 
-int admission_enter(struct admission *self, struct call *call, pyproc_error **reterr) {
+static int enter(struct admission *self, struct call *call, pyproc_error **reterr) {
   for (;;) {
     struct connection *chosen;
     pthread_mutex_lock(&self->lock);
@@ -79,11 +90,29 @@ int admission_enter(struct admission *self, struct call *call, pyproc_error **re
       admission_dispatch(self); /* room may have appeared while there was no queue to look at */
       return PYPROC_OK;
     }
-    if (chosen->protocol->start(chosen, call) != CONNECTION_CLOSED) return PYPROC_OK;
+    connection_start started = chosen->protocol->start(chosen, call);
+    if (started != CONNECTION_CLOSED && started != CONNECTION_FULL) return PYPROC_OK;
   }
 }
 
-int admission_withdraw(struct admission *self, struct call *call, int code) {
+int admission_enter(struct admission *self, struct call *call, pyproc_error **reterr) {
+  if (call->stream == NULL) return enter(self, call, reterr);
+  int64_t places = (int64_t)self->count * self->max_streams;
+  int result = PYPROC_OK;
+  if (atomic_fetch_add(&self->open_streams, 1) >= places)
+    result = error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED,
+                       "%" PRId64 " streams are open, as many as %d workers may have (option max_streams)", places,
+                       self->count);
+  if (result >= 0) result = enter(self, call, reterr);
+  if (result < 0) admission_leave_stream(self);
+  return result;
+}
+
+void admission_leave_stream(struct admission *self) {
+  atomic_fetch_sub(&self->open_streams, 1);
+}
+
+static int give_up(struct admission *self, struct call *call, int code, bool at_once) {
   int result = -1;
   pthread_mutex_lock(&self->lock);
   struct connection *connection = atomic_load(&call->connection);
@@ -93,25 +122,41 @@ int admission_withdraw(struct admission *self, struct call *call, int code) {
     take_from_queue(self, call);
     result = 0;
   } else if (connection != NULL) {
-    result = connection->protocol->withdraw(connection, call, code);
+    const protocol *ops = connection->protocol;
+    result = (at_once || ops->ask == NULL ? ops->withdraw : ops->ask)(connection, call, code);
   }
   pthread_mutex_unlock(&self->lock);
   admission_dispatch(self); /* a call that was never written leaves room */
   return result;
 }
 
-void admission_dispatch(struct admission *self) {
+int admission_withdraw(struct admission *self, struct call *call, int code) {
+  return give_up(self, call, code, true);
+}
+
+int admission_ask(struct admission *self, struct call *call, int code) {
+  return give_up(self, call, code, false);
+}
+
+/* Starts what waits in one of the queues. The lock is held. Returns the bits for lot_wake. */
+static uint32_t dispatch_queue(struct admission *self, const call_list *queue, bool is_streams) {
   uint32_t bits = 0;
-  if (atomic_load(&self->queued) == 0) return;
-  pthread_mutex_lock(&self->lock);
-  for (struct connection *chosen; self->queue.first != NULL && (chosen = choose(self)) != NULL;) {
-    struct call *call = self->queue.first;
+  for (struct connection *chosen; queue->first != NULL && (chosen = choose(self, is_streams)) != NULL;) {
+    struct call *call = queue->first;
     uint32_t bit = call->waiter.bit;
     take_from_queue(self, call);
     connection_start started = chosen->protocol->start(chosen, call);
-    if (started == CONNECTION_CLOSED) put_into_queue(self, call, true);
+    if (started == CONNECTION_CLOSED || started == CONNECTION_FULL) put_into_queue(self, call, true);
     if (started == CONNECTION_TAKEN) bits |= bit; /* it may have to read for itself there */
   }
+  return bits;
+}
+
+void admission_dispatch(struct admission *self) {
+  if (atomic_load(&self->queued) == 0) return;
+  pthread_mutex_lock(&self->lock);
+  uint32_t bits = dispatch_queue(self, &self->queue, false);
+  bits |= dispatch_queue(self, &self->stream_queue, true);
   pthread_mutex_unlock(&self->lock);
   lot_wake(self->lot, bits);
 }
@@ -189,8 +234,8 @@ void admission_close(struct admission *self, const pyproc_error *error) {
   uint32_t bits = 0;
   pthread_mutex_lock(&self->lock);
   self->closed = true;
-  while (error != NULL && self->queue.first != NULL) {
-    struct call *call = self->queue.first;
+  for (struct call *call;
+       error != NULL && (call = self->queue.first != NULL ? self->queue.first : self->stream_queue.first) != NULL;) {
     take_from_queue(self, call);
     bits |= call_fail(call, error_copy(error), false);
   }

@@ -1,7 +1,11 @@
 /*
  * admission.h - which worker gets a call, and the queue of those that wait for one.
  *
- * Knows connections, not processes. One lock for queue and moves; the lock order is in protocol.h.
+ * Knows connections, not processes. One lock for queues and moves; the lock order is in protocol.h.
+ *
+ * Streams have places of their own, `max_streams` for each connection, and a queue of their own, so that neither they nor
+ * unary calls hold up the others. No more are let in than there are places, counted over all connections: what waits, waits
+ * for a worker that restarts, or that has yet to end a stream that was given up.
  */
 #ifndef PYPROC_ADMISSION_H
 #define PYPROC_ADMISSION_H
@@ -16,23 +20,31 @@ struct admission {
   struct connection **connections; /* borrowed */
   int count;
   int max_in_flight; /* per connection */
+  int max_streams;   /* per connection */
   int next;          /* where the search begins, so that equals take turns */
-  call_list queue;
+  call_list queue, stream_queue;
   int64_t queue_limit;
-  _Atomic int64_t queued;
+  _Atomic int64_t queued;       /* in both */
+  _Atomic int64_t open_streams; /* that have entered and are not over */
   bool closed;
 };
 
-void admission_init(struct admission *self, struct lot *lot, int64_t queue_limit, int max_in_flight);
+void admission_init(struct admission *self, struct lot *lot, int64_t queue_limit, int max_in_flight, int max_streams);
 void admission_destroy(struct admission *self);
 
 /* Gives the call to the worker with the least to do, or queues it. UNAVAILABLE: closed; RESOURCE_EXHAUSTED: the queue
- * is full. The call's own thread. */
+ * is full, or all places for streams are taken. The call's own thread. */
 int admission_enter(struct admission *self, struct call *call, pyproc_error **reterr);
+
+/* A stream that has entered is over. Any thread, any lock may be held. */
+void admission_leave_stream(struct admission *self);
 
 /* The call's own thread gives up, because of `code`. Returns whether it may have run, or -1 when it is done after
  * all. */
 int admission_withdraw(struct admission *self, struct call *call, int code);
+
+/* The same, but a call that runs stays, for its worker's word: CONNECTION_ASKED, see protocol.h, ask. */
+int admission_ask(struct admission *self, struct call *call, int code);
 
 /* Starts queued calls where there is room. Any thread. */
 void admission_dispatch(struct admission *self);

@@ -1,5 +1,6 @@
 #include "async.h"
 
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -26,8 +27,13 @@ void async_destroy(async_state *self) {
 
 /* ---- the end of a call ---- */
 
+void async_call_ref(async_call *self) {
+  atomic_fetch_add(&self->references, 1);
+}
+
 void async_call_unref(async_call *self) {
   if (atomic_fetch_sub(&self->references, 1) > 1) return;
+  if (self->destroy != NULL) self->destroy(self);
   call_clear(&self->call);
   free(self->name);
   free(self);
@@ -45,29 +51,63 @@ static void forget_deadline(async_call *self) {
   pthread_mutex_unlock(&state->lock);
 }
 
-/* call.finished: any thread, with locks of the pool and of connections held. */
-static void on_finished(struct call *call) {
-  async_call *self = (async_call *)(void *)call;
+/* Its result is in place. Any thread, with locks of the pool and of connections held. */
+static void end(async_call *self) {
   pyproc_pool *pool = self->pool;
   forget_deadline(self);
-  pool_count(pool, pyproc_error_code(call->error));
+  pool_count(pool, pyproc_error_code(self->call.error));
   self->ended(self);
   pool_leave(pool);
   async_call_unref(self);
 }
 
-/* Ends the call, unless it is over or is just being ended, or on its way from one place to another, where it cannot be
- * had: returns false then. A reference is held. */
-static bool give_up(async_call *self) {
+static pyproc_error *error_of(const async_call *self, async_reason reason, const struct connection *last,
+                              int may_have_run) {
+  const struct call *call = &self->call;
+  pyproc_error *error;
+  switch (reason) {
+  case ASYNC_IDLE:
+    error = error_new(PYPROC_E_DEADLINE_EXCEEDED,
+                      "no message of %s went either way for %" PRId64 " ms (option stream_idle_timeout_ms)",
+                      call->method.name, self->pool->options.stream_idle_timeout_ms);
+    break;
+  case ASYNC_POOL_CLOSED:
+    error = error_new(PYPROC_E_UNAVAILABLE, "the pool was closed before the stream of %s was over", call->method.name);
+    break;
+  default:
+    return call_setup_given_up(self->pool, call, reason == ASYNC_LATE ? PYPROC_E_DEADLINE_EXCEEDED : PYPROC_E_CANCELLED,
+                               last, self->timeout_ms, may_have_run);
+  }
+  if (last != NULL) error_set_worker(error, last->peer_pid);
+  error_set_may_have_run(error, may_have_run);
+  error_set_attempts(error, call->attempts);
+  return error;
+}
+
+/* call.finished */
+static void on_finished(struct call *call) {
+  async_call *self = (async_call *)(void *)call;
+  if (call->asked != 0) call_setup_stopped(call, self->timeout_ms);
+  end(self);
+}
+
+/* Ends the call: 0. -1: it is over or is just being ended, or on its way from one place to another, where it cannot be
+ * had. CONNECTION_ASKED: its handler runs, and the worker was asked; not with `at_once`, and no
+ * stream. A reference is held. */
+static int give_up(async_call *self, bool at_once) {
   struct call *call = &self->call;
-  int code = atomic_load(&self->cancelled) ? PYPROC_E_CANCELLED : PYPROC_E_DEADLINE_EXCEEDED;
+  async_reason reason = (async_reason)atomic_load(&self->reason);
+  bool is_late = reason == ASYNC_LATE || reason == ASYNC_IDLE;
   const struct connection *last = atomic_load(&call->connection);
-  int may_have_run = admission_withdraw(&self->pool->admission, call, code);
-  if (may_have_run < 0) return false;
-  call->error = call_setup_given_up(self->pool, call, code, last, self->timeout_ms, may_have_run);
+  int code = is_late ? PYPROC_E_DEADLINE_EXCEEDED : PYPROC_E_CANCELLED;
+  struct admission *admission = &self->pool->admission;
+  at_once = at_once || call->stream != NULL;
+  int may_have_run = at_once ? admission_withdraw(admission, call, code) : admission_ask(admission, call, code);
+  if (may_have_run < 0 || may_have_run == CONNECTION_ASKED) return may_have_run;
+  call->error = error_of(self, reason, last, may_have_run);
   call->may_have_run = may_have_run;
-  on_finished(call);
-  return true;
+  end(self);
+  return 0;
 }
 
 /* Has the supervisor look at `at_ns`, or before. The lock is held. Returns whether it must be told. */
@@ -77,10 +117,9 @@ static bool arm(async_state *state, int64_t at_ns) {
   return true;
 }
 
-/* The supervisor ends the call as soon as it can be had. */
-static void give_up_soon(async_call *self) {
+/* The supervisor looks at the call then. */
+static void look_again(async_call *self, int64_t at_ns) {
   async_state *state = &self->pool->async;
-  int64_t at_ns = platform_now_ns() + RETRY_NS;
   bool is_next = false;
   pthread_mutex_lock(&state->lock);
   if (self->deadline.position != 0) { /* it is in flight */
@@ -91,17 +130,29 @@ static void give_up_soon(async_call *self) {
   if (is_next) supervisor_wake(self->pool->supervisor);
 }
 
-void async_call_cancel(async_call *self) {
+/* Gives the call up now, or sees to it that it is. */
+static void begin_to_give_up(async_call *self, bool at_once) {
+  int result = give_up(self, at_once);
+  if (result < 0) look_again(self, platform_now_ns() + RETRY_NS);
+  if (result == CONNECTION_ASKED && !atomic_exchange(&self->asked, true))
+    look_again(self, platform_now_ns() + CALL_SETUP_WORD_NS);
+}
+
+void async_call_cancel(async_call *self, bool at_once) {
   pyproc_pool *pool = self->pool;
   if (!gate_enter(&pool->gate)) return; /* closed: all its calls are over */
-  atomic_store(&self->cancelled, true);
-  if (!give_up(self)) give_up_soon(self);
+  atomic_store(&self->reason, ASYNC_CANCELLED);
+  begin_to_give_up(self, at_once);
   gate_leave(&pool->gate);
+}
+
+bool async_call_expire(async_call *self) {
+  return give_up(self, true) >= 0;
 }
 
 /* A token has fired, whose lock is held: the entry is on it, so the owner still has its reference. */
 static void on_cancel(void *argument) {
-  async_call_cancel(argument);
+  async_call_cancel(argument, false);
 }
 
 /* The first call whose deadline has passed, with a reference; it is due again soon, should it not end now. Else the
@@ -126,10 +177,37 @@ int64_t async_expire(void *argument, int64_t now_ns) {
   async_state *state = &pool->async;
   async_call *late;
   while (atomic_load(&state->armed_ns) <= now_ns && (late = take_late(state, now_ns)) != NULL) {
-    give_up(late);
+    bool is_asked = late->due != NULL && atomic_load(&late->reason) == ASYNC_LATE;
+    int64_t due_ns = is_asked ? late->due(late, now_ns) : now_ns;
+    if (due_ns > now_ns)
+      look_again(late, due_ns);
+    else
+      begin_to_give_up(late, atomic_load(&late->asked));
     async_call_unref(late);
   }
   return atomic_load(&state->armed_ns);
+}
+
+/* A stream in flight in which no thread waits, nor has since then, with a reference, or NULL. */
+static async_call *find_lonely(async_state *state, int64_t since_ns) {
+  async_call *found = NULL;
+  pthread_mutex_lock(&state->lock);
+  for (size_t i = 0; i < state->deadlines.count && found == NULL; i++) {
+    async_call *one = (async_call *)(void *)((char *)state->deadlines.items[i] - offsetof(async_call, deadline));
+    if (one->call.stream == NULL || atomic_load(&one->threads) > 0 || atomic_load(&one->left_ns) > since_ns) continue;
+    atomic_fetch_add(&one->references, 1);
+    found = one;
+  }
+  pthread_mutex_unlock(&state->lock);
+  return found;
+}
+
+void async_end_streams(pyproc_pool *pool, int64_t since_ns) {
+  for (async_call *one; (one = find_lonely(&pool->async, since_ns)) != NULL;) {
+    atomic_store(&one->reason, ASYNC_POOL_CLOSED);
+    if (give_up(one, true) < 0) platform_yield();
+    async_call_unref(one);
+  }
 }
 
 /* ---- its start ---- */
@@ -154,6 +232,7 @@ void *async_call_new(size_t size, pyproc_pool *pool, call_method method, frame_b
   self->token = options->cancel;
   self->entry = (cancel_entry){.fired = on_cancel, .argument = self};
   self->deadline = (deadline){.at_ns = self->call.deadline_ns};
+  atomic_init(&self->left_ns, platform_now_ns());
   atomic_init(&self->references, REFERENCES_AT_START);
   return self;
 }
@@ -168,7 +247,7 @@ static int remember_deadline(async_call *self, bool *ret_is_next, pyproc_error *
   return is_in ? PYPROC_OK : error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED, "out of memory");
 }
 
-/* A token may fire as soon as the call hangs on it: what give_up_soon needs is in place by then. */
+/* A token may fire as soon as the call hangs on it: what look_again needs is in place by then. */
 static int attach(async_call *self, pyproc_error **reterr) {
   pyproc_cancel *token = self->token;
   if (token == NULL || cancel_attach(token, &self->entry)) return PYPROC_OK;

@@ -21,19 +21,29 @@ typedef struct async_state {
   completions completions;  /* calls that are over, with a callback to run */
 } async_state;
 
-/* One call. Referred to by its owner (the queue of completions, or a future), by its flight, which ends with the call,
- * and by whoever just starts or ends it. While it is in flight it is counted in the pool's gate. */
+/* Why a call is ended here. */
+typedef enum async_reason { ASYNC_LATE, ASYNC_CANCELLED, ASYNC_IDLE, ASYNC_POOL_CLOSED } async_reason;
+
+/* One call. Referred to by its owner (the queue of completions, a future, or a stream), by its flight, which ends with the
+ * call, and by whoever just starts or ends it. While it is in flight it is counted in the pool's gate. */
 typedef struct async_call {
   struct call call; /* first: its `finished` gets a pointer to it */
   pyproc_pool *pool;
   void (*ended)(struct async_call *self); /* any thread, with locks held; its owner may take it from here on */
+  /* The supervisor, no lock held, at the deadline in the heap: when the call is really due; until then it goes on. It
+   * may change the reason. NULL: now. */
+  int64_t (*due)(struct async_call *self, int64_t now_ns);
+  void (*destroy)(struct async_call *self); /* frees what else is in the block; NULL: nothing */
   int64_t timeout_ms;
   char *name; /* a copy, of a dynamic method */
   pyproc_cancel *token;
   cancel_entry entry;
   deadline deadline; /* in the heap as long as the call is in flight; under the lock */
   atomic_int references;
-  atomic_bool cancelled;
+  atomic_bool asked;       /* its worker was told to stop it, and the deadline is that of its word */
+  atomic_int reason;       /* async_reason */
+  atomic_int threads;      /* that wait in a stream */
+  _Atomic int64_t left_ns; /* when the last one left, or the call was made */
 } async_call;
 
 int async_init(async_state *self, pyproc_error **reterr);
@@ -51,13 +61,21 @@ void *async_call_new(size_t size, pyproc_pool *pool, call_method method, frame_b
  * been freed. The calling thread is inside the pool's gate. */
 int async_call_start(async_call *self, pyproc_error **reterr);
 
-/* Ends the call, unless it is over. The caller has a reference, and the pool's memory exists. */
-void async_call_cancel(async_call *self);
+/* Ends the call, unless it is over: at once, or as soon as it is known how its handler ended, or a moment has passed.
+ * The caller has a reference, and the pool's memory exists. */
+void async_call_cancel(async_call *self, bool at_once);
+
+/* Ends a call whose deadline has passed. False: it is just being ended, or moved; look again. Likewise. */
+bool async_call_expire(async_call *self);
+
+/* Ends the streams of a pool that is being closed in which no thread waits, nor has since `since_ns`. */
+void async_end_streams(struct pyproc_pool *pool, int64_t since_ns);
 
 /* Owner: takes the call off its token. Afterwards nobody cancels it. */
 void async_call_detach(async_call *self);
 
-/* Lets go of one reference. */
+/* Refers to the call once more, or once less. */
+void async_call_ref(async_call *self);
 void async_call_unref(async_call *self);
 
 #endif

@@ -22,6 +22,35 @@ void frame_block_unref(frame_block *frame) {
   free(frame);
 }
 
+static stream_message *message_at(stream_message *self, uint8_t *block, const uint8_t *metadata, size_t metadata_size,
+                                  const uint8_t *body, size_t size) {
+  *self = (stream_message){
+      .block = block, .metadata = metadata, .metadata_size = metadata_size, .body = body, .size = size};
+  return self;
+}
+
+stream_message *stream_message_new(const uint8_t *metadata, size_t metadata_size, const uint8_t *body, size_t size) {
+  if (size > SIZE_MAX - sizeof(stream_message) - metadata_size) return NULL;
+  stream_message *self = malloc(sizeof *self + metadata_size + size);
+  if (self == NULL) return NULL;
+  uint8_t *copy = (uint8_t *)(self + 1);
+  if (metadata_size > 0) memcpy(copy, metadata, metadata_size);
+  if (size > 0) memcpy(copy + metadata_size, body, size);
+  return message_at(self, NULL, copy, metadata_size, copy + metadata_size, size);
+}
+
+stream_message *stream_message_adopt(uint8_t *block, const uint8_t *metadata, size_t metadata_size, const uint8_t *body,
+                                     size_t size) {
+  stream_message *self = malloc(sizeof *self);
+  return self != NULL ? message_at(self, block, metadata, metadata_size, body, size) : NULL;
+}
+
+void stream_message_free(stream_message *message) {
+  if (message == NULL) return;
+  free(message->block);
+  free(message);
+}
+
 void call_init(struct call *self, struct lot *lot, call_method method, frame_block *frame, int64_t deadline_ns) {
   memset(self, 0, offsetof(struct call, small)); /* `small` is written before it is read */
   self->method = method;

@@ -20,22 +20,44 @@ static int check_options(const pyproc_call_options *given, pyproc_call_options *
   if (options->max_attempts < 0)
     return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "option max_attempts is %" PRId64 "; allowed are 0 and 1",
                      options->max_attempts);
-  if (options->metadata_count > 0)
-    return error_set(reterr, PYPROC_E_UNIMPLEMENTED, "option metadata is not part of this version; leave it empty");
+  return PYPROC_OK;
+}
+
+static int check_table(const pyproc_method *method, pyproc_error **reterr) {
+  if (method == NULL) return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "method is NULL");
+  if (method->size != sizeof *method)
+    return error_set(reterr, PYPROC_E_FAILED_PRECONDITION,
+                     "the code of this method was generated for another version of the library: run pyproc-gen again");
+  return PYPROC_OK;
+}
+
+int call_setup_check_message(const pyproc_method *method, const ProtobufCMessage *message, pyproc_error **reterr) {
+  const char *what =
+      method->kind == PYPROC_RPC_UNARY || method->kind == PYPROC_RPC_SERVER_STREAM ? "request" : "message";
+  if (message == NULL) return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "%s is NULL", what);
+  if (message->descriptor != method->request->descriptor)
+    return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "the %s of %s is no %s: initialise it with its INIT macro",
+                     what, method->name, method->request->name);
   return PYPROC_OK;
 }
 
 static int check_method(const pyproc_method *method, const ProtobufCMessage *request, pyproc_error **reterr) {
-  if (method == NULL || request == NULL)
-    return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "%s is NULL", method == NULL ? "method" : "request");
-  if (method->size != sizeof *method)
-    return error_set(reterr, PYPROC_E_FAILED_PRECONDITION,
-                     "the code of this method was generated for another version of the library: run pyproc-gen again");
+  int result = check_table(method, reterr);
+  if (result < 0) return result;
   if (method->kind != PYPROC_RPC_UNARY)
     return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "%s is a stream, not a unary method", method->name);
-  if (request->descriptor != method->request->descriptor)
-    return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "the request of %s is no %s: initialise it with its INIT macro",
-                     method->name, method->request->name);
+  return call_setup_check_message(method, request, reterr);
+}
+
+static int check_stream(const pyproc_method *method, const ProtobufCMessage *request, pyproc_error **reterr) {
+  int result = check_table(method, reterr);
+  if (result < 0) return result;
+  if (method->kind == PYPROC_RPC_UNARY)
+    return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "%s is a unary method, not a stream", method->name);
+  if (method->kind == PYPROC_RPC_SERVER_STREAM) return call_setup_check_message(method, request, reterr);
+  if (request != NULL)
+    return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "request is not NULL: what %s takes is sent when it is open",
+                     method->name);
   return PYPROC_OK;
 }
 
@@ -44,7 +66,16 @@ int call_setup_message(const pyproc_pool *pool, const pyproc_method *method, con
                        pyproc_error **reterr) {
   int result = check_method(method, request, reterr);
   if (result >= 0) result = check_options(given, options, reterr);
-  return result >= 0 ? request_encode_message(pool->options.codec, method, request, ret_frame, reterr) : result;
+  return result >= 0 ? request_encode_message(pool->options.codec, method, request, options, ret_frame, reterr)
+                     : result;
+}
+
+int call_setup_stream(const pyproc_pool *pool, const pyproc_method *method, const ProtobufCMessage *request,
+                      const pyproc_call_options *given, pyproc_call_options *options, frame_block **ret_frame,
+                      pyproc_error **reterr) {
+  int result = check_stream(method, request, reterr);
+  if (result >= 0) result = check_options(given, options, reterr);
+  return result >= 0 ? request_encode_stream(pool->options.codec, method, request, options, ret_frame, reterr) : result;
 }
 
 int call_setup_json(const pyproc_pool *pool, const char *method, const char *body, const pyproc_call_options *given,
@@ -52,12 +83,13 @@ int call_setup_json(const pyproc_pool *pool, const char *method, const char *bod
   if (method == NULL || body == NULL)
     return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "%s is NULL", method == NULL ? "method" : "body");
   int result = check_options(given, options, reterr);
-  return result >= 0 ? request_encode_json(pool->options.codec, method, body, ret_frame, reterr) : result;
+  return result >= 0 ? request_encode_json(pool->options.codec, method, body, options, ret_frame, reterr) : result;
 }
 
 int64_t call_setup_timeout(const pyproc_pool *pool, const pyproc_method *method, const pyproc_call_options *options) {
   if (options->timeout_ms != 0) return options->timeout_ms;
-  return method != NULL && method->timeout_ms > 0 ? method->timeout_ms : pool->options.call_timeout_ms;
+  if (method != NULL && method->timeout_ms > 0) return method->timeout_ms;
+  return method != NULL && method->kind != PYPROC_RPC_UNARY ? PYPROC_TIMEOUT_NONE : pool->options.call_timeout_ms;
 }
 
 int64_t call_setup_deadline(int64_t timeout_ms) {
@@ -66,31 +98,66 @@ int64_t call_setup_deadline(int64_t timeout_ms) {
   return timeout_ms >= (INT64_MAX - now) / 1000000 ? INT64_MAX : now + timeout_ms * 1000000;
 }
 
+int call_setup_check_size(const frame_block *frame, int64_t frame_limit, const char *what, const char *method,
+                          pyproc_error **reterr) {
+  size_t size = frame->bytes.size - WIRE_LENGTH_SIZE;
+  if (size <= (size_t)frame_limit) return PYPROC_OK;
+  return error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED,
+                   "the %s of %s takes %zu bytes, more than option frame_limit_bytes (%" PRId64 ")", what, method, size,
+                   frame_limit);
+}
+
 int call_setup_check(const pyproc_pool *pool, const struct call *call, int64_t timeout_ms, pyproc_error **reterr) {
-  size_t size = call->frame->bytes.size - WIRE_LENGTH_SIZE;
-  if (size > (size_t)pool->options.frame_limit)
-    return error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED,
-                     "the request of %s takes %zu bytes, more than option frame_limit_bytes (%" PRId64 ")",
-                     call->method.name, size, pool->options.frame_limit);
+  int result = call_setup_check_size(call->frame, pool->options.frame_limit, "request", call->method.name, reterr);
+  if (result < 0) return result;
   if (timeout_ms < 0)
     return error_set(reterr, PYPROC_E_DEADLINE_EXCEEDED, "the deadline of %s had passed before it was sent",
                      call->method.name);
   return PYPROC_OK;
 }
 
+static pyproc_error *given_up_error(const struct call *call, int code, int64_t timeout_ms) {
+  if (code == PYPROC_E_CANCELLED) return error_new(code, "%s was cancelled", call->method.name);
+  return error_new(code, "%s %s within %" PRId64 " ms", call->method.name,
+                   call->stream != NULL ? "was not over" : "had no answer", timeout_ms);
+}
+
+/* How far the handler was made to stop. */
+static void set_stop(pyproc_error *error, int stop) {
+  static const char *const texts[] = {
+      [PYPROC_STOP_ASKED] = "; its handler was asked to stop",
+      [PYPROC_STOP_INTERRUPTED] = "; its handler was interrupted",
+      [PYPROC_STOP_KILLED] = "; its handler did not stop, and its worker was killed",
+  };
+  error_set_stop(error, stop);
+  if (stop != PYPROC_STOP_NONE) error_append(error, "%s", texts[stop]);
+}
+
 pyproc_error *call_setup_given_up(pyproc_pool *pool, const struct call *call, int code, const struct connection *last,
                                   int64_t timeout_ms, int may_have_run) {
-  pyproc_error *error = code == PYPROC_E_CANCELLED
-                            ? error_new(code, "%s was cancelled", call->method.name)
-                            : error_new(code, "%s had no answer within %" PRId64 " ms", call->method.name, timeout_ms);
+  pyproc_error *error = given_up_error(call, code, timeout_ms);
   bool none_ready = last == NULL && supervisor_ready_workers(pool->supervisor) == 0;
   pyproc_error *failure = none_ready ? supervisor_last_error(pool->supervisor) : NULL;
   if (failure != NULL) error_append(error, "; no worker is ready: %s", pyproc_error_message(failure));
   pyproc_error_free(failure);
+  set_stop(error, may_have_run ? PYPROC_STOP_ASKED : PYPROC_STOP_NONE);
   if (last != NULL) error_set_worker(error, last->peer_pid);
   error_set_may_have_run(error, may_have_run);
   error_set_attempts(error, call->attempts);
   return error;
+}
+
+void call_setup_stopped(struct call *call, int64_t timeout_ms) {
+  pyproc_error *word = call->error; /* NULL: it answered all the same */
+  pyproc_error *error = given_up_error(call, call->asked, timeout_ms);
+  int stop = pyproc_error_stop(word);
+  if (stop == PYPROC_STOP_NONE && call->may_have_run) stop = PYPROC_STOP_ASKED;
+  set_stop(error, stop);
+  if (pyproc_error_crash(word) != NULL) error_append(error, "; %s", pyproc_error_message(word));
+  error_take_details(error, word);
+  error_set_worker(error, call->worker_pid);
+  pyproc_error_free(word);
+  call->error = error;
 }
 
 int call_setup_result(struct call *call, pyproc_error **reterr) {
@@ -104,28 +171,54 @@ int call_setup_result(struct call *call, pyproc_error **reterr) {
 
 /* The reply came and cannot be used. */
 static int give_reply_error(const struct call *call, pyproc_error *error, pyproc_error **reterr) {
-  error_prefix(error, "the reply of %s: ", call->method.name);
+  error_prefix(error, call->stream != NULL ? "a message of %s: " : "the reply of %s: ", call->method.name);
   error_set_worker(error, call->worker_pid);
   error_set_may_have_run(error, call->may_have_run);
   error_set_attempts(error, call->attempts);
   return error_give(reterr, error);
 }
 
+/* The message is unpacked; its metadata goes with it. */
+static int give_metadata(const struct call *call, const uint8_t *metadata, size_t size, void *message,
+                         pyproc_error **reterr) {
+  if (size == 0 || reply_set_metadata(message, metadata, size)) return PYPROC_OK;
+  pyproc_reply_free(message);
+  return give_reply_error(call, error_new(PYPROC_E_RESOURCE_EXHAUSTED, "out of memory"), reterr);
+}
+
+static int unpack(const struct call *call, const struct codec *codec, int64_t frame_limit,
+                  const stream_message *message, ProtobufCMessage **ret_message, pyproc_error **reterr) {
+  pyproc_error *error = NULL;
+  ProtobufCMessage *unpacked;
+  int result = codec->unpack(call->method.typed->reply, message->body, message->size,
+                             (size_t)frame_limit * BUDGET_PER_FRAME_BYTE, &unpacked, &error);
+  if (result < 0) return give_reply_error(call, error, reterr);
+  result = give_metadata(call, message->metadata, message->metadata_size, unpacked, reterr);
+  if (result >= 0) *ret_message = unpacked;
+  return result;
+}
+
 int call_setup_take_message(const struct call *call, const struct codec *codec, int64_t frame_limit,
                             ProtobufCMessage **ret_reply, pyproc_error **reterr) {
-  pyproc_error *error = NULL;
-  int result = codec->unpack(call->method.typed->reply, call->body, call->body_size,
-                             (size_t)frame_limit * BUDGET_PER_FRAME_BYTE, ret_reply, &error);
-  return result < 0 ? give_reply_error(call, error, reterr) : result;
+  const stream_message reply = {.metadata = call->body - call->metadata_size,
+                                .metadata_size = call->metadata_size,
+                                .body = call->body,
+                                .size = call->body_size};
+  return unpack(call, codec, frame_limit, &reply, ret_reply, reterr);
+}
+
+int call_setup_unpack_message(const struct call *call, const struct codec *codec, int64_t frame_limit,
+                              const stream_message *message, ProtobufCMessage **ret_message, pyproc_error **reterr) {
+  return unpack(call, codec, frame_limit, message, ret_message, reterr);
 }
 
 int call_setup_take_json(const struct call *call, char **ret_body, pyproc_error **reterr) {
   const char *body = (const char *)call->body;
-  bool is_checked = call->frame->encoding == CALL_BODY_ENVELOPE; /* with its envelope */
-  const char *wrong = is_checked ? NULL : envelope_check_body(body, call->body_size);
+  const char *wrong = call->is_checked ? NULL : envelope_check_body(body, call->body_size);
   if (wrong != NULL) return give_reply_error(call, error_new(PYPROC_E_DATA_LOSS, "%s", wrong), reterr);
   char *text = reply_text_new(body, call->body_size);
   if (text == NULL) return give_reply_error(call, error_new(PYPROC_E_RESOURCE_EXHAUSTED, "out of memory"), reterr);
-  *ret_body = text;
-  return PYPROC_OK;
+  int result = give_metadata(call, call->body - call->metadata_size, call->metadata_size, text, reterr);
+  if (result >= 0) *ret_body = text;
+  return result;
 }

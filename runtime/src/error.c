@@ -1,5 +1,6 @@
 #include "error.h"
 
+#include "metadata.h"
 #include "wire/envelope.h"
 #include "wire/frame.h"
 
@@ -11,10 +12,11 @@
 
 struct pyproc_error {
   int code;
-  int may_have_run, attempts;
+  int may_have_run, attempts, stop;
   pid_t worker_pid;
   char *message, *type, *traceback, *log;
   pyproc_crash *crash; /* its texts are owned too */
+  metadata_set *metadata;
 };
 
 static char out_of_memory_message[] = "out of memory";
@@ -197,6 +199,17 @@ void error_set_attempts(pyproc_error *error, int attempts) {
   if (is_writable(error)) error->attempts = attempts;
 }
 
+void error_set_stop(pyproc_error *error, int stop) {
+  if (is_writable(error)) error->stop = stop;
+}
+
+void error_set_metadata(pyproc_error *error, const uint8_t *data, size_t size) {
+  if (!is_writable(error)) return;
+  free(error->metadata);
+  error->metadata = size > 0 ? malloc(metadata_set_size(data, size)) : NULL;
+  if (error->metadata != NULL) metadata_set_init(error->metadata, data, size);
+}
+
 static void crash_free(pyproc_crash *crash) {
   if (crash == NULL) return;
   free((char *)crash->method);
@@ -219,6 +232,20 @@ void error_set_crash(pyproc_error *error, const pyproc_crash *crash) {
   error->crash = copy;
 }
 
+void error_take_details(pyproc_error *error, pyproc_error *word) {
+  if (!is_writable(error) || !is_writable(word)) return;
+  text_replace(&error->type, word->type);
+  text_replace(&error->traceback, word->traceback);
+  text_replace(&error->log, word->log);
+  crash_free(error->crash);
+  free(error->metadata);
+  error->crash = word->crash;
+  error->metadata = word->metadata;
+  word->type = word->traceback = word->log = NULL;
+  word->crash = NULL;
+  word->metadata = NULL;
+}
+
 pyproc_error *error_copy(const pyproc_error *error) {
   if (error == NULL || error == &out_of_memory) return &out_of_memory;
   pyproc_error *copy = error_new(error->code, "%s", error->message);
@@ -229,6 +256,9 @@ pyproc_error *error_copy(const pyproc_error *error) {
   copy->worker_pid = error->worker_pid;
   copy->may_have_run = error->may_have_run;
   copy->attempts = error->attempts;
+  copy->stop = error->stop;
+  if (error->metadata != NULL) copy->metadata = malloc(error->metadata->size);
+  if (copy->metadata != NULL) metadata_set_copy(copy->metadata, error->metadata);
   error_set_crash(copy, error->crash);
   return copy;
 }
@@ -243,7 +273,8 @@ static char *member_text(envelope_text member, size_t *ret_size) {
 
 pyproc_error *error_from_object(int code, const char *json, size_t size) {
   envelope_text message, type, traceback;
-  const char *wrong = envelope_parse_error(json, size, &message, &type, &traceback);
+  bool interrupted;
+  const char *wrong = envelope_parse_error(json, size, &message, &type, &traceback, &interrupted);
   if (wrong != NULL) return error_new(code, "the worker failed, and its error object is broken: %s", wrong);
   size_t message_size, type_size, traceback_size;
   char *message_text = member_text(message, &message_size);
@@ -251,6 +282,7 @@ pyproc_error *error_from_object(int code, const char *json, size_t size) {
   char *traceback_text = member_text(traceback, &traceback_size);
   pyproc_error *error = error_new(code, "%s", message_text == NULL ? pyproc_strerror(code) : message_text);
   error_set_python(error, type_text, type_size, traceback_text, traceback_size);
+  error_set_stop(error, interrupted ? PYPROC_STOP_INTERRUPTED : PYPROC_STOP_NONE);
   free(message_text);
   free(type_text);
   free(traceback_text);
@@ -289,6 +321,14 @@ int pyproc_error_attempts(const pyproc_error *error) {
   return error == NULL ? 0 : error->attempts;
 }
 
+int pyproc_error_stop(const pyproc_error *error) {
+  return error == NULL ? PYPROC_STOP_NONE : error->stop;
+}
+
+const pyproc_metadata *pyproc_error_metadata(const pyproc_error *error, size_t *ret_count) {
+  return metadata_set_entries(error == NULL ? NULL : error->metadata, ret_count);
+}
+
 const pyproc_crash *pyproc_error_crash(const pyproc_error *error) {
   return error == NULL ? NULL : error->crash;
 }
@@ -299,6 +339,7 @@ void pyproc_error_free(pyproc_error *error) {
   free(error->type);
   free(error->traceback);
   free(error->log);
+  free(error->metadata);
   crash_free(error->crash);
   free(error);
 }

@@ -36,7 +36,13 @@ void error_set_worker(pyproc_error *error, pid_t pid);
 void error_set_log(pyproc_error *error, const char *text); /* the worker's last lines */
 void error_set_may_have_run(pyproc_error *error, int may_have_run);
 void error_set_attempts(pyproc_error *error, int attempts);
+void error_set_stop(pyproc_error *error, int stop); /* PYPROC_STOP_* */
+/* Encoded as in a frame, and checked. Size 0: none. */
+void error_set_metadata(pyproc_error *error, const uint8_t *data, size_t size);
 void error_set_crash(pyproc_error *error, const pyproc_crash *crash); /* copied with its texts; NULL takes it away */
+
+/* Lets the error have what the worker told in another one, `word`: type, traceback, last lines, crash, metadata. */
+void error_take_details(pyproc_error *error, pyproc_error *word);
 
 /* A copy of everything, for a second caller. Never NULL. */
 pyproc_error *error_copy(const pyproc_error *error);

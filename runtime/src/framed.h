@@ -6,6 +6,7 @@
  *   framed_wait.c       how calling threads share the roles (leader/follower), spin, and sleep
  *   framed_reader.c     what the reader's role does: receive, dispatch, hello
  *   framed_writer.c     what the writer's role does
+ *   framed_stream.c     streams: messages and credit
  *   framed_table.c      the calls in flight, and the end of a connection: what all the others stand on
  *
  * Roles. `reading` is taken by one thread at a time, which may touch `receiver` and wait on the channel. `writing`
@@ -22,12 +23,15 @@
 #include "protocol.h"
 #include "receiver.h"
 #include "send_queue.h"
+#include "wire/frame.h"
 
 /* One call in flight. */
 typedef struct framed_slot {
   uint64_t id;       /* 0: free */
   struct call *call; /* NULL: its caller left, the reply will be dropped */
+  uint32_t method;   /* index in the worker's hello */
   bool started;      /* the worker said so (STARTED) */
+  bool is_stream;
 } framed_slot;
 
 typedef struct framed {
@@ -39,11 +43,13 @@ typedef struct framed {
   call_list in_flight; /* calls with a caller, oldest first */
   framed_slot slots[STATUS_PAGE_SLOTS];
   uint16_t free_slots[STATUS_PAGE_SLOTS];
-  int thread_count;             /* calls in flight that a thread waits for */
+  int thread_count;             /* unary calls in flight that a thread waits for */
   int free_count, orphan_count; /* orphans: slots in use without a caller */
+  int idle_streams;             /* streams in flight that need not be read as long as no thread waits for them */
+  call_wait *stream_waits;      /* threads in framed_progress for streams */
   uint64_t generation;          /* of ids; never goes back, so that no late reply matches */
   method_table *methods;
-  bool has_started_frames;
+  bool has_started_frames, has_streams;
   atomic_bool finished; /* the worker was told to end: it cancels what it still runs */
   send_queue queue;
   bool writing;
@@ -84,7 +90,7 @@ void framed_flush(framed *self);
 bool framed_send_control(framed *self, uint8_t kind, uint16_t code, uint64_t id, const void *body, size_t size);
 
 /* framed_wait.c */
-void framed_progress(struct connection *base, struct call *call);
+void framed_progress(struct connection *base, call_wait *wait);
 bool framed_take_reading(framed *self);
 /* Lets go of the reader's role and sees to it that somebody reads as long as the worker owes something. `mine` is the
  * caller's own call. */
@@ -93,15 +99,29 @@ void framed_leave_reading(framed *self, const struct call *mine);
 void framed_hand_over(framed *self, const struct call *mine);
 void framed_nudge(struct connection *base);
 
+/* framed_stream.c: of the vtable. */
+void framed_send(struct connection *base, struct call *call);
+void framed_taken(struct connection *base, struct call *call, size_t size);
+void framed_attend(struct connection *base, struct call *call);
+/* The lock is held: the call, which is in the table, is a stream that begins here. It may be over afterwards. */
+void framed_begin_stream(framed *self, struct call *call, uint32_t *ret_bits);
+/* The reader's role is held, no lock: frames of streams. Return what is wrong with them, or NULL. */
+const char *framed_take_message(framed *self, const wire_header *header, struct payload *payload, uint32_t *ret_bits);
+const char *framed_take_credit(framed *self, const wire_header *header, const struct payload *payload,
+                               uint32_t *ret_bits);
+
 /* framed_table.c. Any thread, no lock held: the connection is of no more use. Takes the error over. */
 void framed_break(framed *self, pyproc_error *reason);
 /* The rest is called with the lock held. */
+/* Whether the worker owes something that cannot wait and that no calling thread waits for. */
+bool framed_owes_others(const framed *self);
 void framed_reset_slots(framed *self);
 void framed_add(framed *self, struct call *call); /* to the calls in flight that have an owner */
 void framed_remove(framed *self, struct call *call);
+void framed_orphan(framed *self, struct call *call);       /* the same, and its slot waits for the late reply */
 bool framed_may_have_run(const framed *self, uint64_t id); /* of a call in the table */
-/* Takes the call with that id out of the table: its slot is free again, *ret_room is set. False: there is none with
- * that id. *ret_call may be NULL: its caller has left. */
-bool framed_release(framed *self, uint64_t id, struct call **ret_call, bool *ret_room);
+/* Takes the call with that id out of the table: its slot is free again, and *ret_slot what it was. False: there is none
+ * with that id. Its call may be NULL: its caller has left. */
+bool framed_release(framed *self, uint64_t id, framed_slot *ret_slot);
 
 #endif

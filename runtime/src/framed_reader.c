@@ -7,6 +7,7 @@
 #include "error.h"
 #include "wire/envelope.h"
 #include "wire/frame.h"
+#include "wire/metadata.h"
 
 enum { FILLS_MAX = 16, PREFETCH_MAX = 64, AVERAGE_SHIFT = 3 };
 #define SLOW_HANDLER_NS INT64_C(1000000)
@@ -14,8 +15,9 @@ enum { FILLS_MAX = 16, PREFETCH_MAX = 64, AVERAGE_SHIFT = 3 };
 /* What one turn of the reader found out. */
 struct turn {
   uint32_t wake_bits;
-  int frames, replies;
-  bool room; /* a slot became free */
+  int frames, replies; /* replies to unary calls */
+  int good;            /* replies of any kind, and messages */
+  bool room;           /* a slot became free */
 };
 
 /* A reply, from either kind of frame. */
@@ -23,9 +25,9 @@ typedef struct reply_view {
   uint64_t id;
   int code; /* PYPROC_*; 0: the body is the reply */
   const uint8_t *body;
-  size_t body_size;
+  size_t body_size, metadata_size; /* the metadata lies right before the body */
   pyproc_error *error;
-  bool is_envelope;
+  bool is_envelope, is_json;
 } reply_view;
 
 static void break_with(framed *self, int code, const char *what) {
@@ -33,35 +35,46 @@ static void break_with(framed *self, int code, const char *what) {
   framed_break(self, error_new(code, "worker %ld sent %s", (long)self->base.peer_pid, what));
 }
 
-/* Lets the call have the body: its own copy, or the whole block. */
+/* Lets the call have the body and the metadata: its own copy, or the whole block. */
 static bool give_body(struct call *call, const reply_view *reply, struct payload *payload) {
+  size_t size = reply->metadata_size + reply->body_size;
   if (payload->block != NULL) {
     call->block = payload->block;
     call->body = reply->body;
     payload->block = NULL;
   } else {
-    call->block = reply->body_size <= sizeof call->small ? call->small : malloc(reply->body_size);
+    call->block = size <= sizeof call->small ? call->small : malloc(size);
     if (call->block == NULL) return false;
-    if (reply->body_size > 0) memcpy(call->block, reply->body, reply->body_size);
-    call->body = call->block;
+    if (size > 0) memcpy(call->block, reply->body - reply->metadata_size, size);
+    call->body = call->block + reply->metadata_size;
   }
   call->body_size = reply->body_size;
+  call->metadata_size = reply->metadata_size;
+  call->is_checked = reply->is_envelope;
   return true;
 }
 
+/* A worker that sends metadata along answers an envelope by a frame. */
+static bool fits_request(const reply_view *reply, call_encoding encoding) {
+  return reply->is_envelope == (encoding == CALL_BODY_ENVELOPE) || (encoding == CALL_BODY_ENVELOPE && reply->is_json);
+}
+
 static void complete(framed *self, struct turn *turn, const reply_view *reply, struct payload *payload) {
-  struct call *call = NULL;
+  framed_slot slot = {0};
   pthread_mutex_lock(&self->lock);
   bool may_have_run = framed_may_have_run(self, reply->id);
-  bool found = framed_release(self, reply->id, &call, &turn->room);
+  bool found = framed_release(self, reply->id, &slot);
   pthread_mutex_unlock(&self->lock);
+  struct call *call = slot.call;
   pyproc_error *error = reply->error;
-  if (found) turn->replies++;
+  turn->room |= found;
+  turn->good += found;
+  turn->replies += found && !slot.is_stream;
   if (call == NULL) {
     pyproc_error_free(error); /* late, or none of ours */
     return;
   }
-  if (error == NULL && reply->is_envelope != (call->frame->encoding == CALL_BODY_ENVELOPE))
+  if (error == NULL && !fits_request(reply, call->frame->encoding))
     error =
         error_new(PYPROC_E_DATA_LOSS, "the worker's reply to %s has another form than the request", call->method.name);
   if (error == NULL && !give_body(call, reply, payload))
@@ -70,7 +83,8 @@ static void complete(framed *self, struct turn *turn, const reply_view *reply, s
     pyproc_error_free(error);
     error = error_new(PYPROC_E_UNAVAILABLE, "the pool was closed while %s ran", call->method.name);
   }
-  if (!may_have_run &&
+  bool is_pinned = call->asked != 0 || (call->stream != NULL && call->stream->is_pinned);
+  if (!may_have_run && !is_pinned &&
       pyproc_error_code(error) == PYPROC_E_UNAVAILABLE) { /* it stops, and gives back what it had not begun */
     pyproc_error_free(error);
     atomic_store(&self->base.capacity, 0);
@@ -95,6 +109,7 @@ static pyproc_error *envelope_error(const struct envelope *envelope) {
   pyproc_error *error = error_new(envelope->code == 0 ? PYPROC_E_UNKNOWN : error_from_wire(envelope->code), "%s", text);
   error_set_python(error, type_size > 0 ? type : NULL, type_size, traceback_size > 0 ? traceback : NULL,
                    traceback_size);
+  error_set_stop(error, envelope->interrupted ? PYPROC_STOP_INTERRUPTED : PYPROC_STOP_NONE);
   free(text);
   return error;
 }
@@ -119,12 +134,28 @@ static void take_envelope(framed *self, struct turn *turn, struct payload *paylo
 }
 
 static void take_reply(framed *self, struct turn *turn, const wire_header *header, struct payload *payload) {
-  reply_view reply = {.id = header->id};
+  reply_view reply = {.id = header->id, .metadata_size = header->metadata_size};
   reply.body = payload->data + WIRE_HEADER_SIZE + header->metadata_size;
   reply.body_size = payload->size - WIRE_HEADER_SIZE - header->metadata_size;
-  if (header->code != 0)
+  reply.is_json = (header->flags & WIRE_FLAG_JSON) != 0;
+  const uint8_t *metadata = reply.body - reply.metadata_size;
+  const char *wrong = wire_metadata_check(metadata, reply.metadata_size, NULL);
+  if (wrong != NULL) {
+    reply.error = error_new(PYPROC_E_DATA_LOSS, "the metadata of the worker's reply has %s", wrong);
+  } else if (header->code != 0) {
     reply.error = error_from_object(error_from_wire(header->code), (const char *)reply.body, reply.body_size);
+    error_set_metadata(reply.error, metadata, reply.metadata_size);
+  }
   complete(self, turn, &reply, payload);
+}
+
+/* Frames of streams. */
+static void take_stream(framed *self, struct turn *turn, const wire_header *header, struct payload *payload) {
+  bool is_message = header->kind == WIRE_STREAM_DATA;
+  const char *wrong = is_message ? framed_take_message(self, header, payload, &turn->wake_bits)
+                                 : framed_take_credit(self, header, payload, &turn->wake_bits);
+  turn->good += is_message;
+  if (wrong != NULL) break_with(self, PYPROC_E_DATA_LOSS, wrong);
 }
 
 static void take_started(framed *self, uint64_t id) {
@@ -137,14 +168,15 @@ static void take_started(framed *self, uint64_t id) {
 /* Sends WELCOME, with the status page where the worker uses it. The reader's role is held and nothing was written
  * before. */
 static bool send_welcome(framed *self, bool with_page, int page_fd) {
-  char body[256];
+  char body[512];
   uint8_t frame[WIRE_LENGTH_SIZE + WIRE_HEADER_SIZE + sizeof body];
   int size = snprintf(
       body, sizeof body,
       "{\"version\":%d,\"codec\":\"%s\",\"frame_limit\":%lld,\"worker_index\":%d,\"cancel_grace_ms\":%lld,"
-      "\"spin_us\":%lld}",
+      "\"spin_us\":%lld,\"max_streams\":%d,\"stream_window\":%lld}",
       WIRE_VERSION, self->settings.codec->name, (long long)self->settings.frame_limit, self->settings.index,
-      (long long)self->settings.cancel_grace_ms, (long long)(self->cpu_count > 1 ? self->settings.spin_ns / 1000 : 0));
+      (long long)self->settings.cancel_grace_ms, (long long)(self->cpu_count > 1 ? self->settings.spin_ns / 1000 : 0),
+      self->settings.max_streams, (long long)self->settings.stream_window);
   wire_header header = {.kind = WIRE_WELCOME, .flags = WIRE_FLAG_JSON};
   wire_put32(frame, (uint32_t)(WIRE_HEADER_SIZE + size));
   wire_header_put(frame + WIRE_LENGTH_SIZE, &header);
@@ -174,6 +206,7 @@ static void take_hello(framed *self, const wire_header *header, const struct pay
   pthread_mutex_lock(&self->lock);
   self->methods = methods;
   self->has_started_frames = !with_page && method_table_has_feature(methods, "started");
+  self->has_streams = method_table_has_feature(methods, "streams");
   self->base.page = with_page ? self->page_memory : NULL;
   pthread_mutex_unlock(&self->lock);
   atomic_store(&self->base.capacity, method_table_concurrency(methods));
@@ -212,6 +245,8 @@ static void take_payload(framed *self, struct turn *turn, struct payload *payloa
     take_reply(self, turn, &header, payload);
   } else if (header.kind == WIRE_STARTED) {
     take_started(self, header.id);
+  } else if (header.kind == WIRE_STREAM_DATA || header.kind == WIRE_CREDIT) {
+    take_stream(self, turn, &header, payload);
   } /* kinds of later versions are ignored */
   free(payload->block);
 }
@@ -231,10 +266,8 @@ static void adapt_prefetch(framed *self, int replies) {
 }
 
 static void end_turn(framed *self, const struct turn *turn) {
-  if (turn->replies > 0) {
-    atomic_fetch_add_explicit(&self->base.good_calls, (uint64_t)turn->replies, memory_order_relaxed);
-    adapt_prefetch(self, turn->replies);
-  }
+  if (turn->good > 0) atomic_fetch_add_explicit(&self->base.good_calls, (uint64_t)turn->good, memory_order_relaxed);
+  if (turn->replies > 0) adapt_prefetch(self, turn->replies);
   if (turn->wake_bits != 0) lot_wake(self->settings.lot, turn->wake_bits);
   if (turn->room) self->base.owner_ops->freed(self->base.owner);
 }

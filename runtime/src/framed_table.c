@@ -18,12 +18,20 @@ void framed_break(framed *self, pyproc_error *reason) {
   self->base.owner_ops->broken(self->base.owner);
 }
 
+bool framed_owes_others(const framed *self) {
+  if (self->thread_count > 0 || self->stream_waits != NULL) return false;
+  int streams = atomic_load(&self->base.streams);
+  return atomic_load(&self->base.load) > 0 || !send_queue_is_empty(&self->queue) ||
+         (atomic_load(&self->finished) ? streams : streams - self->idle_streams) > 0;
+}
+
 void framed_reset_slots(framed *self) {
   memset(self->slots, 0, sizeof self->slots);
   for (int i = 0; i < STATUS_PAGE_SLOTS; i++) self->free_slots[i] = (uint16_t)(STATUS_PAGE_SLOTS - 1 - i);
   self->free_count = STATUS_PAGE_SLOTS;
   self->thread_count = 0;
   self->orphan_count = 0;
+  self->idle_streams = 0;
 }
 
 void framed_add(framed *self, struct call *call) {
@@ -34,20 +42,27 @@ void framed_add(framed *self, struct call *call) {
 void framed_remove(framed *self, struct call *call) {
   call_list_remove(&self->in_flight, call);
   if (call->finished == NULL) self->thread_count--;
+  if (call->stream != NULL && !call->stream->is_attended) self->idle_streams--;
 }
 
-bool framed_release(framed *self, uint64_t id, struct call **ret_call, bool *ret_room) {
+void framed_orphan(framed *self, struct call *call) {
+  framed_remove(self, call);
+  self->slots[call->id % STATUS_PAGE_SLOTS].call = NULL;
+  self->orphan_count++;
+  atomic_store(&call->connection, NULL);
+}
+
+bool framed_release(framed *self, uint64_t id, framed_slot *ret_slot) {
   framed_slot *slot = &self->slots[id % STATUS_PAGE_SLOTS];
   if (id == 0 || slot->id != id) return false;
-  *ret_call = slot->call;
+  *ret_slot = *slot;
   if (slot->call != NULL)
     framed_remove(self, slot->call);
   else
     self->orphan_count--;
+  atomic_fetch_sub(slot->is_stream ? &self->base.streams : &self->base.load, 1);
   *slot = (framed_slot){0};
   self->free_slots[self->free_count++] = (uint16_t)(id % STATUS_PAGE_SLOTS);
-  atomic_fetch_sub(&self->base.load, 1);
-  *ret_room = true;
   return true;
 }
 

@@ -14,12 +14,11 @@ enum { PURE_SPIN_NS = 4000, YIELDS_MIN = 4, TURN_TAKERS_PER_CPU = 2, AVERAGE_SHI
 /* A caller in framed_progress. */
 typedef struct waiting {
   framed *self;
-  struct call *call;
+  call_wait *wait;
 } waiting;
 
 static bool is_settled(const waiting *w) {
-  return atomic_load(&w->call->done) || atomic_load(&w->call->cancelled) ||
-         atomic_load(&w->call->connection) != &w->self->base;
+  return call_wait_is_over(w->wait, &w->self->base);
 }
 
 /* Whether a caller that is about to sleep has something to do after all. */
@@ -34,14 +33,15 @@ bool framed_take_reading(framed *self) {
 }
 
 void framed_hand_over(framed *self, const struct call *mine) {
-  if (atomic_load(&self->awake) > 0 || atomic_load(&self->reading) || atomic_load(&self->base.load) == 0 ||
-      !framed_is_open(self))
+  if (atomic_load(&self->awake) > 0 || atomic_load(&self->reading) || !framed_is_open(self) ||
+      (atomic_load(&self->base.load) == 0 && atomic_load(&self->base.streams) == 0))
     return;
   pthread_mutex_lock(&self->lock);
   struct call *other = self->thread_count > 0 ? self->in_flight.first : NULL;
   while (other != NULL && (other == mine || other->finished != NULL)) other = other->next;
-  uint32_t bit = other != NULL ? lot_waiter_bits(&other->waiter) : 0;
-  bool owes = self->thread_count == 0;
+  lot_waiter *waiter = other != NULL ? &other->waiter : self->stream_waits != NULL ? self->stream_waits->waiter : NULL;
+  uint32_t bit = waiter != NULL ? lot_waiter_bits(waiter) : 0;
+  bool owes = framed_owes_others(self);
   pthread_mutex_unlock(&self->lock);
   if (bit != 0) lot_wake(self->settings.lot, bit);
   if (owes) self->base.owner_ops->watch(self->base.owner, atomic_load(&self->write_blocked));
@@ -73,7 +73,7 @@ static void block(const waiting *w) {
   atomic_store(&self->blocked, true);
   int logs = self->base.owner_ops->logs(self->base.owner, also + 1);
   if (!is_settled(w) && framed_is_open(self))
-    self->channel->ops->wait(self->channel, atomic_load(&self->write_blocked), also, 1 + logs, w->call->deadline_ns);
+    self->channel->ops->wait(self->channel, atomic_load(&self->write_blocked), also, 1 + logs, w->wait->deadline_ns);
   atomic_store(&self->blocked, false);
   if (atomic_exchange(&self->nudged, false)) wake_drain(&self->wake);
   if (logs > 0) self->base.owner_ops->drain(self->base.owner);
@@ -113,7 +113,7 @@ static bool spin(const waiting *w, int64_t began) {
 static void lead(const waiting *w) {
   framed *self = w->self;
   int64_t began = platform_now_ns();
-  while (!is_settled(w) && framed_is_open(self) && began < w->call->deadline_ns) {
+  while (!is_settled(w) && framed_is_open(self) && began < w->wait->deadline_ns) {
     bool spun = spin_pays(self) && spin(w, began);
     if (!spun) {
       write_if_blocked(self);
@@ -144,20 +144,44 @@ static bool take_turns(const waiting *w) {
 
 /* Several calls are in flight, and not too many callers take turns already: more of them only keep the others from running. */
 static bool may_take_turns(const framed *self) {
-  return atomic_load_explicit(&self->base.load, memory_order_relaxed) > 1 &&
+  return atomic_load_explicit(&self->base.load, memory_order_relaxed) +
+                 atomic_load_explicit(&self->base.streams, memory_order_relaxed) >
+             1 &&
          atomic_load_explicit(&self->awake, memory_order_relaxed) <= TURN_TAKERS_PER_CPU * self->cpu_count;
 }
 
 /* Sleeps until the call is settled, or somebody has to read and nobody else is awake. */
 static void sleep_in_lot(waiting *w) {
   atomic_fetch_sub(&w->self->awake, 1);
-  lot_sleep(w->self->settings.lot, &w->call->waiter, is_needed, w, w->call->deadline_ns);
+  lot_sleep(w->self->settings.lot, w->wait->waiter, is_needed, w, w->wait->deadline_ns);
   atomic_fetch_add(&w->self->awake, 1);
 }
 
-void framed_progress(struct connection *base, struct call *call) {
-  waiting w = {.self = framed_of(base), .call = call};
+/* Of a call the table knows whether a thread waits for it; of a stream this does. */
+static void add_stream_wait(framed *self, call_wait *wait) {
+  pthread_mutex_lock(&self->lock);
+  wait->previous = NULL;
+  wait->next = self->stream_waits;
+  if (wait->next != NULL) wait->next->previous = wait;
+  self->stream_waits = wait;
+  pthread_mutex_unlock(&self->lock);
+}
+
+static void remove_stream_wait(framed *self, call_wait *wait) {
+  pthread_mutex_lock(&self->lock);
+  if (wait->previous != NULL)
+    wait->previous->next = wait->next;
+  else
+    self->stream_waits = wait->next;
+  if (wait->next != NULL) wait->next->previous = wait->previous;
+  pthread_mutex_unlock(&self->lock);
+}
+
+void framed_progress(struct connection *base, call_wait *wait) {
+  waiting w = {.self = framed_of(base), .wait = wait};
   framed *self = w.self;
+  bool is_stream = wait->call->stream != NULL;
+  if (is_stream) add_stream_wait(self, wait);
   atomic_fetch_add(&self->awake, 1);
   while (!is_settled(&w)) {
     if (may_take_turns(self) && spin_pays(self) && take_turns(&w)) break;
@@ -167,7 +191,8 @@ void framed_progress(struct connection *base, struct call *call) {
     } else if (!is_settled(&w)) {
       sleep_in_lot(&w);
     }
-    if (!is_settled(&w) && platform_now_ns() >= call->deadline_ns) break;
+    if (!is_settled(&w) && platform_now_ns() >= wait->deadline_ns) break;
   }
-  if (atomic_fetch_sub(&self->awake, 1) == 1) framed_hand_over(self, call);
+  if (is_stream) remove_stream_wait(self, wait);
+  if (atomic_fetch_sub(&self->awake, 1) == 1) framed_hand_over(self, is_stream ? NULL : wait->call);
 }

@@ -176,7 +176,7 @@ void pyproc_future_free(pyproc_future *future) {
   pyproc_pool *pool = future->base.pool;
   if (!atomic_load(&future->over)) {
     if (pool_is_forked(pool)) return; /* the parent's, where it goes on */
-    async_call_cancel(&future->base);
+    async_call_cancel(&future->base, true);
   }
   async_call_detach(&future->base);
   async_call_unref(&future->base);

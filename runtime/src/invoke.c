@@ -16,25 +16,41 @@ static bool is_placed(void *argument) {
 }
 
 static void wait_for(pyproc_pool *pool, struct call *call) {
+  call_wait wait = {.call = call, .waiter = &call->waiter, .deadline_ns = call->deadline_ns};
   while (!atomic_load(&call->done) && !atomic_load(&call->cancelled) && platform_now_ns() < call->deadline_ns) {
     struct connection *connection = atomic_load(&call->connection);
     if (connection != NULL)
-      connection->protocol->progress(connection, call);
+      connection->protocol->progress(connection, &wait);
     else
       lot_sleep(&pool->lot, &call->waiter, is_placed, call, call->deadline_ns);
   }
 }
 
-/* The deadline has passed, or the token has fired. */
+/* Withdraws the call, or asks its worker to stop it. -1: it is done. */
+static int leave(pyproc_pool *pool, struct call *call, int code, int (*how)(struct admission *, struct call *, int)) {
+  int result = -1;
+  while (result < 0 && !atomic_load(&call->done)) {
+    result = how(&pool->admission, call, code);
+    if (result < 0) platform_yield(); /* somebody is just ending it, or giving it back */
+  }
+  return result;
+}
+
+/* The deadline has passed, or the token, of which the call was taken off, has fired. Where the handler runs the call
+ * stays a moment to hear how it ends. */
 static int give_up(pyproc_pool *pool, struct call *call, int64_t timeout_ms, pyproc_error **reterr) {
   int code = atomic_load(&call->cancelled) ? PYPROC_E_CANCELLED : PYPROC_E_DEADLINE_EXCEEDED;
   const struct connection *last = atomic_load(&call->connection);
-  while (!atomic_load(&call->done)) {
-    int may_have_run = admission_withdraw(&pool->admission, call, code);
-    if (may_have_run >= 0)
-      return error_give(reterr, call_setup_given_up(pool, call, code, last, timeout_ms, may_have_run));
-    platform_yield(); /* somebody is just ending it, or giving it back */
+  int result = leave(pool, call, code, admission_ask);
+  bool asked = result == CONNECTION_ASKED;
+  if (asked) {
+    atomic_store(&call->cancelled, false);
+    call->deadline_ns = platform_now_ns() + CALL_SETUP_WORD_NS;
+    wait_for(pool, call);
+    result = leave(pool, call, code, admission_withdraw);
   }
+  if (result >= 0) return error_give(reterr, call_setup_given_up(pool, call, code, last, timeout_ms, result));
+  if (asked) call_setup_stopped(call, timeout_ms);
   return PYPROC_OK;
 }
 
@@ -60,11 +76,10 @@ static int run(pyproc_pool *pool, struct call *call, int64_t timeout_ms, pyproc_
   int result = admission_enter(&pool->admission, call, reterr);
   if (result >= 0) {
     wait_for(pool, call);
-    if (!atomic_load(&call->done)) result = give_up(pool, call, timeout_ms, reterr);
-    if (result >= 0) result = call_setup_result(call, reterr);
   }
   if (token != NULL) cancel_detach(token, &entry);
-  return result;
+  if (result >= 0 && !atomic_load(&call->done)) result = give_up(pool, call, timeout_ms, reterr);
+  return result >= 0 ? call_setup_result(call, reterr) : result;
 }
 
 /* Everything between an encoded frame, which it takes over, and the reply's body. */

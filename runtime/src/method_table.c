@@ -130,6 +130,11 @@ int method_table_concurrency(const method_table *table) {
   return table->concurrency;
 }
 
+const char *method_table_name(const method_table *table, uint32_t index) {
+  const char *name = json_string_value(json_object_get(json_array_get(table->methods, index), "name"));
+  return name == NULL ? "" : name;
+}
+
 /* The place of the generated table among the known ones, or the empty one where it would be. */
 static known_method *find_known(const method_table *table, const pyproc_method *method) {
   size_t at = hash_address(method) & (table->known_capacity - 1);

@@ -24,6 +24,9 @@ int method_table_concurrency(const method_table *table);
  * field. The connection's lock is held. */
 int method_table_find(method_table *table, const call_method *method, uint32_t *ret_index, pyproc_error **reterr);
 
+/* The name of the worker's method of that index, which method_table_find gave. Lives as long as the table. */
+const char *method_table_name(const method_table *table, uint32_t index);
+
 /* method_table_find for all methods of the services (NULL-terminated; NULL: none). */
 int method_table_check(method_table *table, const pyproc_service *const *services, pyproc_error **reterr);
 

@@ -41,6 +41,11 @@ static const number_option numbers[] = {
      .off = 0},
     {NUMBER(frame_limit_bytes, frame_limit), .fallback = WIRE_FRAME_LIMIT_DEFAULT, .lowest = WIRE_FRAME_LIMIT_MIN,
      .highest = WIRE_FRAME_LIMIT_MAX},
+    {NUMBER(max_streams, max_streams), .fallback = 64, .lowest = 1, .highest = 1024},
+    {NUMBER(stream_window_bytes, stream_window), .fallback = WIRE_STREAM_WINDOW_DEFAULT,
+     .lowest = WIRE_STREAM_WINDOW_MIN, .highest = WIRE_STREAM_WINDOW_MAX},
+    {NUMBER(stream_idle_timeout_ms, stream_idle_timeout_ms), .fallback = 300000, .lowest = 1, .highest = DAY_MS,
+     .can_be_off = true, .off = INT64_MAX},
     {NUMBER(log_level, log_level), .fallback = PYPROC_LOG_INFO, .lowest = PYPROC_LOG_DEBUG, .highest = PYPROC_LOG_ERROR,
      .can_be_off = true, .off = PYPROC_OFF},
 };

@@ -17,6 +17,7 @@ struct options {
   int64_t workers, max_in_flight, queue_limit, start_timeout_ms, call_timeout_ms, cancel_grace_ms, drain_timeout_ms;
   int64_t spin_ns; /* 0: never */
   int64_t frame_limit, log_level;
+  int64_t max_streams, stream_window, stream_idle_timeout_ms; /* INT64_MAX: off */
   pyproc_log_callback *log;
   void *log_userdata;
   pyproc_event_callback *event;

@@ -5,6 +5,8 @@
 
 #include "error.h"
 
+enum { LONELY_NS = 100000000, LOOK_NS = 20000000 };
+
 bool pool_is_forked(const pyproc_pool *pool) {
   return pool->fork_generation != platform_fork_generation();
 }
@@ -50,7 +52,8 @@ int pyproc_pool_open(const pyproc_pool_options *given, pyproc_pool **ret_pool, p
   atomic_init(&pool->references, 1);
   pool->fork_generation = platform_fork_generation();
   lot_init(&pool->lot);
-  admission_init(&pool->admission, &pool->lot, pool->options.queue_limit, (int)pool->options.max_in_flight);
+  admission_init(&pool->admission, &pool->lot, pool->options.queue_limit, (int)pool->options.max_in_flight,
+                 (int)pool->options.max_streams);
   supervisor_tick tick = {.run = async_expire, .argument = pool};
   result = supervisor_open(&pool->options, &pool->lot, &pool->admission, tick, &pool->supervisor, reterr);
   if (result < 0) goto no_supervisor;
@@ -68,12 +71,23 @@ no_options:
   return result;
 }
 
+/* Waits for drain_timeout_ms until calls have ended. Streams that nobody waits in any more would not. */
+static void drain(pyproc_pool *pool) {
+  int64_t now, until = platform_now_ns() + pool->options.drain_timeout_ms * 1000000;
+  bool is_empty = false;
+  while (!is_empty && (now = platform_now_ns()) < until) {
+    async_end_streams(pool, now - LONELY_NS);
+    is_empty = gate_wait(&pool->gate, now + LOOK_NS < until ? now + LOOK_NS : until);
+  }
+  async_end_streams(pool, INT64_MAX);
+}
+
 /* Lets calls end, then ends them, and runs the callbacks that are left. */
 static void end_calls(pyproc_pool *pool) {
   gate_close(&pool->gate);
   completions_close(&pool->async.completions);
   admission_close(&pool->admission, NULL);
-  gate_wait(&pool->gate, platform_now_ns() + pool->options.drain_timeout_ms * 1000000);
+  drain(pool);
   pyproc_error *error = error_new(PYPROC_E_UNAVAILABLE, "the pool was closed");
   admission_close(&pool->admission, error);
   pyproc_error_free(error);
@@ -108,7 +122,8 @@ int pyproc_pool_health(pyproc_pool *pool, pyproc_health *ret_health) {
   health.queued = atomic_load(&pool->admission.queued);
   health.in_flight = 0;
   for (int i = 0; i < pool->admission.count; i++)
-    health.in_flight += atomic_load(&pool->admission.connections[i]->load);
+    health.in_flight +=
+        atomic_load(&pool->admission.connections[i]->load) + atomic_load(&pool->admission.connections[i]->streams);
   health.restarts = supervisor_restarts(pool->supervisor);
   health.calls = atomic_load(&pool->calls);
   health.failures = atomic_load(&pool->failures);

@@ -10,27 +10,46 @@
  *   open      supervisor. Takes over a connected socket; the handshake begins. On failure the socket is closed.
  *   start     any thread, the pool's lock may be held; never blocks on the worker. CONNECTION_TAKEN: the connection has
  *             the call, and writes it as soon as the worker reads. CONNECTION_REFUSED: the call is done, with an error
- *             (no such method …). CONNECTION_CLOSED: nothing happened, the connection is not open.
- *   progress  the call's own thread, no lock held. Takes part in reading and writing until the call is done, cancelled,
- *             on another connection, or past its deadline. The one function that blocks.
+ *             (no such method …). CONNECTION_CLOSED: nothing happened, the connection is not open. CONNECTION_FULL: nothing
+ *             happened, it has max_streams streams.
+ *   progress  the call's own thread, no lock held. Takes part in reading and writing until the wait is over (see
+ *             call_wait_is_over), or past its deadline. The one function that blocks. Of a stream two threads may be here
+ *             at once, one that sends and one that receives.
+ *   send      any thread, no lock of the connection or the stream held: the stream, which is pulled from (stream_ops)
+ *             when it is started and whenever there is room, has something to send now. Does nothing where the connection
+ *             does not have the call. Never blocks.
+ *   taken     any thread, likewise: the program has taken a message whose body had `size` bytes, so that the worker may
+ *             send more.
+ *   attend    any thread, likewise, after stream.is_unattended was set: from now on somebody reads for this stream also
+ *             while no thread waits for it. Without it a stream that is merely open is read by those who wait in its
+ *             connection, be it for it or not, and when the supervisor pumps.
  *   withdraw  any thread, the pool's lock held: the caller gives up, because of `code`. Afterwards the connection knows
  *             nothing of the call, and the worker is told. Returns whether it may have run, or -1 when it is done, or
  *             just being ended by another thread.
+ *   ask       the same, but for a call that runs: the worker is told to stop it, once, and the call stays where it is, so
+ *             that its owner may hear what the worker says to that before it withdraws: CONNECTION_ASKED, `asked` is set.
+ *             NULL: withdraw does it all.
  *   recall    any thread, the pool's lock held: takes back calls that the worker has not started and that were sent
- *             more than `keep_ns` ago, oldest first, and appends them to `calls`, with no connection.
+ *             more than `keep_ns` ago, oldest first, and appends them to `calls`, with no connection. Never streams.
  *   pump      supervisor: reads and writes what is possible without blocking. False: a caller is about it.
- *   owes      any thread: whether the worker owes something that no calling thread waits for.
+ *   owes      any thread: whether the worker owes something that no calling thread waits for, and that cannot wait.
  *   fd        supervisor, while open: to be polled for reading, and for writing where *ret_for_write says so.
  *   finish    supervisor: no more requests will follow; an orderly worker ends now.
  *   drain     supervisor: the worker is gone, or is to go. What it sent last is read, then no further call starts.
  *             `reason` tells what it said or did wrong, if anything.
  *   running   supervisor: id and method (cut to `size`) of a call that the worker runs; false where that is unknown.
  *   fail      supervisor, after drain, the pool's lock held. The calls that are left end with a copy of `error`; those
- *             that have not started are appended to `unstarted` instead, with no connection.
+ *             that have not started, streams among them of which only the request was sent, are appended to `unstarted`
+ *             instead, with no connection.
  *   close     supervisor, after fail: lets go of the socket. False: a caller is still inside, try again soon.
  *   nudge     any thread: whoever blocks in progress looks again.
- * Lock order: the pool's lock, then a connection's; of an owner's functions `ready`, `freed` and `returned` are
- * called with neither; the others must take no lock.
+ * Lock order: the pool's lock, then a connection's, then a stream's; of an owner's functions `ready`, `freed` and
+ * `returned` are called with none of them; the others must take no lock.
+ *
+ * A stream's life in a connection: start (pulls what there is to send), then send, taken, received and pull in any
+ * order, and at last call.finished, or withdraw, or fail. The connection bounds what it holds: it delivers no more than
+ * the program takes (credit for frames, one message read ahead for gRPC) and pulls no more than the other side lets it
+ * send. A client stream's one message is the call's body, like that of a unary call, and so may be no message of its own.
  */
 #ifndef PYPROC_PROTOCOL_H
 #define PYPROC_PROTOCOL_H
@@ -46,7 +65,13 @@ typedef enum connection_state {
   CONNECTION_OPEN,
   CONNECTION_BROKEN
 } connection_state;
-typedef enum connection_start { CONNECTION_TAKEN, CONNECTION_REFUSED, CONNECTION_CLOSED } connection_start;
+enum { CONNECTION_ASKED = 2 };
+typedef enum connection_start {
+  CONNECTION_TAKEN,
+  CONNECTION_REFUSED,
+  CONNECTION_CLOSED,
+  CONNECTION_FULL
+} connection_start;
 
 /* What a connection tells its owner, or asks it. Any thread but where noted. */
 typedef struct connection_owner {
@@ -68,6 +93,8 @@ typedef struct connection_settings {
   const pyproc_service *const *services; /* checked in the handshake; may be NULL */
   int64_t frame_limit, spin_ns, cancel_grace_ms;
   int max_in_flight;
+  int max_streams;       /* open at once */
+  int64_t stream_window; /* bytes on the way, each direction of each stream */
   int index;
 } connection_settings;
 
@@ -78,8 +105,12 @@ typedef struct protocol {
   void (*destroy)(struct connection *self);
   int (*open)(struct connection *self, int socket, pyproc_error **reterr);
   connection_start (*start)(struct connection *self, struct call *call);
-  void (*progress)(struct connection *self, struct call *call);
+  void (*progress)(struct connection *self, call_wait *wait);
+  void (*send)(struct connection *self, struct call *call);
+  void (*taken)(struct connection *self, struct call *call, size_t size);
+  void (*attend)(struct connection *self, struct call *call);
   int (*withdraw)(struct connection *self, struct call *call, int code);
+  int (*ask)(struct connection *self, struct call *call, int code);
   void (*recall)(struct connection *self, int64_t keep_ns, call_list *calls);
   bool (*pump)(struct connection *self);
   bool (*owes)(struct connection *self);
@@ -97,7 +128,8 @@ struct connection {
   const connection_owner *owner_ops;
   void *owner;
   _Atomic int state;           /* connection_state */
-  _Atomic int load;            /* calls in flight, late replies among them */
+  _Atomic int load;            /* unary calls in flight, late replies among them */
+  _Atomic int streams;         /* streams in flight, given-up ones among them until the worker has ended them */
   _Atomic int capacity;        /* calls that the worker runs at once; 0: it stops */
   _Atomic int prefetch;        /* calls that may wait in the worker beyond these; adapts */
   _Atomic int64_t progress_ns; /* when the worker last answered, or began to have something to do */

@@ -96,6 +96,7 @@ static int framed_open(struct connection *base, int socket, pyproc_error **reter
   atomic_store(&self->write_blocked, false);
   atomic_store(&self->finished, false);
   atomic_store(&base->load, 0);
+  atomic_store(&base->streams, 0);
   atomic_store(&base->good_calls, 0);
   atomic_store(&self->service_ns, 0);
   atomic_store(&self->event_ns, 0);
@@ -108,39 +109,54 @@ static int framed_open(struct connection *base, int socket, pyproc_error **reter
 /* Puts the call into the table and its frame into the queue. The lock is held. */
 static int take_call(framed *self, struct call *call, pyproc_error **reterr) {
   uint32_t index;
+  bool is_stream = call->stream != NULL;
   int result = method_table_find(self->methods, &call->method, &index, reterr);
   if (result < 0) return result;
+  if (is_stream && !self->has_streams)
+    return error_set(
+        reterr, PYPROC_E_UNIMPLEMENTED,
+        "%s is a stream, and the worker's pyproc_worker is too old for those: install the one that belongs to "
+        "the library",
+        call->method.name);
   if (self->free_count == 0)
     return error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED, "too many calls in flight on one worker");
   int64_t now = platform_now_ns(), left_ms = (call->deadline_ns - now) / 1000000;
   uint16_t slot = self->free_slots[self->free_count - 1];
   call->id = self->generation++ * STATUS_PAGE_SLOTS + slot;
   call->sent_ns = now;
+  call->asked = 0;
   request_complete(call->frame, call->id, index, call->deadline_ns == INT64_MAX ? 0 : left_ms > 0 ? left_ms : 1);
   if (!send_queue_append(&self->queue, call->frame))
     return error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED, "out of memory");
   self->free_count--;
-  self->slots[slot] = (framed_slot){.id = call->id, .call = call};
+  self->slots[slot] = (framed_slot){.id = call->id, .call = call, .method = index, .is_stream = is_stream};
   call->attempts++;
   call->worker_pid = self->base.peer_pid;
   framed_add(self, call);
   atomic_store(&call->connection, &self->base);
-  if (atomic_fetch_add(&self->base.load, 1) == 0) atomic_store(&self->base.progress_ns, now);
+  if (is_stream)
+    atomic_fetch_add(&self->base.streams, 1);
+  else if (atomic_fetch_add(&self->base.load, 1) == 0)
+    atomic_store(&self->base.progress_ns, now);
   return PYPROC_OK;
 }
 
 static connection_start framed_start(struct connection *base, struct call *call) {
   framed *self = framed_of(base);
   pyproc_error *error = NULL;
-  bool has_thread = call->finished == NULL;
+  uint32_t bits = 0;
+  bool has_thread = call->finished == NULL, is_stream = call->stream != NULL;
   pthread_mutex_lock(&self->lock);
-  if (atomic_load(&base->state) != CONNECTION_OPEN) {
+  bool is_open = atomic_load(&base->state) == CONNECTION_OPEN;
+  if (!is_open || (is_stream && atomic_load(&base->streams) >= self->settings.max_streams)) {
     pthread_mutex_unlock(&self->lock);
-    return CONNECTION_CLOSED;
+    return is_open ? CONNECTION_FULL : CONNECTION_CLOSED;
   }
   int result = take_call(self, call, &error);
+  if (result >= 0 && is_stream) framed_begin_stream(self, call, &bits);
   if (result >= 0) framed_flush(self);
   pthread_mutex_unlock(&self->lock);
+  lot_wake(self->settings.lot, bits);
   if (result < 0) {
     error_set_worker(error, base->peer_pid);
     lot_wake(self->settings.lot, call_fail(call, error, false));
@@ -151,7 +167,8 @@ static connection_start framed_start(struct connection *base, struct call *call)
   return CONNECTION_TAKEN;
 }
 
-static int framed_withdraw(struct connection *base, struct call *call, int code) {
+/* Takes the call back where it has not begun; else tells the worker once, and the call stays, or goes at once. */
+static int give_up(struct connection *base, struct call *call, int code, bool at_once) {
   framed *self = framed_of(base);
   pthread_mutex_lock(&self->lock);
   framed_slot *slot = &self->slots[call->id % STATUS_PAGE_SLOTS];
@@ -159,22 +176,35 @@ static int framed_withdraw(struct connection *base, struct call *call, int code)
     pthread_mutex_unlock(&self->lock);
     return -1;
   }
-  bool ran = false, room = false;
-  struct call *gone;
+  bool is_stream = call->stream != NULL, was_asked = call->asked != 0;
+  int result = 0;
+  framed_slot gone;
   if (send_queue_remove(&self->queue, call->frame)) {
-    framed_release(self, call->id, &gone, &room); /* the worker never hears of it */
+    framed_release(self, call->id, &gone); /* the worker never hears of it */
+    atomic_store(&call->connection, NULL);
   } else {
-    ran = !(base->page != NULL && status_page_revoke(base->page, call->id)) && framed_may_have_run(self, call->id);
-    framed_remove(self, call);
-    slot->call = NULL;
-    self->orphan_count++;
-    framed_send_control(self, WIRE_CANCEL, (uint16_t)-code, call->id, NULL, 0);
-    framed_flush(self);
+    bool revoked = base->page != NULL && status_page_revoke(base->page, call->id);
+    if (!revoked) {
+      call->asked = code;
+      result = at_once ? framed_may_have_run(self, call->id) : CONNECTION_ASKED;
+    }
+    uint64_t id = call->id;
+    if (result != CONNECTION_ASKED) framed_orphan(self, call);
+    if (!was_asked) framed_send_control(self, WIRE_CANCEL, (uint16_t)-code, id, NULL, 0);
+    framed_flush(self); /* lets go of the lock: a call that stays may end from here on */
   }
-  atomic_store(&call->connection, NULL);
   pthread_mutex_unlock(&self->lock);
+  if (is_stream) framed_nudge(base); /* a thread may be blocked here for it */
   framed_hand_over(self, NULL);
-  return ran;
+  return result;
+}
+
+static int framed_withdraw(struct connection *base, struct call *call, int code) {
+  return give_up(base, call, code, true);
+}
+
+static int framed_ask(struct connection *base, struct call *call, int code) {
+  return give_up(base, call, code, false);
 }
 
 static void framed_recall(struct connection *base, int64_t keep_ns, call_list *calls) {
@@ -185,13 +215,10 @@ static void framed_recall(struct connection *base, int64_t keep_ns, call_list *c
     next = call->next;
     bool is_queued =
         atomic_load(&call->frame->references) > 1; /* its bytes are not to be touched before they are written */
-    if (is_queued || now - call->sent_ns < keep_ns || !status_page_revoke(base->page, call->id)) continue;
-    framed_slot *slot = &self->slots[call->id % STATUS_PAGE_SLOTS];
-    framed_remove(self, call);
-    slot->call = NULL; /* the worker answers that it was revoked */
+    if (is_queued || call->stream != NULL || now - call->sent_ns < keep_ns || !status_page_revoke(base->page, call->id))
+      continue;
+    framed_orphan(self, call); /* the worker answers that it was revoked */
     call->attempts--;
-    self->orphan_count++;
-    atomic_store(&call->connection, NULL);
     call_list_append(calls, call);
     atomic_store(&base->prefetch, 0); /* until it answers again */
   }
@@ -214,8 +241,7 @@ static bool framed_reader_pump(struct connection *base) {
 static bool framed_owes(struct connection *base) {
   framed *self = framed_of(base);
   pthread_mutex_lock(&self->lock);
-  bool owes = framed_is_open(self) && self->thread_count == 0 &&
-              (atomic_load(&base->load) > 0 || !send_queue_is_empty(&self->queue));
+  bool owes = framed_is_open(self) && framed_owes_others(self);
   pthread_mutex_unlock(&self->lock);
   return owes || atomic_load(&base->state) == CONNECTION_HANDSHAKE;
 }
@@ -250,13 +276,13 @@ static bool framed_running(struct connection *base, uint64_t *ret_id, char *name
   framed *self = framed_of(base);
   bool found = false;
   pthread_mutex_lock(&self->lock);
-  for (int i = 0; base->page != NULL && i < STATUS_PAGE_THREADS && !found; i++) {
-    uint64_t id = atomic_load(&base->page->threads[i].call_id);
+  for (int i = -1; base->page != NULL && i < STATUS_PAGE_THREADS && !found; i++) {
+    uint64_t id = atomic_load(i < 0 ? &base->page->stuck_id : &base->page->threads[i].call_id);
     const framed_slot *slot = &self->slots[id % STATUS_PAGE_SLOTS];
-    found = id != 0 && slot->id == id && slot->call != NULL;
+    found = id != 0 && slot->id == id;
     if (!found) continue;
     *ret_id = id;
-    snprintf(name, size, "%s", slot->call->method.name);
+    snprintf(name, size, "%s", method_table_name(self->methods, slot->method)); /* its caller may have left */
   }
   pthread_mutex_unlock(&self->lock);
   return found;
@@ -266,12 +292,14 @@ static uint32_t fail_calls(framed *self, const pyproc_error *error, call_list *u
   uint32_t bits = 0;
   while (self->in_flight.first != NULL) {
     struct call *call = self->in_flight.first;
+    bool may_have_run = framed_may_have_run(self, call->id);
+    bool is_pinned = call->stream != NULL && call->stream->is_pinned;
     framed_remove(self, call);
-    if (!framed_may_have_run(self, call->id)) {
+    if (!may_have_run && !is_pinned && call->asked == 0) {
       atomic_store(&call->connection, NULL);
       call_list_append(unstarted, call);
     } else {
-      bits |= call_fail(call, error_copy(error), true);
+      bits |= call_fail(call, error_copy(error), may_have_run);
     }
   }
   return bits;
@@ -289,6 +317,7 @@ static void framed_fail(struct connection *base, const pyproc_error *error, call
   send_queue_clear(&self->queue);
   framed_reset_slots(self);
   atomic_store(&base->load, 0);
+  atomic_store(&base->streams, 0);
   pthread_mutex_unlock(&self->lock);
   lot_wake(self->settings.lot, bits);
 }
@@ -315,7 +344,11 @@ const protocol protocol_framed = {.name = "framed",
                                   .open = framed_open,
                                   .start = framed_start,
                                   .progress = framed_progress,
+                                  .send = framed_send,
+                                  .taken = framed_taken,
+                                  .attend = framed_attend,
                                   .withdraw = framed_withdraw,
+                                  .ask = framed_ask,
                                   .recall = framed_recall,
                                   .pump = framed_reader_pump,
                                   .owes = framed_owes,

@@ -3,6 +3,7 @@
 #include "error.h"
 #include "field_layout.h"
 #include "field_path.h"
+#include "metadata.h"
 #include "wire/envelope.h"
 #include "wire/frame.h"
 
@@ -14,9 +15,10 @@ enum { ALIGNMENT = _Alignof(max_align_t), BLOCK_MIN = 4096 }; /* 16 on 64-bit ma
 /* In front of the memory of a block. The first block's is what lies in front of the caller's pointer. */
 typedef struct reply_block {
   _Alignas(ALIGNMENT) struct reply_block *next;
+  const metadata_set *metadata; /* in a block of its own; the first block's counts, NULL: none */
 } reply_block;
 
-_Static_assert(sizeof(reply_block) == ALIGNMENT, "the memory behind the header is aligned");
+_Static_assert(sizeof(reply_block) % ALIGNMENT == 0, "the memory behind the header is aligned");
 
 static size_t align_up(size_t size) {
   return (size + ALIGNMENT - 1) & ~(size_t)(ALIGNMENT - 1);
@@ -27,6 +29,7 @@ static reply_block *block_new(reply_arena *arena, size_t size) {
   reply_block *block = malloc(size);
   if (block == NULL) return NULL;
   block->next = NULL;
+  block->metadata = NULL;
   arena->budget -= size;
   arena->last = block;
   arena->at = (uint8_t *)(block + 1);
@@ -91,10 +94,28 @@ void pyproc_reply_free(void *reply) {
   if (reply != NULL) blocks_free((reply_block *)reply - 1);
 }
 
+bool reply_set_metadata(void *reply, const uint8_t *data, size_t size) {
+  reply_block *first = (reply_block *)reply - 1;
+  reply_block *block = malloc(sizeof *block + metadata_set_size(data, size));
+  if (block == NULL) return false;
+  metadata_set *set = (metadata_set *)(void *)(block + 1);
+  metadata_set_init(set, data, size);
+  block->metadata = NULL;
+  block->next = first->next;
+  first->next = block;
+  first->metadata = set;
+  return true;
+}
+
+const pyproc_metadata *pyproc_reply_metadata(const void *reply, size_t *ret_count) {
+  return metadata_set_entries(reply == NULL ? NULL : ((const reply_block *)reply - 1)->metadata, ret_count);
+}
+
 char *reply_text_new(const char *data, size_t size) {
   reply_block *block = size > SIZE_MAX / 2 ? NULL : malloc(sizeof *block + size + 1);
   if (block == NULL) return NULL;
   block->next = NULL;
+  block->metadata = NULL;
   char *text = (char *)(block + 1);
   if (size > 0) memcpy(text, data, size);
   text[size] = '\0';

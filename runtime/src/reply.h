@@ -42,6 +42,9 @@ void reply_arena_abandon(reply_arena *arena);
 int reply_unpack(const ProtobufCMessageDescriptor *descriptor, const uint8_t *data, size_t size, size_t budget,
                  ProtobufCMessage **ret_message, pyproc_error **reterr);
 
+/* Lets a reply, of any kind, have metadata, once: encoded as in a frame, and checked. False: out of memory. */
+bool reply_set_metadata(void *reply, const uint8_t *data, size_t size);
+
 /* A copy with a NUL behind it, for pyproc_reply_free; NULL when out of memory. */
 char *reply_text_new(const char *data, size_t size);
 

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "error.h"
+#include "metadata.h"
 #include "wire/envelope.h"
 #include "wire/frame.h"
 
@@ -30,20 +31,38 @@ static bool begin_envelope(frame_block *frame, const char *method) {
   return buffer_append_text(bytes, "\",\"body\":");
 }
 
-static bool begin_header(frame_block *frame) {
-  wire_header header = {.kind = WIRE_REQUEST, .flags = frame->encoding == CALL_BODY_JSON ? WIRE_FLAG_JSON : 0};
-  if (!buffer_reserve(&frame->bytes, WIRE_LENGTH_SIZE + WIRE_HEADER_SIZE + 64)) return false;
+static int begin_header(frame_block *frame, uint8_t kind, const pyproc_call_options *options, pyproc_error **reterr) {
+  enum { BEGIN = WIRE_LENGTH_SIZE + WIRE_HEADER_SIZE };
+  wire_header header = {.kind = kind, .flags = frame->encoding == CALL_BODY_JSON ? WIRE_FLAG_JSON : 0};
+  if (!buffer_reserve(&frame->bytes, BEGIN + 64)) return no_memory(reterr);
+  frame->bytes.size = BEGIN;
+  if (options != NULL && options->metadata_count > 0) {
+    int result = metadata_encode(options->metadata, options->metadata_count, &frame->bytes, reterr);
+    if (result < 0) return result;
+    header.metadata_size = (uint32_t)(frame->bytes.size - BEGIN);
+  }
   wire_header_put(frame->bytes.data + WIRE_LENGTH_SIZE, &header);
-  frame->bytes.size = WIRE_LENGTH_SIZE + WIRE_HEADER_SIZE;
-  return true;
+  return PYPROC_OK;
 }
 
-static frame_block *begin(call_encoding encoding, const char *method) {
+/* Begins a frame, up to where the body goes. */
+static int begin(call_encoding encoding, uint8_t kind, const char *method, const pyproc_call_options *options,
+                 frame_block **ret_frame, pyproc_error **reterr) {
+  if (encoding == CALL_BODY_ENVELOPE && options != NULL && options->metadata_count > 0) encoding = CALL_BODY_JSON;
   frame_block *frame = frame_block_new(encoding);
-  if (frame == NULL) return NULL;
-  if (encoding == CALL_BODY_ENVELOPE ? begin_envelope(frame, method) : begin_header(frame)) return frame;
-  frame_block_unref(frame);
-  return NULL;
+  if (frame == NULL) return no_memory(reterr);
+  int result;
+  if (encoding == CALL_BODY_ENVELOPE)
+    result = begin_envelope(frame, method) ? PYPROC_OK : no_memory(reterr);
+  else
+    result = begin_header(frame, kind, options, reterr);
+  if (result < 0) {
+    frame_block_unref(frame);
+    return result;
+  }
+  frame->body_offset = frame->bytes.size;
+  *ret_frame = frame;
+  return PYPROC_OK;
 }
 
 /* Ends the envelope, where it is one, and hands the frame over. */
@@ -57,27 +76,58 @@ static int end(frame_block *frame, frame_block **ret_frame, pyproc_error **reter
 }
 
 int request_encode_message(const struct codec *codec, const pyproc_method *method, const ProtobufCMessage *message,
-                           frame_block **ret_frame, pyproc_error **reterr) {
-  frame_block *frame = begin(codec->envelope ? CALL_BODY_ENVELOPE : CALL_BODY_CODEC, method->name);
-  if (frame == NULL) return no_memory(reterr);
-  int result = codec->pack(method->request, message, &frame->bytes, reterr);
+                           const pyproc_call_options *options, frame_block **ret_frame, pyproc_error **reterr) {
+  frame_block *frame;
+  int result = begin(codec->envelope ? CALL_BODY_ENVELOPE : CALL_BODY_CODEC, WIRE_REQUEST, method->name, options,
+                     &frame, reterr);
+  if (result < 0) return result;
+  result = codec->pack(method->request, message, &frame->bytes, reterr);
   if (result >= 0) return end(frame, ret_frame, reterr);
   frame_block_unref(frame);
   return result;
 }
 
-int request_encode_json(const struct codec *codec, const char *method, const char *body, frame_block **ret_frame,
-                        pyproc_error **reterr) {
+int request_encode_json(const struct codec *codec, const char *method, const char *body,
+                        const pyproc_call_options *options, frame_block **ret_frame, pyproc_error **reterr) {
   size_t size = strlen(body);
   if (!envelope_is_utf8(method, strlen(method)))
     return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "the method's name is not UTF-8");
   const char *wrong = envelope_check_body(body, size);
   if (wrong != NULL) return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "the body of %s: %s", method, wrong);
-  frame_block *frame = begin(codec->envelope ? CALL_BODY_ENVELOPE : CALL_BODY_JSON, method);
-  if (frame == NULL) return no_memory(reterr);
+  frame_block *frame;
+  int result =
+      begin(codec->envelope ? CALL_BODY_ENVELOPE : CALL_BODY_JSON, WIRE_REQUEST, method, options, &frame, reterr);
+  if (result < 0) return result;
   if (buffer_append(&frame->bytes, body, size)) return end(frame, ret_frame, reterr);
   frame_block_unref(frame);
   return no_memory(reterr);
+}
+
+/* Frames of streams are never envelopes. */
+static int encode_for_stream(const struct codec *codec, uint8_t kind, const pyproc_method *method,
+                             const ProtobufCMessage *message, const pyproc_call_options *options,
+                             frame_block **ret_frame, pyproc_error **reterr) {
+  frame_block *frame;
+  int result = begin(codec->envelope ? CALL_BODY_JSON : CALL_BODY_CODEC, kind, method->name, options, &frame, reterr);
+  if (result < 0) return result;
+  result = message != NULL ? codec->pack(method->request, message, &frame->bytes, reterr) : PYPROC_OK;
+  if (result < 0) {
+    frame_block_unref(frame);
+    return result;
+  }
+  wire_put32(frame->bytes.data, (uint32_t)(frame->bytes.size - WIRE_LENGTH_SIZE));
+  *ret_frame = frame;
+  return PYPROC_OK;
+}
+
+int request_encode_stream(const struct codec *codec, const pyproc_method *method, const ProtobufCMessage *message,
+                          const pyproc_call_options *options, frame_block **ret_frame, pyproc_error **reterr) {
+  return encode_for_stream(codec, WIRE_REQUEST, method, message, options, ret_frame, reterr);
+}
+
+int request_encode_stream_message(const struct codec *codec, const pyproc_method *method,
+                                  const ProtobufCMessage *message, frame_block **ret_frame, pyproc_error **reterr) {
+  return encode_for_stream(codec, WIRE_STREAM_DATA, method, message, NULL, ret_frame, reterr);
 }
 
 /* Writes the digits right-aligned into the blanks. */

@@ -117,6 +117,8 @@ static int make_workers(struct supervisor *self, struct lot *lot, struct admissi
                                     .spin_ns = options->spin_ns,
                                     .cancel_grace_ms = options->cancel_grace_ms,
                                     .max_in_flight = (int)options->max_in_flight,
+                                    .max_streams = (int)options->max_streams,
+                                    .stream_window = options->stream_window,
                                     .index = i};
     struct worker *worker = &self->workers[i];
     worker_init(worker, &self->shop, i);

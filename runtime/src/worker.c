@@ -302,6 +302,12 @@ static void describe_exit(const struct worker *self, const platform_exit *exit, 
     snprintf(text, size, "worker %ld exited with status %d", (long)self->pid, exit->exit_status);
 }
 
+/* Whether the process killed itself, as it is to where a handler does not end when it is told to. */
+static bool was_stuck(const struct worker *self, const platform_exit *exit) {
+  status_page *page = self->connection->page;
+  return page != NULL && atomic_load(&page->stuck_id) != 0 && (!exit->known || exit->signal == SIGKILL);
+}
+
 /* The error that calls in flight and the opener of the pool get. */
 static pyproc_error *make_error(struct worker *self, const platform_exit *exit, bool was_ready) {
   char text[160], method[256] = "";
@@ -310,6 +316,7 @@ static pyproc_error *make_error(struct worker *self, const platform_exit *exit, 
   const pyproc_error *reason = self->connection->reason;
   bool said_why = reason != NULL && pyproc_error_code(reason) != PYPROC_E_UNAVAILABLE;
   describe_exit(self, exit, text, sizeof text);
+  bool stuck = was_stuck(self, exit);
   bool running = self->connection->protocol->running(self->connection, &id, method, sizeof method);
   if (self->verdict != NULL)
     error = error_copy(self->verdict);
@@ -317,8 +324,9 @@ static pyproc_error *make_error(struct worker *self, const platform_exit *exit, 
     error = error_copy(reason);
   else if (was_ready)
     error =
-        error_new(PYPROC_E_UNAVAILABLE, "%s%s%s%s", atomic_load(&self->shop->closing) ? "the pool was closed: " : "",
-                  text, running ? " in " : "", method);
+        error_new(PYPROC_E_UNAVAILABLE, "%s%s%s%s%s", atomic_load(&self->shop->closing) ? "the pool was closed: " : "",
+                  text, running ? " in " : "", method,
+                  stuck ? ", which did not end although its call was given up (option cancel_grace_ms)" : "");
   else
     error = error_new(PYPROC_E_UNAVAILABLE, "%s before it was ready: does %s call serve()?", text,
                       self->shop->options->script);
@@ -334,6 +342,7 @@ static pyproc_error *make_error(struct worker *self, const platform_exit *exit, 
                         .log = tail != NULL ? tail : "",
                         .stacks = ""};
   error_set_worker(error, self->pid);
+  error_set_stop(error, stuck ? PYPROC_STOP_KILLED : PYPROC_STOP_NONE);
   error_set_log(error, crash.log);
   error_set_crash(error, &crash);
   free(tail);

@@ -1,4 +1,5 @@
 /* What generated code does when it runs, over a library of our own. Writes a serialised message to standard output. */
+#include "chat.pyproc.h"
 #include "proto2.pyproc.h"
 #include "types.pyproc.h"
 
@@ -51,6 +52,65 @@ int pyproc_future_finish_generated(pyproc_future *future, const pyproc_method *m
   return pyproc_call(NULL, method, &reply_message, NULL, ret_reply, reterr);
 }
 
+int pyproc_stream_open(pyproc_pool *pool, const pyproc_method *method, const ProtobufCMessage *request,
+                       const pyproc_call_options *options, pyproc_stream **ret_stream, pyproc_error **reterr) {
+  (void)ret_stream;
+  return pyproc_call_start(pool, method, request, options, NULL, reterr);
+}
+
+int pyproc_stream_send_generated(pyproc_stream *stream, const pyproc_method *method, const ProtobufCMessage *message,
+                                 pyproc_error **reterr) {
+  (void)stream;
+  (void)reterr;
+  called = method;
+  return message == NULL ? PYPROC_E_INVALID_ARGUMENT : answer;
+}
+
+int pyproc_stream_done_sending_generated(pyproc_stream *stream, const pyproc_method *method, pyproc_error **reterr) {
+  (void)stream;
+  (void)reterr;
+  called = method;
+  return answer;
+}
+
+int pyproc_stream_recv_generated(pyproc_stream *stream, const pyproc_method *method, ProtobufCMessage **ret_message,
+                                 pyproc_error **reterr) {
+  (void)stream;
+  (void)reterr;
+  called = method;
+  if (ret_message == NULL) return PYPROC_E_INVALID_ARGUMENT;
+  if (answer == 1) *ret_message = &reply_message;
+  return answer;
+}
+
+int pyproc_stream_send_submit_generated(pyproc_stream *stream, const pyproc_method *method,
+                                        const ProtobufCMessage *message, pyproc_done *done, void *userdata,
+                                        pyproc_error **reterr) {
+  (void)stream;
+  (void)reterr;
+  called = method;
+  if (message == NULL || done == NULL) return PYPROC_E_INVALID_ARGUMENT;
+  done(answer, NULL, NULL, userdata);
+  return PYPROC_OK;
+}
+
+int pyproc_stream_recv_submit_generated(pyproc_stream *stream, const pyproc_method *method,
+                                        pyproc_trampoline *trampoline, void (*done)(void), void *userdata,
+                                        pyproc_error **reterr) {
+  (void)stream;
+  (void)reterr;
+  called = method;
+  if (done == NULL) return PYPROC_E_INVALID_ARGUMENT;
+  trampoline(done, answer, answer == 1 ? &reply_message : NULL, NULL, userdata);
+  return PYPROC_OK;
+}
+
+static pyproc_stream *closed;
+
+void pyproc_stream_close(pyproc_stream *stream) {
+  closed = stream;
+}
+
 static void check(int condition, const char *what) {
   if (condition) return;
   fprintf(stderr, "failed: %s\n", what);
@@ -92,6 +152,61 @@ static void check_asynchronous_calls(void) {
   check(golden_types_types_scalar_finish(future, &reply, NULL) == PYPROC_OK, "finish");
   check((void *)reply == (void *)&reply_message, "finish gives the reply");
   check(golden_types_types_scalar_finish(future, NULL, NULL) < 0, "NULL ret_reply of finish");
+}
+
+static Acme__Chat__V1__SayReply *received;
+static int stream_result;
+
+static acme_chat_v1_chat_room_converse_done on_message;
+static void on_message(int result, Acme__Chat__V1__SayReply *message, pyproc_error *error, void *userdata) {
+  check(error == NULL && userdata == &answer, "a receive's callback gets what it was given");
+  stream_result = result;
+  received = message;
+}
+
+static pyproc_done on_sent;
+static void on_sent(int result, ProtobufCMessage *reply, pyproc_error *error, void *userdata) {
+  check(reply == NULL && error == NULL && userdata == &answer, "a send's callback gets what it was given");
+  stream_result = result;
+}
+
+static void check_opened_streams(void) {
+  Acme__Chat__V1__SayRequest request = ACME__CHAT__V1__SAY_REQUEST__INIT;
+  pyproc_call_options options;
+  pyproc_stream *stream = NULL;
+  memset(&options, 0, sizeof options);
+  answer = PYPROC_OK;
+  check(acme_chat_v1_chat_room_history_open(NULL, &request, &options, &stream, NULL) == PYPROC_OK, "open");
+  check(called == &acme_chat_v1_chat_room_history_method && given == &options, "open passes method and options on");
+  check(acme_chat_v1_chat_room_history_open(NULL, NULL, NULL, &stream, NULL) < 0, "NULL request of open");
+  check(acme_chat_v1_chat_room_upload_open(NULL, &options, &stream, NULL) < 0, "a client stream has no request");
+  check(called == &acme_chat_v1_chat_room_upload_method && given == &options, "open of a client stream");
+}
+
+static void check_streams(void) {
+  Acme__Chat__V1__SayRequest message = ACME__CHAT__V1__SAY_REQUEST__INIT;
+  Acme__Chat__V1__SayReply untouched, *reply = &untouched;
+  pyproc_stream *const stream = (pyproc_stream *)(void *)&reply_message;
+  for (answer = PYPROC_E_DATA_LOSS; answer <= 1; answer++) {
+    reply = &untouched;
+    check(acme_chat_v1_chat_room_converse_send(stream, &message, NULL) == answer, "send");
+    check(called == &acme_chat_v1_chat_room_converse_method, "send knows its method");
+    check(acme_chat_v1_chat_room_converse_done_sending(stream, NULL) == answer, "done_sending");
+    check(acme_chat_v1_chat_room_converse_recv(stream, &reply, NULL) == answer, "recv");
+    check(answer == 1 ? (void *)reply == (void *)&reply_message : reply == &untouched, "a message, or untouched");
+    check(acme_chat_v1_chat_room_converse_recv_submit(stream, on_message, &answer, NULL) == PYPROC_OK, "recv_submit");
+    check(stream_result == answer && (received != NULL) == (answer == 1), "what a receive's callback is told");
+    stream_result = 2;
+    check(acme_chat_v1_chat_room_converse_send_submit(stream, &message, on_sent, &answer, NULL) == PYPROC_OK,
+          "send_submit");
+    check(stream_result == answer, "what a send's callback is told");
+  }
+  check(acme_chat_v1_chat_room_converse_send(stream, NULL, NULL) < 0, "NULL message of send");
+  check(acme_chat_v1_chat_room_converse_send_submit(stream, NULL, on_sent, NULL, NULL) < 0, "of send_submit");
+  check(acme_chat_v1_chat_room_converse_recv(stream, NULL, NULL) < 0, "NULL ret_message");
+  check(acme_chat_v1_chat_room_converse_recv_submit(stream, NULL, NULL, NULL) < 0, "NULL callback");
+  acme_chat_v1_chat_room_converse_close(stream);
+  check(closed == stream, "close");
 }
 
 static void check_calls(void) {
@@ -179,6 +294,8 @@ static void write_optionals(void) {
 int main(void) {
   check_calls();
   check_asynchronous_calls();
+  check_opened_streams();
+  check_streams();
   check_tables();
   check_defaults();
   write_optionals();

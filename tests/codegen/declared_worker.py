@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import Any, Dict, Tuple
+from typing import Any, AsyncIterator, Dict, Iterator, Tuple, TypeVar
 
 
 class Code(enum.IntEnum):
@@ -23,6 +23,13 @@ class Error(Exception):
 
 class Context:
     """What a handler learns about its call."""
+
+
+Message = TypeVar("Message", covariant=True)
+
+
+class Requests(Iterator[Message], AsyncIterator[Message]):
+    """What a base class says of a stream's messages."""
 
 
 class Handler:

@@ -11,12 +11,13 @@ import pytest
 import support
 from conftest import Generated
 
+CHAT = next(case for case in support.CASES if case.name == "chat")
 TYPES = next(case for case in support.CASES if case.name == "types")
 PROTO2 = next(case for case in support.CASES if case.name == "proto2")
 
 
 def test_generated_c_runs(generated: Generated, well_known: Path, tmp_path: Path) -> None:
-    folders = [generated.case(TYPES), generated.case(PROTO2), well_known]
+    folders = [generated.case(TYPES), generated.case(PROTO2), generated.case(CHAT), well_known]
     sources = [Path(__file__).with_name("behaviour.c"), *(path for folder in folders for path in folder.rglob("*.c"))]
     program = tmp_path / "behaviour"
     subprocess.run(["gcc", "-std=c11", "-D_POSIX_C_SOURCE=200809L", *support.WARNINGS, "-fsanitize=undefined",

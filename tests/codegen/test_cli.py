@@ -268,3 +268,34 @@ def test_plugin_refuses(tmp_path: Path) -> None:
 def test_plugin_explains_itself(tmp_path: Path) -> None:
     done = support.run_generator([], tmp_path, module="pyproc_gen.plugin", data="no request")
     assert done.returncode == 1 and "protoc --pyproc_out" in done.stderr
+
+
+STREAMS = """\
+syntax = "proto3"; package p; import "pyproc/options.proto"; message M {}
+service S {
+  rpc Foo(stream M) returns (stream M);
+  rpc FooOpen(M) returns (M);
+  rpc FooRecv(M) returns (stream M);
+  rpc Bar(M) returns (stream M);
+  rpc BarSend(M) returns (M);
+  rpc BarOpened(M) returns (M);
+  rpc Baz(M) returns (M) { option (pyproc.method).c_name = "foo_done_sending"; }
+}
+"""
+
+
+def test_functions_of_streams_clash_with_no_other(tmp_path: Path) -> None:
+    """What a stream of another direction would need is kept free, too."""
+    (tmp_path / "s.proto").write_text(STREAMS)
+    done = support.run_generator(["s.proto", "--out", "gen"], tmp_path)
+    assert (done.returncode, done.stderr) == (1, (
+        "s.proto:9:28: c_name foo_done_sending does not fit rpc p.S/Baz: p_s_foo_done_sending is taken by rpc p.S/Foo "
+        "(s.proto:3:7); choose another\n"))
+    (tmp_path / "s.proto").write_text(STREAMS.replace("foo_done_sending", "foo_sent"))
+    done = support.run_generator(["s.proto", "--out", "gen"], tmp_path)
+    assert done.returncode == 0 and done.stderr.splitlines() == [
+        "s.proto:4:7: note: rpc p.S/FooOpen becomes p_s_foo_open_2 in C: p_s_foo_open is taken by rpc p.S/Foo "
+        "(s.proto:3:7)",
+        "s.proto:7:7: note: rpc p.S/BarSend becomes p_s_bar_send_2 in C: p_s_bar_send is taken by rpc p.S/Bar "
+        "(s.proto:6:7)",
+    ]

@@ -88,12 +88,17 @@ def test_base_class_raises_unimplemented(generated: Generated, worker_package: L
     assert text.strip() == "12 __main__: class Mine has no method predict, which rpc quickstart.Predictor/Predict needs"
 
 
-def test_streams_have_no_c_function(generated: Generated) -> None:
+def test_every_kind_has_its_c_functions(generated: Generated) -> None:
     header = (generated.case(support.CASES[0]) / "chat.pyproc.h").read_text()
-    assert "extern const pyproc_method acme_chat_v1_chat_room_history_method;" in header
-    assert re.findall(r"^int (\w+)\(", header, re.MULTILINE) == [
-        f"acme_chat_v1_chat_room_{rpc}{suffix}" for rpc in ("say", "get_httpinfo")
-        for suffix in ("", "_with", "_submit", "_start", "_finish")]
+    unary = ("", "_with", "_submit", "_start", "_finish")
+    sending, receiving = ("_send", "_send_submit", "_done_sending"), ("_recv", "_recv_submit", "_close")
+    kinds = {"say": unary, "history": ("_open", *receiving), "upload": ("_open", *sending, *receiving),
+             "converse": ("_open", *sending, *receiving), "get_httpinfo": unary}
+    assert re.findall(r"^(?:int|void) (\w+)\(", header, re.MULTILINE) == [
+        f"acme_chat_v1_chat_room_{rpc}{suffix}" for rpc, suffixes in kinds.items() for suffix in suffixes]
+    for rpc in kinds:
+        assert f"extern const pyproc_method acme_chat_v1_chat_room_{rpc}_method;" in header
+        assert f"typedef void acme_chat_v1_chat_room_{rpc}_done(int result," in header
 
 
 def test_imports_for_options_cost_c_nothing(generated: Generated) -> None:
@@ -106,11 +111,12 @@ def test_imports_for_options_cost_c_nothing(generated: Generated) -> None:
 
 
 def test_every_reply_says_how_it_is_freed(generated: Generated) -> None:
+    given = r"(?:int \w+\([^;]*\*\*ret_(?:reply|message)|typedef void \w+_done\()"
     for case in support.CASES:
         for path in generated.case(case).rglob("*.pyproc.h"):
-            declarations = re.findall(r"(/\*(?:(?!\*/).)*\*/)\n(?:int \w+\([^;]*\*\*ret_reply|typedef void \w+_done\()",
-                                      path.read_text(), re.DOTALL)
-            assert len(declarations) == path.read_text().count("**ret_reply") + path.read_text().count("_done(int")
+            text = path.read_text()
+            declarations = re.findall(rf"(/\*(?:(?!\*/).)*\*/)\n{given}", text, re.DOTALL)
+            assert len(declarations) == sum(map(text.count, ("**ret_reply", "**ret_message", "_done(int")))
             for comment in declarations:
                 words = " ".join(re.sub(r"(?m)^ \*", "", comment).split())
-                assert "ree the reply with pyproc_reply_free and with nothing else" in words
+                assert re.search("ree the (reply|message) with pyproc_reply_free and with nothing else", words)

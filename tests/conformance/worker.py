@@ -1,8 +1,9 @@
 """A complete worker in pure Python, written from schema/wire.md alone.
 
 It proves that the page suffices, and runs in the conformance tests beside the real pyproc_worker. It has the feature
-`started` instead of shared memory; one handler runs at once, on a thread of its own.
+`started` instead of shared memory; one handler runs at once, on a thread of its own, and each stream has another.
 """
+import base64
 import hashlib
 import json
 import os
@@ -14,14 +15,16 @@ import struct
 import sys
 import threading
 import traceback
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from collections import deque
+from typing import Any, Callable, Deque, Dict, Iterator, List, Optional, Tuple
 
 HEADER = struct.Struct(">BBHIQII")
-HELLO, WELCOME, REQUEST, REPLY, CANCEL, PING, PONG, STARTED, FAILED = range(1, 10)
+HELLO, WELCOME, REQUEST, REPLY, CANCEL, PING, PONG, STARTED, FAILED, STREAM_DATA, CREDIT, END = range(1, 13)
 JSON = 1
 CANCELLED, UNKNOWN, INVALID_ARGUMENT, DEADLINE_EXCEEDED = 1, 2, 3, 4
-RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL = 8, 12, 13
+RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL, DATA_LOSS = 8, 12, 13, 15
 TEXT_LIMIT, NESTING_LIMIT, PING_LIMIT = 64 << 10, 100, 64
+MESSAGE_COST, MAX_STREAMS, STREAM_WINDOW = 64, 64, 256 << 10
 
 
 class Failure(Exception):
@@ -74,6 +77,7 @@ def parse_envelope(data: bytes) -> Tuple[str, int, str, Any]:
 
 
 SHAPES = {"conformance.Blob": [(1, "one", "bytes", "data")],
+          "conformance.Task": [(1, "one", "int64", "count"), (2, "one", "int64", "size"), (3, "one", "string", "then")],
           "quickstart.PredictReply": [(1, "one", "double", "result")],
           "quickstart.PredictRequest": [(1, "one", "double", "value")]}
 
@@ -93,6 +97,105 @@ TYPED: Dict[str, Tuple[str, str, Callable[[Any], Any]]] = {
     "quickstart.Predictor/Predict": ("quickstart.PredictRequest", "quickstart.PredictReply", predict),
     "conformance.Echo/Echo": ("conformance.Blob", "conformance.Blob", lambda request: request),
 }
+
+
+def read_varint(data: bytes, at: int) -> Tuple[int, int]:
+    """A varint of the protobuf encoding, and what is behind it."""
+    value = shift = 0
+    while True:
+        value |= (data[at] & 127) << shift
+        at, shift = at + 1, shift + 7
+        if data[at - 1] < 128:
+            return value, at
+
+
+def decode(message: str, body: bytes, is_json: bool) -> Dict[str, Any]:
+    """The fields of a message that holds int64, bytes and string only."""
+    empty = {"int64": 0, "bytes": b"", "string": ""}
+    result: Dict[str, Any] = {name: empty[kind] for _, _, kind, name in SHAPES[message]}
+    kinds = {number: (kind, name) for number, _, kind, name in SHAPES[message]}
+    if is_json:
+        for name, value in parse_json(body).items():
+            kind = type(result[name])
+            result[name] = base64.b64decode(value) if kind is bytes else kind(value)
+        return result
+    at = 0
+    while at < len(body):
+        key, at = read_varint(body, at)
+        value, at = read_varint(body, at)
+        kind_name, name = kinds[key >> 3]
+        if key & 7 == 2:
+            value, at = body[at:at + value], at + value
+        result[name] = value.decode() if kind_name == "string" else value
+    return result
+
+
+def encode(message: str, fields: Dict[str, Any], is_json: bool) -> bytes:
+    """The other way round."""
+    if is_json:
+        return json.dumps({name: base64.b64encode(value).decode() if isinstance(value, bytes) else value
+                           for name, value in fields.items()}).encode()
+
+    def varint(value: int) -> bytes:
+        return bytes([value]) if value < 128 else bytes([value & 127 | 128]) + varint(value >> 7)
+
+    out = b""
+    for number, _, _, name in SHAPES[message]:
+        value = fields.get(name)
+        if isinstance(value, int):
+            out += varint(number << 3) + varint(value)
+        elif value:
+            data = value.encode() if isinstance(value, str) else value
+            out += varint(number << 3 | 2) + varint(len(data)) + data
+    return out
+
+
+def obey(order: str, stream: "Stream") -> None:
+    """What a Task or a Blob says is to be done instead of going on."""
+    if order == "fail":
+        raise ValueError("as told")
+    if order == "hang":
+        stream.wait_for_cancel()
+    if order == "die":
+        os._exit(9)
+
+
+def produce(stream: "Stream") -> None:
+    """conformance.Streams/Produce."""
+    task = stream.request("conformance.Task")
+    pattern = bytes(range(256)) * (task["size"] // 256 + 2)
+    for number in range(task["count"]):
+        stream.send({"data": pattern[number % 256:number % 256 + task["size"]]})
+    obey(task["then"], stream)
+
+
+def consume(stream: "Stream") -> Dict[str, Any]:
+    """conformance.Streams/Consume."""
+    count = size = 0
+    for blob in stream.requests():
+        order = blob["data"][:8].decode("latin-1")
+        if order == "stop":
+            break
+        obey(order, stream)
+        count, size = count + 1, size + len(blob["data"])
+    return {"count": count, "size": size}
+
+
+def converse(stream: "Stream") -> None:
+    """conformance.Streams/Converse."""
+    for blob in stream.requests():
+        order = blob["data"][:8].decode("latin-1")
+        if order == "stop":
+            break
+        obey(order, stream)
+        stream.send(blob)
+
+
+STREAMS: Dict[str, Tuple[str, str, str, Callable[["Stream"], Any]]] = {
+    "conformance.Streams/Produce": ("server_stream", "conformance.Task", "conformance.Blob", produce),
+    "conformance.Streams/Consume": ("client_stream", "conformance.Blob", "conformance.Task", consume),
+    "conformance.Streams/Converse": ("bidi", "conformance.Blob", "conformance.Blob", converse),
+}
 DYNAMIC: Dict[str, Callable[[Any, threading.Event], Any]] = {
     "health": lambda body, _: {"status": "healthy", "pid": os.getpid()},
     "predict": lambda body, _: {"result": body["value"] * 2},
@@ -103,7 +206,7 @@ DYNAMIC: Dict[str, Callable[[Any, threading.Event], Any]] = {
     "big": lambda body, _: "x" * body["size"],
     "die": lambda body, _: os._exit(body["status"]),
 }
-METHODS = list(TYPED) + list(DYNAMIC)
+METHODS = list(TYPED) + list(STREAMS) + list(DYNAMIC)
 
 
 def run_handler(method: str, body: Any, cancelled: threading.Event) -> bytes:
@@ -122,14 +225,16 @@ def run_handler(method: str, body: Any, cancelled: threading.Event) -> bytes:
 def hello() -> bytes:
     """What this worker is and can do."""
     typed = []
-    for name, (request, reply, _) in TYPED.items():
-        lines = ["unary %s %s" % (request, reply)]
+    unary = [(name, "unary", request, reply) for name, (request, reply, _) in TYPED.items()]
+    for name, kind, request, reply in unary + [(name, *about[:3]) for name, about in STREAMS.items()]:
+        lines = ["%s %s %s" % (kind, request, reply)]
         for message in sorted({request, reply}):
             lines += [message] + ["%d %s %s %s" % field for field in SHAPES[message]]
         digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
-        typed.append({"name": name, "kind": "unary", "request": request, "reply": reply, "fingerprint": digest})
+        typed.append({"name": name, "kind": kind, "request": request, "reply": reply, "fingerprint": digest})
     return json.dumps({
-        "version": 1, "oldest": 1, "pid": os.getpid(), "features": ["started"], "threads": 1, "messages": SHAPES,
+        "version": 1, "oldest": 1, "pid": os.getpid(), "features": ["started", "streams"], "threads": 1,
+        "messages": SHAPES,
         "methods": typed + [{"name": name, "kind": "unary"} for name in DYNAMIC]}).encode()
 
 
@@ -154,8 +259,15 @@ class Call:
         self.connection.calls.pop(self.id, None)
         self.connection.send_payload(payload)
 
+    def cancel(self, code: int) -> None:
+        """The code is what the call then answers, if it has not been answered."""
+        self.cancel_code = code
+        self.cancelled.set()
+
     def outcome(self) -> bytes:
         """The body of the reply."""
+        if self.method in STREAMS:
+            raise Failure(INVALID_ARGUMENT, "%s is a stream, and cannot be called by an envelope" % self.method)
         if self.method not in METHODS:
             raise Failure(UNIMPLEMENTED, "there is no method %s" % (self.method or "of that index"))
         try:
@@ -178,12 +290,104 @@ class Call:
         return json.dumps({"id": self.id, "ok": False, **members}).encode()
 
 
+class Stream(Call):
+    """A request of a stream, and what goes both ways until its reply. It is run by a thread of its own."""
+
+    def __init__(self, connection: "Connection", call_id: int, method: str, flags: int, body: bytes) -> None:
+        super().__init__(connection, call_id, method, flags, body)
+        self.kind, self.takes, self.gives, self.handler = STREAMS[method]
+        self.is_json = flags == JSON
+        self.changed = threading.Condition()
+        self.inbox: Deque[bytes] = deque()
+        self.ended = self.broken = False
+        self.send_credit = self.receive_credit = connection.stream_window
+        self.ungranted = 0
+
+    def cancel(self, code: int) -> None:
+        """Wakes whoever waits, too."""
+        with self.changed:
+            super().cancel(code)
+            self.changed.notify_all()
+
+    def fail_if_cancelled(self) -> None:
+        """Ends the handler."""
+        if self.broken:
+            raise Failure(DATA_LOSS, "the host broke the protocol of streams")
+        if self.cancelled.is_set():
+            raise Failure(self.cancel_code, "%s was cancelled" % self.method)
+
+    def wait_for_cancel(self) -> None:
+        """Ends the handler, as soon as the host says so."""
+        self.cancelled.wait()
+        self.fail_if_cancelled()
+
+    def request(self, message: str) -> Dict[str, Any]:
+        """The one request of a server stream."""
+        return decode(message, self.body, self.is_json)
+
+    def requests(self) -> Iterator[Dict[str, Any]]:
+        """What the host sends, until its end."""
+        while True:
+            with self.changed:
+                self.changed.wait_for(lambda: self.inbox or self.ended or self.cancelled.is_set())
+                self.fail_if_cancelled()
+                if not self.inbox:
+                    return
+                body = self.inbox.popleft()
+                self.ungranted += len(body) + MESSAGE_COST
+                granted = self.ungranted if self.ungranted >= self.connection.stream_window // 4 else 0
+                self.ungranted -= granted
+                self.receive_credit += granted
+            if granted:
+                self.connection.send(CREDIT, 0, self.id, struct.pack(">I", granted))
+            yield decode(self.takes, body, self.is_json)
+
+    def send(self, fields: Dict[str, Any]) -> None:
+        """One message, as soon as there is credit."""
+        body = encode(self.gives, fields, self.is_json)
+        with self.changed:
+            self.changed.wait_for(lambda: self.send_credit > 0 or self.cancelled.is_set())
+            self.fail_if_cancelled()
+            self.send_credit -= len(body) + MESSAGE_COST
+        self.connection.send(STREAM_DATA, self.flags or 0, self.id, body)
+
+    def take(self, kind: int, flags: int, body: bytes) -> None:
+        """A frame for this stream."""
+        with self.changed:
+            credit = struct.unpack(">I", body)[0] if kind == CREDIT and len(body) == 4 else 0
+            if kind == END:
+                self.ended = True
+            elif kind == CREDIT and 0 < credit <= self.connection.stream_window - self.send_credit:
+                self.send_credit += credit
+            elif (kind == STREAM_DATA and self.receive_credit > 0 and flags == self.flags
+                  and self.kind != "server_stream"):
+                self.inbox.append(body)
+                self.receive_credit -= len(body) + MESSAGE_COST
+            else:
+                self.broken = True
+                self.cancelled.set()
+            self.changed.notify_all()
+
+    def outcome(self) -> bytes:
+        """The body of the reply."""
+        self.fail_if_cancelled()
+        self.connection.send(STARTED, call_id=self.id)
+        try:
+            result = self.handler(self)
+        except Failure:
+            raise
+        except Exception as error:
+            raise Failure(UNKNOWN, str(error), type(error).__name__, traceback.format_exc()) from error
+        return encode(self.gives, result, self.is_json) if self.kind == "client_stream" else b""
+
+
 class Connection:
     """One socket: the frames that come in on it, and those that go out."""
 
     def __init__(self, wire: socket.socket, jobs: "queue.Queue[Call]", host_fd: int) -> None:
         self.wire, self.jobs, self.host_fd = wire, jobs, host_fd
         self.frame_limit = 64 << 20
+        self.max_streams, self.stream_window = MAX_STREAMS, STREAM_WINDOW
         self.welcomed = False
         self.calls: Dict[int, Call] = {}
         self.lock = threading.Lock()
@@ -222,7 +426,7 @@ class Connection:
         except (EOFError, OSError, ValueError) as error:
             sys.stderr.write("closing a connection: %s\n" % error if isinstance(error, ValueError) else "")
         for call in list(self.calls.values()):
-            call.cancelled.set()
+            call.cancel(CANCELLED)
         self.wire.close()
 
     def take(self, payload: bytes) -> None:
@@ -238,10 +442,21 @@ class Connection:
         if kind == HELLO:
             self.send(HELLO, JSON, 0, hello())
         elif kind == WELCOME:
-            self.frame_limit = json.loads(body).get("frame_limit", self.frame_limit)
+            welcome = json.loads(body)
+            self.frame_limit = welcome.get("frame_limit", self.frame_limit)
+            self.max_streams = welcome.get("max_streams", self.max_streams)
+            self.stream_window = welcome.get("stream_window", self.stream_window)
             self.welcomed = True
         elif kind == REQUEST:
-            self.start(call_id, METHODS[method] if method < len(METHODS) else "", flags, body)
+            name = METHODS[method] if method < len(METHODS) else ""
+            if name in STREAMS:
+                self.start_stream(Stream(self, call_id, name, flags, body))
+            else:
+                self.start(call_id, name, flags, body)
+        elif kind in (STREAM_DATA, CREDIT, END):
+            call = self.calls.get(call_id)
+            if isinstance(call, Stream):
+                call.take(kind, flags, body)
         elif kind == PING:
             self.send(PONG, 0, call_id, body)
         elif kind == CANCEL:
@@ -260,16 +475,23 @@ class Connection:
             self.cancel(call_id, CANCELLED)
 
     def cancel(self, call_id: int, code: int) -> None:
-        """The code is what the call then answers, if it has not been answered."""
+        """One that is not known has been answered."""
         call = self.calls.get(call_id)
         if call is not None:
-            call.cancel_code = code
-            call.cancelled.set()
+            call.cancel(code)
 
     def start(self, call_id: int, method: str, flags: Optional[int], body: Any) -> None:
         """Has the call run in its turn."""
         self.calls[call_id] = Call(self, call_id, method, flags, body)
         self.jobs.put(self.calls[call_id])
+
+    def start_stream(self, stream: Stream) -> None:
+        """Has the stream run beside all else, or refuses it."""
+        if sum(isinstance(call, Stream) for call in list(self.calls.values())) >= self.max_streams:
+            self.send_payload(stream.failure(Failure(RESOURCE_EXHAUSTED, "more than max_streams streams")))
+            return
+        self.calls[stream.id] = stream
+        threading.Thread(target=stream.run, daemon=True).start()
 
 
 def run_calls(jobs: "queue.Queue[Call]") -> None:

@@ -1,9 +1,10 @@
 """The methods of tests/conformance/worker.py, served by the real pyproc_worker."""
 import os
 import threading
-from typing import Any
+import time
+from typing import Any, Iterator
 
-from conformance_pyproc import Blob, EchoHandler, serve
+from conformance_pyproc import Blob, EchoHandler, StreamsHandler, Task, serve
 from pyproc_worker import expose
 from quickstart_pyproc import PredictorHandler, PredictReply, PredictRequest
 
@@ -22,6 +23,52 @@ class Echo(EchoHandler):
     def echo(self, request: Blob, context: Any) -> Blob:
         """The request."""
         return request
+
+
+def obey(order: str) -> None:
+    """What a Task or a Blob says is to be done instead of going on."""
+    if order == "fail":
+        raise ValueError("as told")
+    while order == "hang":
+        time.sleep(60)
+    if order == "die":
+        time.sleep(0.1)  # what was yielded before has been written by then
+        os._exit(9)
+
+
+class Streams(StreamsHandler):
+    """Does as it is told."""
+
+    def produce(self, request: Task, context: Any) -> Iterator[Blob]:
+        """So many messages of so many bytes, and then what the task says."""
+        pattern = bytes(range(256)) * (request.size // 256 + 2)
+        for number in range(request.count):
+            yield Blob(data=pattern[number % 256:number % 256 + request.size])
+        obey(request.then)
+
+    def consume(self, requests: Iterator[Blob], context: Any) -> Task:
+        """Counts what comes."""
+        count = size = 0
+        for blob in requests:
+            order = blob.data[:8].decode("latin-1")
+            if order == "stop":
+                break
+            obey(order)
+            count, size = count + 1, size + len(blob.data)
+        return Task(count=count, size=size)
+
+    def converse(self, requests: Iterator[Blob], context: Any) -> Iterator[Blob]:
+        """What comes; the metadata of the request beside the first message, and some beside the end."""
+        for key, value in context.metadata:
+            context.add_metadata(key, value)
+        for blob in requests:
+            order = blob.data[:8].decode("latin-1")
+            if order == "stop":
+                break
+            obey(order)
+            yield blob
+        if context.metadata:
+            context.add_metadata("x-end", "here")
 
 
 @expose
@@ -67,4 +114,4 @@ def die(body: Any) -> Any:
 
 
 if __name__ == "__main__":
-    serve(Predictor(), Echo())
+    serve(Predictor(), Echo(), Streams())

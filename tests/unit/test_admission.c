@@ -107,7 +107,7 @@ static struct shop shop;
 static void shop_open(int places, int capacity, int64_t queue_limit) {
   memset(&shop, 0, sizeof shop);
   lot_init(&shop.lot);
-  admission_init(&shop.admission, &shop.lot, queue_limit, 8);
+  admission_init(&shop.admission, &shop.lot, queue_limit, 8, 4);
   for (int i = 0; i < places; i++) {
     shop.places[i].base.protocol = &place_protocol;
     atomic_store(&shop.places[i].base.state, CONNECTION_OPEN);

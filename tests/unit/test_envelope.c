@@ -140,9 +140,12 @@ static void test_nesting(void **state) {
 
 static void test_error_object(void **state) {
   (void)state;
-  static const char whole[] = "{\"error\":\"m\",\"type\":\"request\",\"traceback\":\"t\",\"more\":[]}";
+  static const char whole[] =
+      "{\"error\":\"m\",\"type\":\"request\",\"traceback\":\"t\",\"interrupted\":true,\"more\":[]}";
   envelope_text error, type, traceback;
-  assert_null(envelope_parse_error(whole, sizeof whole - 1, &error, &type, &traceback));
+  bool interrupted;
+  assert_null(envelope_parse_error(whole, sizeof whole - 1, &error, &type, &traceback, &interrupted));
+  assert_true(interrupted);
   assert_memory_equal(error.data, "m", error.size);
   assert_memory_equal(type.data, "request", type.size);
   assert_memory_equal(traceback.data, "t", traceback.size);
@@ -155,7 +158,7 @@ static void test_error_object(void **state) {
                                        "{\"error\":\"e\",\"traceback\":{}}",
                                        "{\"error\":\"e\""};
   for (size_t i = 0; i < sizeof broken / sizeof *broken; i++)
-    assert_non_null(envelope_parse_error(broken[i], strlen(broken[i]), &error, &type, &traceback));
+    assert_non_null(envelope_parse_error(broken[i], strlen(broken[i]), &error, &type, &traceback, &interrupted));
 }
 
 /* All bytes escape to valid JSON of the size that was announced, and come back. */

@@ -11,6 +11,7 @@
 #include "request.h"
 #include "wire/envelope.h"
 #include "wire/frame.h"
+#include "wire/metadata.h"
 
 #include <jansson.h>
 #include <stdio.h>
@@ -255,9 +256,16 @@ static void link_close(struct link *self) {
   lot_destroy(&self->lot);
 }
 
+/* As a blocking caller does. */
+static void progress(struct connection *connection, struct call *call) {
+  call_wait wait = {.call = call, .waiter = &call->waiter, .deadline_ns = call->deadline_ns};
+  protocol_framed.progress(connection, &wait);
+}
+
 static void prepare(struct link *self, struct call *call, const char *method, const char *body) {
   frame_block *frame = NULL;
-  assert_int_equal(request_encode_json(framed_of(self->connection)->settings.codec, method, body, &frame, NULL), 0);
+  assert_int_equal(request_encode_json(framed_of(self->connection)->settings.codec, method, body, NULL, &frame, NULL),
+                   0);
   call_init(call, &self->lot, (call_method){.name = method}, frame, FAR_NS);
 }
 
@@ -268,7 +276,7 @@ static void begin(struct link *self, struct call *call, const char *body) {
 }
 
 static void finish(struct link *self, struct call *call, const char *body) {
-  if (!atomic_load(&call->done)) protocol_framed.progress(self->connection, call);
+  if (!atomic_load(&call->done)) progress(self->connection, call);
   assert_true(atomic_load(&call->done));
   if (call->error != NULL) fail_msg("%s", pyproc_error_message(call->error));
   assert_int_equal(call->body_size, strlen(body));
@@ -277,7 +285,7 @@ static void finish(struct link *self, struct call *call, const char *body) {
 }
 
 static void finish_badly(struct link *self, struct call *call, int code, const char *text) {
-  if (!atomic_load(&call->done)) protocol_framed.progress(self->connection, call);
+  if (!atomic_load(&call->done)) progress(self->connection, call);
   assert_true(atomic_load(&call->done));
   assert_non_null(call->error);
   assert_int_equal(pyproc_error_code(call->error), code);
@@ -606,7 +614,7 @@ static void errors_of_the_worker(void **state) {
     wire_header header = peer_expect(&self, WIRE_REQUEST);
     if (i > 0) assert_true(status_page_start(self.page, header.id));
     peer_send(&self, (wire_header){.kind = WIRE_REPLY, .code = cases[i].status, .id = header.id}, cases[i].body);
-    protocol_framed.progress(self.connection, &call);
+    progress(self.connection, &call);
     assert_int_equal(call.may_have_run, i > 0);
     assert_int_equal(pyproc_error_worker_pid(call.error), 4711);
     if (i == 0) assert_string_equal(pyproc_error_type(call.error), "ValueError");
@@ -747,6 +755,145 @@ static void whether_it_may_have_run(void **state) {
   }
 }
 
+/* What a call's owner hears of a handler that was told to stop: its end, the worker's death, or nothing. */
+static void asked_to_stop(void **state) {
+  (void)state;
+  for (int i = 0; i < 4; i++) {
+    struct link self;
+    struct call call;
+    buffer body = {0};
+    link_open(&self, &codec_protobuf, PAGE_HELLO);
+    begin(&self, &call, "1");
+    peer_expect(&self, WIRE_REQUEST);
+    uint64_t id = call.id;
+    assert_true(status_page_start(self.page, id));
+    for (int times = 0; times < 2; times++)
+      assert_int_equal(protocol_framed.ask(self.connection, &call, PYPROC_E_DEADLINE_EXCEEDED), CONNECTION_ASKED);
+    assert_int_equal(call.asked, PYPROC_E_DEADLINE_EXCEEDED);
+    wire_header told = peer_take(&self, &body);
+    assert_int_equal(told.kind, WIRE_CANCEL);
+    assert_int_equal(told.code, 4);
+    assert_true(told.id == id);
+    if (i == 0) {
+      peer_send(&self, (wire_header){.kind = WIRE_REPLY, .flags = WIRE_FLAG_JSON, .code = 4, .id = id},
+                "{\"error\":\"the deadline passed\",\"interrupted\":true}");
+      progress(self.connection, &call);
+      assert_int_equal(pyproc_error_stop(call.error), PYPROC_STOP_INTERRUPTED);
+      finish_badly(&self, &call, PYPROC_E_DEADLINE_EXCEEDED, "passed");
+    } else if (i == 1) { /* one that is not begun is not given to another worker then */
+      atomic_store(&self.page->slots[id % STATUS_PAGE_SLOTS], 0);
+      call_list unstarted = link_lose(&self);
+      assert_null(unstarted.first);
+      assert_false(call.may_have_run);
+      finish_badly(&self, &call, PYPROC_E_UNAVAILABLE, "died");
+    } else {
+      assert_int_equal(protocol_framed.withdraw(self.connection, &call, PYPROC_E_DEADLINE_EXCEEDED), 1);
+      call_clear(&call);
+      begin(&self, &call, "2"); /* the worker is not told twice */
+      assert_int_equal(peer_take(&self, &body).kind, WIRE_REQUEST);
+      if (i == 2) peer_reply(&self, id, "\"late\"");
+      peer_reply(&self, call.id, "2");
+      finish(&self, &call, "2");
+    }
+    buffer_free(&body);
+    if (i != 1) {
+      link_close(&self);
+    } else {
+      protocol_framed.destroy(self.connection);
+      lot_destroy(&self.lot);
+    }
+  }
+}
+
+/* One that has not begun is withdrawn at once. */
+static void asked_in_time(void **state) {
+  (void)state;
+  struct link self;
+  struct call call;
+  link_open(&self, &codec_protobuf, PAGE_HELLO);
+  begin(&self, &call, "1");
+  peer_expect(&self, WIRE_REQUEST);
+  assert_int_equal(protocol_framed.ask(self.connection, &call, PYPROC_E_CANCELLED), 0);
+  assert_int_equal(call.asked, 0);
+  assert_null(atomic_load(&call.connection));
+  assert_false(status_page_start(self.page, call.id));
+  assert_int_equal(protocol_framed.ask(self.connection, &call, PYPROC_E_CANCELLED), -1);
+  call_clear(&call);
+  link_close(&self);
+}
+
+static void append_entry(buffer *to, const char *key, const char *value, size_t value_size) {
+  wire_metadata entry = {key, value, strlen(key), value_size};
+  assert_true(buffer_reserve(to, wire_metadata_size(&entry)));
+  to->size = (size_t)(wire_metadata_put(to->data + to->size, &entry) - to->data);
+}
+
+/* Metadata of replies, small and large, and of errors. */
+static void metadata_of_replies(void **state) {
+  (void)state;
+  for (int i = 0; i < 3; i++) {
+    struct link self;
+    struct call call;
+    buffer bytes = {0}, payload = {0};
+    char long_value[8000];
+    memset(long_value, 'v', sizeof long_value);
+    link_open(&self, &codec_protobuf, PAGE_HELLO);
+    begin(&self, &call, "1");
+    peer_expect(&self, WIRE_REQUEST);
+    append_entry(&bytes, "x-blob-bin", "\0\1", 2);
+    if (i == 1) append_entry(&bytes, "x-long", long_value, sizeof long_value);
+    size_t metadata_size = bytes.size;
+    wire_header header = {.kind = WIRE_REPLY, .flags = WIRE_FLAG_JSON, .id = call.id};
+    header.metadata_size = (uint32_t)metadata_size;
+    header.code = i == 2 ? 5 : 0;
+    assert_true(buffer_append_text(&bytes, i == 2 ? "{\"error\":\"no\"}" : "84"));
+    append_frame(&payload, &header, (const char *)bytes.data, bytes.size);
+    peer_write(&self, payload.data, payload.size);
+    progress(self.connection, &call);
+    if (i < 2) {
+      assert_int_equal(call.metadata_size, metadata_size);
+      assert_memory_equal(call.body - metadata_size, bytes.data, metadata_size);
+      finish(&self, &call, "84");
+    } else {
+      size_t count;
+      const pyproc_metadata *got = pyproc_error_metadata(call.error, &count);
+      assert_int_equal(count, 1);
+      assert_string_equal(got->key, "x-blob-bin");
+      assert_int_equal(got->value_size, 2);
+      assert_memory_equal(got->value, "\0\1\0", 3);
+      finish_badly(&self, &call, PYPROC_E_NOT_FOUND, "no");
+    }
+    buffer_free(&payload);
+    buffer_free(&bytes);
+    link_close(&self);
+  }
+}
+
+/* What is wrong with metadata costs the call, not the worker; sizes beyond the frame are no frame. */
+static void broken_metadata(void **state) {
+  (void)state;
+  static const struct {
+    uint32_t size;
+    const char *text;
+  } cases[] = {{3, "abc1"}, {13, "ab\x7f\x7f\x7f\x7fxyz1234567"}, {9, "\x7f\x7f\x7f\x7f\x7f\x7fxyz1"}};
+  struct link self;
+  struct call call;
+  link_open(&self, &codec_protobuf, PAGE_HELLO);
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    begin(&self, &call, "1");
+    peer_expect(&self, WIRE_REQUEST);
+    peer_send(&self, (wire_header){.kind = WIRE_REPLY, .id = call.id, .metadata_size = cases[i].size}, cases[i].text);
+    finish_badly(&self, &call, PYPROC_E_DATA_LOSS, "metadata");
+  }
+  begin(&self, &call, "1");
+  peer_expect(&self, WIRE_REQUEST);
+  assert_true(status_page_start(self.page, call.id));
+  peer_send(&self, (wire_header){.kind = WIRE_REPLY, .id = call.id, .metadata_size = 2}, "1");
+  expect_broken(&self, PYPROC_E_DATA_LOSS);
+  link_close(&self);
+  finish_badly(&self, &call, PYPROC_E_UNAVAILABLE, "died");
+}
+
 static void taking_calls_back(void **state) {
   (void)state;
   struct link self;
@@ -885,7 +1032,7 @@ static void a_deadline_ends_progress(void **state) {
     assert_int_equal(protocol_framed.start(self.connection, &call), CONNECTION_TAKEN);
     wire_header header = peer_expect(&self, WIRE_REQUEST);
     assert_in_range(header.timeout_ms, 1, 20);
-    protocol_framed.progress(self.connection, &call);
+    progress(self.connection, &call);
     assert_false(atomic_load(&call.done));
     assert_true(platform_now_ns() >= call.deadline_ns);
     assert_int_equal(protocol_framed.withdraw(self.connection, &call, PYPROC_E_DEADLINE_EXCEEDED), 0);
@@ -948,11 +1095,10 @@ static void kinds_of_later_versions_are_ignored(void **state) {
   struct call call;
   link_open(&self, &codec_protobuf, PAGE_HELLO);
   begin(&self, &call, "1");
-  for (uint8_t kind = WIRE_STREAM_DATA; kind <= WIRE_KIND_MAX; kind++)
+  for (uint8_t kind = WIRE_END; kind <= WIRE_KIND_MAX; kind++)
     peer_send(&self, (wire_header){.kind = kind, .id = call.id}, "whatever");
-  peer_send(&self, (wire_header){.kind = WIRE_REPLY, .flags = WIRE_FLAG_JSON, .id = call.id, .metadata_size = 3},
-            "abc1");
-  finish(&self, &call, "1"); /* metadata is skipped */
+  peer_reply(&self, call.id, "1");
+  finish(&self, &call, "1");
   link_close(&self);
 }
 
@@ -1061,7 +1207,7 @@ static void envelopes(void **state) {
   struct call call;
   char text[256];
   link_open(&self, &codec_json, PAGE_HELLO);
-  for (int i = 0; i < 4; i++) {
+  for (int i = 0; i < 5; i++) {
     begin(&self, &call, "{\"value\":42}");
     uint8_t length[WIRE_LENGTH_SIZE];
     char request[512];
@@ -1073,8 +1219,13 @@ static void envelopes(void **state) {
     assert_true(envelope.id == call.id);
     peer_envelope(&self, "{\"id\":0,\"ok\":false,\"error\":\"whose?\"}");
     if (i == 3) { /* the other form */
-      peer_reply(&self, call.id, "\"\\u0000 unchecked");
+      peer_send(&self, (wire_header){.kind = WIRE_REPLY, .id = call.id}, "\"\\u0000 unchecked");
       finish_badly(&self, &call, PYPROC_E_DATA_LOSS, "form");
+      continue;
+    }
+    if (i == 4) { /* as with metadata */
+      peer_reply(&self, call.id, "84");
+      finish(&self, &call, "84");
       continue;
     }
     static const char *const replies[] = {"\"ok\":true,\"body\":{\"result\":84}", "\"ok\":true",
@@ -1083,7 +1234,7 @@ static void envelopes(void **state) {
     peer_envelope(&self, text);
     if (i == 0) finish(&self, &call, "{\"result\":84}");
     if (i == 1) {
-      protocol_framed.progress(self.connection, &call);
+      progress(self.connection, &call);
       assert_true(atomic_load(&call.done));
       assert_null(call.error);
       assert_null(envelope_check_json((const char *)call.body, call.body_size)); /* absent: still a JSON value */
@@ -1125,7 +1276,7 @@ static void the_supervisor_leaves_a_reader_alone(void **state) {
 static void *progress_alone(void *argument) {
   struct call *call = argument;
   struct connection *connection = atomic_load(&call->connection);
-  protocol_framed.progress(connection, call);
+  progress(connection, call);
   return NULL;
 }
 
@@ -1287,10 +1438,10 @@ static void *call_again_and_again(void *argument) {
     frame_block *frame = NULL;
     char body[32];
     snprintf(body, sizeof body, "\"%d/%d\"", self->number, i);
-    if (request_encode_json(&codec_protobuf, "predict", body, &frame, NULL) < 0) abort();
+    if (request_encode_json(&codec_protobuf, "predict", body, NULL, &frame, NULL) < 0) abort();
     call_init(&call, &self->link->lot, (call_method){.name = "predict"}, frame, FAR_NS);
     if (protocol_framed.start(self->link->connection, &call) != CONNECTION_TAKEN) abort();
-    protocol_framed.progress(self->link->connection, &call);
+    progress(self->link->connection, &call);
     bool right = atomic_load(&call.done) && call.error == NULL && call.body_size == strlen(body) &&
                  memcmp(call.body, body, call.body_size) == 0;
     if (!right) self->wrong++;
@@ -1359,6 +1510,10 @@ int main(void) {
       cmocka_unit_test(slots_and_ids),
       cmocka_unit_test(a_late_reply_reaches_nobody),
       cmocka_unit_test(whether_it_may_have_run),
+      cmocka_unit_test(asked_to_stop),
+      cmocka_unit_test(asked_in_time),
+      cmocka_unit_test(metadata_of_replies),
+      cmocka_unit_test(broken_metadata),
       cmocka_unit_test(taking_calls_back),
       cmocka_unit_test(without_a_page_nothing_is_taken_back),
       cmocka_unit_test(giving_up_what_is_being_written),

@@ -61,7 +61,7 @@ static void check_envelope(const frame_block *frame, uint64_t id, uint64_t timeo
 static frame_block *encode_json(const struct codec *codec, const char *method, const char *body) {
   frame_block *frame = NULL;
   pyproc_error *error = NULL;
-  if (request_encode_json(codec, method, body, &frame, &error) < 0) fail_msg("%s", pyproc_error_message(error));
+  if (request_encode_json(codec, method, body, NULL, &frame, &error) < 0) fail_msg("%s", pyproc_error_message(error));
   assert_null(error);
   assert_int_equal(atomic_load(&frame->references), 1);
   return frame;
@@ -147,12 +147,12 @@ static void refuse_json(const char *method, const char *body, const char *text) 
   for (size_t i = 0; i < 2; i++) {
     frame_block *frame = (frame_block *)&frame;
     pyproc_error *error = NULL;
-    assert_int_equal(request_encode_json(codecs[i], method, body, &frame, &error), PYPROC_E_INVALID_ARGUMENT);
+    assert_int_equal(request_encode_json(codecs[i], method, body, NULL, &frame, &error), PYPROC_E_INVALID_ARGUMENT);
     assert_ptr_equal(frame, &frame); /* untouched */
     assert_int_equal(pyproc_error_code(error), PYPROC_E_INVALID_ARGUMENT);
     if (strstr(pyproc_error_message(error), text) == NULL) fail_msg("%s", pyproc_error_message(error));
     pyproc_error_free(error);
-    assert_int_equal(request_encode_json(codecs[i], method, body, &frame, NULL), PYPROC_E_INVALID_ARGUMENT);
+    assert_int_equal(request_encode_json(codecs[i], method, body, NULL, &frame, NULL), PYPROC_E_INVALID_ARGUMENT);
   }
 }
 
@@ -176,13 +176,14 @@ static void messages(void **state) {
   size_t size = kinds__inner__pack(&inner, packed);
   frame_block *frame = NULL;
   pyproc_error *error = NULL;
-  assert_int_equal(request_encode_message(&codec_protobuf, &kinds_kinds_echo_inner_method, &inner.base, &frame, &error),
-                   0);
+  assert_int_equal(
+      request_encode_message(&codec_protobuf, &kinds_kinds_echo_inner_method, &inner.base, NULL, &frame, &error), 0);
   assert_int_equal(frame->encoding, CALL_BODY_CODEC);
   request_complete(frame, 8192, 2, 10);
   check_header(frame, (wire_header){.method = 2, .id = 8192, .timeout_ms = 10}, packed, size);
   frame_block_unref(frame);
-  assert_int_equal(request_encode_message(&codec_json, &kinds_kinds_echo_inner_method, &inner.base, &frame, &error), 0);
+  assert_int_equal(
+      request_encode_message(&codec_json, &kinds_kinds_echo_inner_method, &inner.base, NULL, &frame, &error), 0);
   assert_int_equal(frame->encoding, CALL_BODY_ENVELOPE);
   request_complete(frame, 8192, 2, 10);
   check_envelope(frame, 8192, 10, kinds_kinds_echo_inner_method.name, "{\"name\":\"n\",\"number\":300}");
@@ -198,8 +199,9 @@ static void a_message_that_cannot_be_sent_names_the_field(void **state) {
   for (size_t i = 0; i < 2; i++) {
     frame_block *frame = NULL;
     pyproc_error *error = NULL;
-    assert_int_equal(request_encode_message(codecs[i], &kinds_kinds_echo_inner_method, &inner.base, &frame, &error),
-                     PYPROC_E_INVALID_ARGUMENT);
+    assert_int_equal(
+        request_encode_message(codecs[i], &kinds_kinds_echo_inner_method, &inner.base, NULL, &frame, &error),
+        PYPROC_E_INVALID_ARGUMENT);
     assert_null(frame);
     if (strstr(pyproc_error_message(error), "child.name") == NULL) fail_msg("%s", pyproc_error_message(error));
     pyproc_error_free(error);

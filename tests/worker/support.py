@@ -73,6 +73,7 @@ class Frame:
     code: int
     id: int
     body: bytes
+    metadata: bytes = b""
 
     @property
     def json(self) -> Any:
@@ -119,8 +120,8 @@ class Wire:
         if payload[:1] == b"{":
             return Frame(0, 0, 0, json.loads(payload).get("id", -1), payload)
         kind, flags, code, method, id, timeout_ms, metadata_size = HEADER.unpack(payload[:24])
-        assert (method, timeout_ms, metadata_size) == (0, 0, 0)
-        return Frame(kind, flags, code, id, payload[24:])
+        assert (method, timeout_ms) == (0, 0)
+        return Frame(kind, flags, code, id, payload[24 + metadata_size:], payload[24:24 + metadata_size])
 
     def is_closed(self) -> bool:
         """Whether the worker closes the connection without another frame."""

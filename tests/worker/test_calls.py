@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from support import JSON, PAGE_SIZE, REQUEST, Host, envelope, frame
+from support import JSON, PAGE_SIZE, Host, envelope, frame
 
 wrappers = pytest.importorskip("google.protobuf.wrappers_pb2")
 
@@ -206,14 +206,6 @@ def test_request_that_arrives_byte_by_byte(host: Host) -> None:
     for position in range(len(data)):
         worker.wire.send(data[position:position + 1])
     assert worker.reply(id).json == {"result": 8}
-
-
-def test_metadata_is_skipped(host: Host) -> None:
-    worker = host.start(SCRIPT)
-    for size in (3, 100_000):
-        worker.wire.send(frame(REQUEST, b'{"value": 1}', flags=JSON, method=worker.index("predict"), id=4097,
-                               metadata=b"m" * size))
-        assert worker.reply(4097).json == {"result": 2}
 
 
 def test_frames_of_later_versions_are_ignored(host: Host) -> None:

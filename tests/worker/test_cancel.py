@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import struct
 import threading
 import time
 from pathlib import Path
@@ -230,7 +231,7 @@ def test_cancel_ends(host: Host, where: str) -> None:
         worker.wire.send(frame(CANCEL, b"enough" if code == 1 else b"", code=code, id=id))
         reply = worker.reply(id)
         assert (reply.code, reply.json["error"]) == (code, says)
-        assert reply.json["type"] == "pyproc_worker.Cancelled"
+        assert reply.json["type"] == "pyproc_worker.Cancelled" and reply.json["interrupted"] is True
         assert "blocked_in_" + where in reply.json["traceback"]
         assert worker.call("echo", 1).json == 1
 
@@ -265,6 +266,7 @@ def test_exception_during_clean_up(host: Host) -> None:
     worker.wire.send(frame(CANCEL, code=1, id=id))
     reply = worker.reply(id)
     assert (reply.code, reply.json["type"], reply.json["error"]) == (1, "ValueError", "during clean-up")
+    assert "interrupted" not in reply.json  # that is not what ended it
     assert "pyproc_worker.Cancelled" in reply.json["traceback"]
 
 
@@ -317,6 +319,16 @@ def test_stuck_handler_is_killed_with_its_stacks(host: Host) -> None:
     output = worker.output()
     assert "pyproc_worker: stuck still runs" in output and "the worker is killed" in output
     assert "in stuck" in output and "most recent call first" in output
+
+
+def test_stuck_handler_is_named_in_the_page(host: Host) -> None:
+    worker = host.start(SCRIPT, welcome={"cancel_grace_ms": 100}, page=True)
+    assert worker.page is not None
+    id = begin(worker, "stuck")
+    assert struct.unpack_from("=Q", worker.page, 24)[0] == 0
+    worker.wire.send(frame(CANCEL, code=1, id=id))
+    assert worker.process.wait(30) == -signal.SIGKILL
+    assert struct.unpack_from("=Q", worker.page, 24)[0] == id
 
 
 def test_stuck_handler_takes_its_children(host: Host) -> None:

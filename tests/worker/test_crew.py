@@ -223,7 +223,7 @@ def test_cancel_of_a_task(host: Host, code: int, says: str) -> None:
     id = begin(worker, "nap")
     worker.wire.send(frame(CANCEL, b"enough", code=code, id=id))
     reply = worker.reply(id)
-    assert (reply.code, reply.json["error"]) == (code, says)
+    assert (reply.code, reply.json["error"], reply.json["interrupted"]) == (code, says, True)
     assert "task cancelled enough" in worker.output()
     assert worker.call("echo", 1).json == 1
 
@@ -301,7 +301,7 @@ def test_cancel_in_each_thread(host: Host) -> None:
         worker.wire.send(frame(CANCEL, b"enough", code=1, id=id))
         reply = worker.reply(id)
         assert (reply.code, reply.json["error"]) == (1, "Cancelled: enough")
-        assert reply.json["type"] == "pyproc_worker.Cancelled"
+        assert reply.json["type"] == "pyproc_worker.Cancelled" and reply.json["interrupted"] is True
         assert worker.call("plain", 1).json[0] == 1
 
 

@@ -45,6 +45,14 @@ def fails(request):
     raise ValueError("no such luck")
 
 
+@expose
+def tells(request, context):
+    context.add_metadata("x-more", "1")
+    if request == "no":
+        raise pyproc_worker.Error(5, "no such", [("x-why", "2")])
+    return [list(pair) for pair in context.metadata]
+
+
 @pyproc_worker.on_stop
 def stopped():
     print("stopped", flush=True)
@@ -128,6 +136,12 @@ def test_original_client_gets_short_errors(listener: Listener) -> None:
     reply = call(wire, {"id": 2, "method": "nope"})
     assert set(reply) == {"id", "ok", "error"} and "'nope'" in reply["error"]
     assert set(call(wire, {"id": 3})) == {"id", "ok", "error"}
+
+
+def test_original_client_gets_no_metadata(listener: Listener) -> None:
+    wire = listener.connect()
+    assert call(wire, {"id": 1, "method": "tells", "body": 1}) == {"id": 1, "ok": True, "body": []}
+    assert call(wire, {"id": 2, "method": "tells", "body": "no"}) == {"id": 2, "ok": False, "error": "no such"}
 
 
 def test_socket_mode(listener: Listener) -> None:

@@ -35,10 +35,11 @@ except ImportError as error:
 
 from ._codes import Cancelled, Code, Error
 from ._methods import Handler, Method, Service, expose
+from ._requests import Requests
 from ._server import on_start, on_stop, run_worker, serve
 
-__all__ = ["Cancelled", "Code", "Context", "Error", "Handler", "Method", "Service", "__version__", "expose", "health",
-           "on_start", "on_stop", "run_worker", "serve"]
+__all__ = ["Cancelled", "Code", "Context", "Error", "Handler", "Method", "Requests", "Service", "__version__", "expose",
+           "health", "on_start", "on_stop", "run_worker", "serve"]
 
 
 @expose

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
+
+from ._ext import encode_metadata
 
 
 class Code(enum.IntEnum):
@@ -30,14 +33,20 @@ class Code(enum.IntEnum):
 class Error(Exception):
     """Raised by a handler to answer its call with a status code of its choice.
 
-    ``code`` is any :class:`Code` but ``OK``; ``message`` is what the caller reads.
+    ``code`` is any :class:`Code` but ``OK``; ``message`` is what the caller reads. ``metadata``, pairs of a key and a
+    ``str``, or ``bytes`` where the key ends in ``-bin``, goes along with it, behind what the handler has added to its
+    context.
     """
 
-    def __init__(self, code: Code | int, message: str = "") -> None:
+    def __init__(self, code: Code | int, message: str = "",
+                 metadata: Iterable[tuple[str, str | bytes]] = ()) -> None:
         self.code = Code(code)
         if self.code is Code.OK:
             raise ValueError("an Error cannot carry Code.OK: return a reply instead")
         self.message = message
+        self.metadata = tuple(metadata)
+        if self.metadata:
+            encode_metadata(self.metadata)  # tells at once what may not be sent
         super().__init__(self.code, message)
 
     def __str__(self) -> str:

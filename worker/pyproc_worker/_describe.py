@@ -49,15 +49,18 @@ def traceback_text(exception: BaseException, start: TracebackType | None) -> str
         return f"<the traceback cannot be printed: {type(failure).__name__}>"
 
 
-def error_object(message: str, kind: str | None = None, trace: str | None = None, *, room: int = 1 << 30) -> bytes:
+def error_object(message: str, kind: str | None = None, trace: str | None = None, *, interrupted: bool = False,
+                 room: int = 1 << 30) -> bytes:
     """The error object as JSON, in at most ``room`` bytes as far as that goes."""
     most = TEXT_MAX
     while True:
-        members = {"error": cut(message, most)}
+        members: dict[str, str | bool] = {"error": cut(message, most)}
         if kind is not None:
             members["type"] = cut(kind, most)
         if trace is not None:
             members["traceback"] = cut(trace, most)
+        if interrupted:
+            members["interrupted"] = True
         text = json.dumps(members, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
         if len(text) <= room or most <= 16:
             return text

@@ -10,7 +10,7 @@ from typing import Any
 from . import _describe
 from ._codes import Cancelled, Code, Error
 from ._events import Events
-from ._ext import Job, StreamJob
+from ._ext import Job, StreamJob, encode_metadata
 from .cancellation import CancellationError
 
 VERSION = 1
@@ -37,6 +37,15 @@ def _message_of(exception: BaseException) -> str:
     if isinstance(exception, Cancelled) and not exception.args:
         return "Cancelled"
     return _describe.message_of(exception)
+
+
+def _metadata_of(exception: BaseException, most: int) -> bytes:
+    """What an :class:`Error` carries; nothing where that was spoilt later, or is too much: the error counts."""
+    try:
+        metadata = encode_metadata(exception.metadata) if isinstance(exception, Error) else b""
+    except (AttributeError, TypeError, ValueError):
+        return b""
+    return metadata if len(metadata) <= most else b""
 
 
 def _number(welcome: dict[str, Any], name: str, default: int, least: int, most: int) -> int:
@@ -72,23 +81,27 @@ class Hooks(Events):
         return self.encode(self._mapping().MessageToDict(message))
 
     def describe(self, exception: BaseException | None, message: str, code: int, room: int,
-                 bare: bool) -> tuple[int, bytes]:
-        """The status code and the error object of a failure.
+                 bare: bool, interrupted: bool) -> tuple[int, bytes, bytes]:
+        """The status code, the error object and the metadata of a failure.
 
         A ``message`` says what failed while the worker, not the handler, was at work. ``code`` 0 leaves the code to the
-        exception. ``bare`` is for clients that take nothing but a message.
+        exception. ``bare`` is for clients that take nothing but a message. ``interrupted``: the exception was raised in
+        the handler to end it.
         """
         if exception is None:
-            return code, _describe.error_object(message, room=room)
+            return code, _describe.error_object(message, room=room), b""
         text = _message_of(exception)
         if message:
-            return code, _describe.error_object(f"{message}: {text}", room=room)
+            return code, _describe.error_object(f"{message}: {text}", room=room), b""
         if code == 0:
             code = _code_of(exception)
         if bare:
-            return code, _describe.error_object(text, room=room)
+            return code, _describe.error_object(text, room=room), b""
+        metadata = _metadata_of(exception, room // 2)
         trace = _describe.traceback_text(exception, exception.__traceback__)
-        return code, _describe.error_object(text, _describe.type_name(exception), trace, room=room)
+        described = _describe.error_object(text, _describe.type_name(exception), trace, interrupted=interrupted,
+                                           room=room - len(metadata))
+        return code, described, metadata
 
     def bad_message(self, method: str, kind: str, cause: str | BaseException) -> Error:
         """What a handler is given for a message of its stream that does not parse."""

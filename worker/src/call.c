@@ -6,6 +6,7 @@
 #include "envelope.h"
 #include "exception.h"
 #include "job.h"
+#include "metadata_entries.h"
 #include "reply.h"
 #include "stream_job.h"
 
@@ -67,7 +68,7 @@ struct context *call_context(struct loop *self, const struct call *call) {
   if (borrowed == NULL) borrowed = context_new(self->context_type, self->hooks.make_event, self->worker_index);
   if (borrowed == NULL) return NULL;
   borrowed->worker_index = self->worker_index;
-  context_begin(borrowed, call->method->name, call->id, call->deadline_ns);
+  context_begin(borrowed, call->method->name, call->id, call->deadline_ns, call->metadata);
   return borrowed;
 }
 
@@ -181,6 +182,15 @@ static void explain(const struct context *context) {
   exception_restore(exception);
 }
 
+/* Whether the current exception is the one that was raised in the handler to end it. */
+static bool was_interrupted(struct loop *self, const struct call *call) {
+  if (!PyErr_ExceptionMatches(self->hooks.cancelled)) return false;
+  (void)pthread_mutex_lock(&self->control->lock);
+  const bool raised = call->run->raised > 0;
+  (void)pthread_mutex_unlock(&self->control->lock);
+  return raised;
+}
+
 /* The handler raised. SystemExit and KeyboardInterrupt are answered, and then end the worker. */
 static int answer_exception(struct loop *self, const struct call *call, unsigned cancelled) {
   if (cancelled != 0 && PyErr_ExceptionMatches(self->hooks.cancelled)) explain(call->run->context);
@@ -190,7 +200,7 @@ static int answer_exception(struct loop *self, const struct call *call, unsigned
     Py_INCREF(ending);
     exception_restore(ending);
   }
-  const int result = reply_exception(self, call, cancelled, "");
+  const int result = reply_raised(self, call, cancelled, cancelled != 0 && was_interrupted(self, call));
   if (ending == NULL) return result;
   if (result < 0)
     Py_DECREF(ending);
@@ -360,9 +370,12 @@ int call_frame(struct loop *self, struct connection *connection, const connectio
       .deadline_ns = frame->deadline_ns,
       .number = frame->header.method,
       .json = (frame->header.flags & WIRE_FLAG_JSON) != 0,
+      .metadata = frame->metadata,
       .body = PyBytes_AS_STRING(frame->body),
       .body_size = (size_t)PyBytes_GET_SIZE(frame->body),
   };
+  const char *wrong = metadata_check_bytes(frame->metadata);
+  if (wrong != NULL) return reply_error(self, &call, 3, "the metadata of the request has %s", wrong);
   return start_call(self, &call, frame->body, true);
 }
 

@@ -13,6 +13,7 @@ struct call {
   struct run *run;             /* of a job, or while its handler runs; NULL */
   unsigned thread;             /* number of the worker's thread that runs it */
   PyObject *name;              /* borrowed str or NULL: what an envelope asked for */
+  PyObject *metadata;          /* borrowed bytes or NULL: of the request; its context has a reference of its own */
   uint64_t id;
   uint64_t deadline_ns;
   uint32_t number; /* what a frame asked for */

@@ -63,6 +63,7 @@ void connection_free(struct connection *self) {
   connection_abandon(self);
   page_unmap(self->page);
   Py_XDECREF(self->large);
+  Py_XDECREF(self->large_metadata);
   streams_free(self);
   free(self->cancels);
   free(self->output);
@@ -315,6 +316,15 @@ void connection_scan(struct connection *self) {
   self->input_end -= gap;
 }
 
+/* The metadata of a request: a new reference in `*ret_metadata`, NULL where it has none. -1 with a Python exception. */
+static int copy_metadata(const wire_header *header, const uint8_t *payload, PyObject **ret_metadata) {
+  *ret_metadata = NULL;
+  if (header->kind != WIRE_REQUEST || header->metadata_size == 0) return 0;
+  *ret_metadata =
+      PyBytes_FromStringAndSize((const char *)payload + WIRE_HEADER_SIZE, (Py_ssize_t)header->metadata_size);
+  return *ret_metadata == NULL ? -1 : 0;
+}
+
 /* Gives an unfinished long request an object of its own, which the rest is then received into. */
 static int begin_large(struct connection *self) {
   const size_t there = self->input_end - self->input_start;
@@ -329,14 +339,18 @@ static int begin_large(struct connection *self) {
       self->fault = "it sent bytes that are no frame";
       return 0;
     }
-    if (header.kind != WIRE_REQUEST || header.metadata_size != 0) return 0;
-    skip += WIRE_HEADER_SIZE;
+    skip += WIRE_HEADER_SIZE + (size_t)header.metadata_size;
+    if (header.kind != WIRE_REQUEST || there < skip) return 0;
+    if (copy_metadata(&header, payload, &self->large_metadata) < 0) return -1;
     fix_deadline(self, payload);
     stream_receive_request(self, &header);
     if (self->fault != NULL) return 0;
   }
   PyObject *large = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(size - skip));
-  if (large == NULL) return -1;
+  if (large == NULL) {
+    Py_CLEAR(self->large_metadata);
+    return -1;
+  }
   memcpy(PyBytes_AS_STRING(large), self->input + self->input_start + skip, there - skip);
   self->large = large;
   self->large_got = there - skip;
@@ -349,9 +363,11 @@ static int begin_large(struct connection *self) {
 
 static int take_large(struct connection *self, connection_frame *ret_frame) {
   if (self->large_got < self->large_size) return 0;
-  *ret_frame =
-      (connection_frame){.header = self->large_header, .body = self->large, .deadline_ns = self->large_deadline_ns};
-  self->large = NULL;
+  *ret_frame = (connection_frame){.header = self->large_header,
+                                  .body = self->large,
+                                  .metadata = self->large_metadata,
+                                  .deadline_ns = self->large_deadline_ns};
+  self->large = self->large_metadata = NULL;
   return 1;
 }
 
@@ -376,9 +392,14 @@ int connection_take(struct connection *self, connection_frame *ret_frame) {
     skip = WIRE_HEADER_SIZE + (size_t)header.metadata_size;
     deadline = header.kind == WIRE_REQUEST ? deadline_ns(self, header.timeout_ms) : 0;
   }
+  PyObject *metadata;
+  if (copy_metadata(&header, payload, &metadata) < 0) return -1;
   PyObject *body = PyBytes_FromStringAndSize((const char *)payload + skip, (Py_ssize_t)(size - skip));
-  if (body == NULL) return -1;
-  *ret_frame = (connection_frame){.header = header, .body = body, .deadline_ns = deadline};
+  if (body == NULL) {
+    Py_XDECREF(metadata);
+    return -1;
+  }
+  *ret_frame = (connection_frame){.header = header, .body = body, .metadata = metadata, .deadline_ns = deadline};
   self->input_start += WIRE_LENGTH_SIZE + size;
   return 1;
 }

@@ -68,6 +68,7 @@ struct connection {
   size_t input_start, input_scanned, input_end, input_capacity;
 
   PyObject *large; /* bytes object that an unfinished large frame's body is received into */
+  PyObject *large_metadata;
   size_t large_got, large_size;
   wire_header large_header; /* kind 0: the body is a JSON struct envelope */
   uint64_t large_deadline_ns;
@@ -83,10 +84,11 @@ struct connection {
   void *userdata;
 };
 
-/* A frame taken off the receive buffer; the caller owns `body`. */
+/* A frame taken off the receive buffer; the caller owns `body` and `metadata`. */
 typedef struct connection_frame {
   wire_header header;   /* kind 0: `body` is a JSON struct envelope */
   PyObject *body;       /* bytes: what follows header and metadata */
+  PyObject *metadata;   /* bytes, unchecked: of a request that has some; NULL */
   uint64_t deadline_ns; /* CLOCK_MONOTONIC; 0: none */
 } connection_frame;
 

@@ -13,7 +13,9 @@ struct context *context_new(PyTypeObject *type, PyObject *make_event, long worke
   Py_INCREF(Py_None);
   self->make_event = make_event;
   self->method = Py_None;
-  self->event = NULL;
+  self->event = self->metadata = NULL;
+  self->added = (metadata_queue){0};
+  self->answered = false;
   self->worker_index = worker_index;
   self->id = self->deadline_ns = 0;
   atomic_init(&self->event_wanted, false);
@@ -25,12 +27,17 @@ struct context *context_new(PyTypeObject *type, PyObject *make_event, long worke
   return self;
 }
 
-void context_begin(struct context *self, PyObject *method, uint64_t id, uint64_t deadline_ns) {
+void context_begin(struct context *self, PyObject *method, uint64_t id, uint64_t deadline_ns, PyObject *metadata) {
   PyObject *const old = self->method;
   Py_INCREF(method);
   self->method = method;
   Py_XDECREF(old);
   Py_CLEAR(self->event);
+  Py_CLEAR(self->metadata);
+  Py_XINCREF(metadata);
+  self->metadata = metadata;
+  metadata_queue_clear(&self->added);
+  self->answered = false;
   self->id = id;
   self->deadline_ns = deadline_ns;
   self->reason[0] = '\0';
@@ -84,6 +91,50 @@ PyObject *context_event(struct context *self) {
   Py_XINCREF(event);
   Py_END_CRITICAL_SECTION();
   return event;
+}
+
+metadata_queue context_take_metadata(struct context *self, size_t room, bool last) {
+  metadata_queue taken = {0};
+  Py_BEGIN_CRITICAL_SECTION((PyObject *)self);
+  if (self->added.size > 0 && self->added.size <= room) {
+    taken = self->added;
+    self->added = (metadata_queue){0};
+  }
+  self->answered = self->answered || last;
+  Py_END_CRITICAL_SECTION();
+  return taken;
+}
+
+/* The tuple is made when it is asked for, and kept. */
+static PyObject *get_metadata(struct context *self, void *closure) {
+  PyObject *result;
+  (void)closure;
+  Py_BEGIN_CRITICAL_SECTION((PyObject *)self);
+  result = self->metadata;
+  if (result == NULL) {
+    result = PyTuple_New(0);
+  } else if (PyBytes_Check(result)) {
+    result = metadata_to_tuple((const uint8_t *)PyBytes_AS_STRING(result), (size_t)PyBytes_GET_SIZE(result));
+    if (result != NULL) Py_SETREF(self->metadata, result);
+    Py_XINCREF(result);
+  } else {
+    Py_INCREF(result);
+  }
+  Py_END_CRITICAL_SECTION();
+  return result;
+}
+
+static PyObject *add_metadata(struct context *self, PyObject *arguments, PyObject *keywords) {
+  static char *names[] = {"key", "value", NULL};
+  PyObject *key, *value;
+  int result;
+  if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "OO:add_metadata", names, &key, &value)) return NULL;
+  Py_BEGIN_CRITICAL_SECTION((PyObject *)self);
+  result = self->answered ? 1 : metadata_queue_add(&self->added, key, value);
+  Py_END_CRITICAL_SECTION();
+  if (result == 0) Py_RETURN_NONE;
+  if (result > 0) PyErr_SetString(PyExc_RuntimeError, "the call has been answered: metadata can be added no more");
+  return NULL;
 }
 
 static PyObject *get_cancel_event(struct context *self, void *closure) {
@@ -143,6 +194,8 @@ static void dealloc(struct context *self) {
   Py_CLEAR(self->event);
   Py_CLEAR(self->make_event);
   Py_CLEAR(self->method);
+  Py_CLEAR(self->metadata);
+  metadata_queue_free(&self->added);
   PyObject_GC_Del(self);
   Py_DECREF(type);
 }
@@ -150,6 +203,8 @@ static void dealloc(struct context *self) {
 static PyMethodDef methods[] = {
     {"time_remaining", (PyCFunction)(void (*)(void))time_remaining, METH_NOARGS,
      "Seconds until the call's deadline, 0.0 once it is over; None where it has none."},
+    {"add_metadata", (PyCFunction)(void (*)(void))add_metadata, METH_VARARGS | METH_KEYWORDS,
+     "Adds an entry to what is sent beside the reply or the error: a str, or bytes where the key ends in \"-bin\"."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -164,6 +219,8 @@ static PyGetSetDef getters[] = {
     {"call_id", (getter)get_call_id, NULL, "The call's number on its connection.", NULL},
     {"deadline", (getter)get_deadline, NULL, "When the call is over, in time.monotonic()'s seconds; None: never.",
      NULL},
+    {"metadata", (getter)get_metadata, NULL,
+     "What came beside the request: pairs of a key and a str, or bytes where the key ends in \"-bin\".", NULL},
     {"cancelled", (getter)get_cancelled, NULL, "Whether the caller has given the call up.", NULL},
     {"cancel_reason", (getter)get_cancel_reason, NULL, "Why the call was cancelled; empty where nothing is known.",
      NULL},

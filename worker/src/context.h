@@ -13,6 +13,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "metadata_entries.h"
 #include "wake.h"
 
 enum { CONTEXT_REASON_MAX = 256 };
@@ -20,10 +21,13 @@ enum { CONTEXT_REASON_MAX = 256 };
 struct context {
   PyObject_HEAD PyObject *method; /* str: the method's name */
   PyObject *event;                /* threading.Event, made when asked for; NULL before */
+  PyObject *metadata;             /* of the request: its bytes, once asked for a tuple of pairs; NULL: none */
   PyObject *make_event; /* callable: the context to a threading.Event that is set once the context is cancelled */
   uint64_t id;
   uint64_t deadline_ns; /* CLOCK_MONOTONIC; 0: none */
   long worker_index;
+  metadata_queue added; /* metadata that waits to be sent */
+  bool answered;        /* no more can be added */
   atomic_bool event_wanted;
   atomic_bool asked;               /* the handler looks for a cancel itself, by the event or by `cancelled` */
   atomic_bool making_event;        /* Python code of ours runs for it: not to be interrupted */
@@ -36,8 +40,13 @@ extern PyType_Spec context_spec;
 /* Returns a new reference, or NULL with a Python exception. */
 struct context *context_new(PyTypeObject *type, PyObject *make_event, long worker_index);
 
-/* Readies a context for its next call; nobody else may hold it. */
-void context_begin(struct context *self, PyObject *method, uint64_t id, uint64_t deadline_ns);
+/* Readies a context for its next call; nobody else may hold it. `metadata`: the request's bytes, which have been checked,
+ * or NULL. */
+void context_begin(struct context *self, PyObject *method, uint64_t id, uint64_t deadline_ns, PyObject *metadata);
+
+/* Takes the metadata that the handler has added since the last time, where it is no more than `room` bytes; the caller
+ * frees it. `last`: it can add no more. */
+metadata_queue context_take_metadata(struct context *self, size_t room, bool last);
 
 /* Marks the call as cancelled; only the first time counts. Needs no GIL. */
 void context_cancel(struct context *self, unsigned code, const char *reason, size_t reason_size, const wake *events);

@@ -221,6 +221,8 @@ static void dump_stacks(int number) {
 }
 
 static void kill_stuck(const struct control *self, const struct run *run, uint64_t now_ns) {
+  status_page *const page = run->connection->page;
+  if (page != NULL) atomic_store(&page->stuck_id, run->id);
   (void)dprintf(STDERR_FILENO,
                 "pyproc_worker: %s still runs %llu ms after its call was given up (asked, interrupted %u times); "
                 "the worker is killed; its threads:\n",

@@ -205,6 +205,7 @@ static int dispatch(struct loop *self, struct connection *connection) {
     handled++;
     const int result = dispatch_frame(self, connection, &frame);
     Py_DECREF(frame.body);
+    Py_XDECREF(frame.metadata);
     if (result < 0) return -1;
     if (self->abandoned) return 0;
     if (self->unflushed >= LOOP_FLUSH_REPLIES && loop_flush(self, connection) < 0) return -1;

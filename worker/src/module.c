@@ -3,6 +3,7 @@
 #include "context.h"
 #include "job.h"
 #include "loop.h"
+#include "metadata_entries.h"
 #include "requests.h"
 #include "stream_job.h"
 
@@ -62,6 +63,7 @@ static PyModuleDef definition = {
     .m_name = "pyproc_worker._ext",
     .m_doc = "The wire of a pyproc worker: read, framing, dispatch, write.",
     .m_size = sizeof(module_state),
+    .m_methods = metadata_functions,
     .m_slots = slots,
     .m_traverse = traverse,
     .m_clear = clear,

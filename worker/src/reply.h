@@ -14,8 +14,11 @@ int reply_body(struct loop *self, const struct call *of, const char *body, size_
 /* An error of our own: `format` as for PyUnicode_FromFormat(). */
 int reply_error(struct loop *self, const struct call *of, unsigned code, const char *format, ...);
 
-/* The current Python exception, which is cleared. With code 0 it is the handler's own, and described with type and
- * traceback; else `format` says what failed. */
+/* The handler's own exception, which is cleared, with type and traceback; code 0: the one that it carries.
+ * `interrupted`: it was raised in the handler to end it. */
+int reply_raised(struct loop *self, const struct call *of, unsigned code, bool interrupted);
+
+/* The current Python exception, which is cleared; `format` says what failed. */
 int reply_exception(struct loop *self, const struct call *of, unsigned code, const char *format, ...);
 
 /* What answers a payload that is no envelope. */

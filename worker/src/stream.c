@@ -106,11 +106,13 @@ void stream_receive(struct connection *connection, const wire_header *header, co
   }
 }
 
-static void put_frame(struct connection *connection, const wire_header *header, const void *body, size_t size) {
+static void put_frame(struct connection *connection, const wire_header *header, const void *metadata, const void *body,
+                      size_t size) {
   uint8_t head[WIRE_LENGTH_SIZE + WIRE_HEADER_SIZE];
-  wire_put32(head, (uint32_t)(WIRE_HEADER_SIZE + size));
+  wire_put32(head, (uint32_t)(WIRE_HEADER_SIZE + header->metadata_size + size));
   wire_header_put(head + WIRE_LENGTH_SIZE, header);
-  if (connection_put(connection, head, sizeof head) == 0) (void)connection_put(connection, body, size);
+  if (connection_put(connection, head, sizeof head) != 0) return;
+  if (connection_put(connection, metadata, header->metadata_size) == 0) (void)connection_put(connection, body, size);
 }
 
 stream_message *stream_take(struct connection *connection, struct stream *self) {
@@ -121,16 +123,20 @@ stream_message *stream_take(struct connection *connection, struct stream *self) 
   if (self->ended || !self->open || self->taken < (connection->streams.window + 3) / 4) return message;
   uint8_t granted[4];
   wire_put32(granted, self->taken);
-  put_frame(connection, &(wire_header){.kind = WIRE_CREDIT, .id = self->id}, granted, sizeof granted);
+  put_frame(connection, &(wire_header){.kind = WIRE_CREDIT, .id = self->id}, NULL, granted, sizeof granted);
   self->receive_credit += self->taken;
   self->taken = 0;
   return message;
 }
 
-void stream_put(struct connection *connection, struct stream *self, const void *body, size_t size) {
+void stream_put(struct connection *connection, struct stream *self, const metadata_queue *metadata, const void *body,
+                size_t size) {
   if (!self->open || connection->ended) return;
-  const wire_header header = {.kind = WIRE_STREAM_DATA, .flags = self->json ? WIRE_FLAG_JSON : 0, .id = self->id};
-  put_frame(connection, &header, body, size);
+  const wire_header header = {.kind = WIRE_STREAM_DATA,
+                              .flags = self->json ? WIRE_FLAG_JSON : 0,
+                              .id = self->id,
+                              .metadata_size = (uint32_t)metadata->size};
+  put_frame(connection, &header, metadata->data, body, size);
   self->send_credit -= (int64_t)size + STREAM_MESSAGE_COST;
 }
 

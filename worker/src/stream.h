@@ -14,6 +14,7 @@
 #include <stdint.h>
 
 #include "frame.h"
+#include "metadata_entries.h"
 
 struct connection;
 struct methods;
@@ -89,7 +90,8 @@ struct stream *stream_find(const struct connection *connection, uint64_t id);
 stream_message *stream_take(struct connection *connection, struct stream *self);
 
 /* Queues a message for the host, if the stream is still open. */
-void stream_put(struct connection *connection, struct stream *self, const void *body, size_t size);
+void stream_put(struct connection *connection, struct stream *self, const metadata_queue *metadata, const void *body,
+                size_t size);
 
 /* Frames for the stream are dropped from now on, and its place may be taken by another one. */
 void stream_close(struct connection *connection, struct stream *self);

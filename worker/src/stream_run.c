@@ -76,10 +76,13 @@ bool stream_send(struct stream_job *self, PyObject *value, bool at_once) {
   Py_ssize_t size = 0;
   PyObject *owner = encode(self, value, &body, &size);
   if (owner == NULL) return false;
+  const size_t room = self->call.connection->frame_limit - WIRE_HEADER_SIZE - (size_t)size;
+  metadata_queue metadata = context_take_metadata(self->run.context, room, false); /* else it goes with a later one */
   stream_job_lock(self);
-  stream_put(self->call.connection, self->stream, body, (size_t)size);
+  stream_put(self->call.connection, self->stream, &metadata, body, (size_t)size);
   if (at_once) stream_job_flush(self);
   stream_job_unlock(self);
+  metadata_queue_free(&metadata);
   Py_DECREF(owner);
   return true;
 }

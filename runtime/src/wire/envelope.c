@@ -305,6 +305,7 @@ typedef enum member {
   MEMBER_TIMEOUT_MS,
   MEMBER_TYPE,
   MEMBER_TRACEBACK,
+  MEMBER_INTERRUPTED,
   MEMBER_REASON,
   MEMBER_PAYLOAD,
   MEMBER_COUNT
@@ -323,6 +324,7 @@ static const struct {
     [MEMBER_TIMEOUT_MS] = {"timeout_ms", 10},
     [MEMBER_TYPE] = {"type", 4},
     [MEMBER_TRACEBACK] = {"traceback", 9},
+    [MEMBER_INTERRUPTED] = {"interrupted", 11},
     [MEMBER_REASON] = {"reason", 6},
     [MEMBER_PAYLOAD] = {"payload", 7},
 };
@@ -423,7 +425,8 @@ static const char *take_request(const member_set *set, struct envelope *to) {
 }
 
 static const char *take_error(const member_set *set, envelope_text *ret_error, envelope_text *ret_type,
-                              envelope_text *ret_traceback) {
+                              envelope_text *ret_traceback, bool *ret_interrupted) {
+  *ret_interrupted = has(set, MEMBER_INTERRUPTED) && *set->values[MEMBER_INTERRUPTED].data == 't';
   if (!take_string(set, MEMBER_ERROR, ret_error)) return "member \"error\" is no string";
   if (!take_string(set, MEMBER_TYPE, ret_type)) return "member \"type\" is no string";
   if (!take_string(set, MEMBER_TRACEBACK, ret_traceback)) return "member \"traceback\" is no string";
@@ -438,7 +441,7 @@ static const char *take_reply(const member_set *set, struct envelope *to) {
   if (!take_unsigned(set, MEMBER_CODE, UINT32_MAX, &code)) return "member \"code\" is no unsigned integer";
   to->code = (uint32_t)code;
   to->body = set->values[MEMBER_BODY];
-  return take_error(set, &to->error, &to->error_type, &to->traceback);
+  return take_error(set, &to->error, &to->error_type, &to->traceback, &to->interrupted);
 }
 
 /* Takes a message apart that has no "ok". */
@@ -478,11 +481,12 @@ const char *envelope_parse(const char *payload, size_t size, struct envelope *re
 }
 
 const char *envelope_parse_error(const char *text, size_t size, envelope_text *ret_error, envelope_text *ret_type,
-                                 envelope_text *ret_traceback) {
+                                 envelope_text *ret_traceback, bool *ret_interrupted) {
   member_set set;
+  *ret_interrupted = false;
   *ret_error = *ret_type = *ret_traceback = (envelope_text){NULL, 0};
   const char *wrong = scan_object(text, size, &set, NULL);
-  if (wrong == NULL) wrong = take_error(&set, ret_error, ret_type, ret_traceback);
+  if (wrong == NULL) wrong = take_error(&set, ret_error, ret_type, ret_traceback, ret_interrupted);
   return wrong == NULL && ret_error->data == NULL ? "member \"error\" is missing" : wrong;
 }
 

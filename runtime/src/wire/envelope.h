@@ -30,6 +30,7 @@ struct envelope {
   uint64_t id;         /* 0 where absent */
   bool ok;             /* reply */
   uint32_t code;       /* error reply: 0 where absent */
+  bool interrupted;    /* error reply */
   uint64_t timeout_ms; /* request: 0 where absent */
   envelope_text method, body, error, error_type, traceback, reason;
 };
@@ -41,7 +42,7 @@ const char *envelope_parse(const char *payload, size_t size, struct envelope *re
 /* The members of an error object (schema/wire.md), which has another use for "type" than an envelope. Returns NULL,
  * or what is wrong with it. */
 const char *envelope_parse_error(const char *text, size_t size, envelope_text *ret_error, envelope_text *ret_type,
-                                 envelope_text *ret_traceback);
+                                 envelope_text *ret_traceback, bool *ret_interrupted);
 
 /* Whether the text is one valid JSON value, possibly within white space. Returns NULL, or what is wrong with it. */
 const char *envelope_check_json(const char *text, size_t size);

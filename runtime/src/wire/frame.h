@@ -19,7 +19,12 @@ enum {
   WIRE_NESTING_MAX = 100,
   WIRE_METHODS_MAX = 65536,
   WIRE_ERROR_TEXT_MAX = 64 << 10,
-  WIRE_KIND_MAX = 0x1f /* a first byte above this is no header */
+  WIRE_STREAM_MESSAGE_COST = 64, /* of credit, beside the message's size */
+  WIRE_STREAM_WINDOW_DEFAULT = 256 << 10,
+  WIRE_STREAM_WINDOW_MIN = 4 << 10,
+  WIRE_STREAM_WINDOW_MAX = 1 << 30,
+  WIRE_CREDIT_SIZE = 4, /* body of a CREDIT frame */
+  WIRE_KIND_MAX = 0x1f  /* a first byte above this is no header */
 };
 
 typedef enum wire_kind {

@@ -107,17 +107,136 @@ const pyproc_method acme_chat_v1_chat_room_history_method = {
   "0b273f938e613f8f", PYPROC_RPC_SERVER_STREAM, 0, 0
 };
 
+int acme_chat_v1_chat_room_history_open(pyproc_pool *pool, const Acme__Chat__V1__SayRequest *request,
+                                        const pyproc_call_options *options,
+                                        pyproc_stream **ret_stream, pyproc_error **reterr) {
+  return pyproc_stream_open(pool, &acme_chat_v1_chat_room_history_method, request == NULL ? NULL : &request->base, options, ret_stream,
+                            reterr);
+}
+
+int acme_chat_v1_chat_room_history_recv(pyproc_stream *stream, Acme__Chat__V1__SayReply **ret_message,
+                                        pyproc_error **reterr) {
+  ProtobufCMessage *message = NULL;
+  const int result = pyproc_stream_recv_generated(stream, &acme_chat_v1_chat_room_history_method,
+                                                  ret_message == NULL ? NULL : &message, reterr);
+  if (result > 0 && ret_message != NULL) *ret_message = (Acme__Chat__V1__SayReply *)(void *)message;
+  return result;
+}
+
+static void acme_chat_v1_chat_room_history__deliver(void (*done)(void), int result, ProtobufCMessage *message, pyproc_error *error,
+                                                    void *userdata) {
+  ((acme_chat_v1_chat_room_history_done *)done)(result, (Acme__Chat__V1__SayReply *)(void *)message, error, userdata);
+}
+
+int acme_chat_v1_chat_room_history_recv_submit(pyproc_stream *stream, acme_chat_v1_chat_room_history_done *done,
+                                               void *userdata, pyproc_error **reterr) {
+  return pyproc_stream_recv_submit_generated(stream, &acme_chat_v1_chat_room_history_method, acme_chat_v1_chat_room_history__deliver,
+                                             (void (*)(void))done, userdata, reterr);
+}
+
+void acme_chat_v1_chat_room_history_close(pyproc_stream *stream) {
+  pyproc_stream_close(stream);
+}
+
 const pyproc_method acme_chat_v1_chat_room_upload_method = {
   sizeof(pyproc_method), "acme.chat.v1.ChatRoom/Upload",
   &acme__chat__v1__chunk__info, &acme__chat__v1__summary__info,
   "3311f47197228b71", PYPROC_RPC_CLIENT_STREAM, 0, 0
 };
 
+int acme_chat_v1_chat_room_upload_open(pyproc_pool *pool, const pyproc_call_options *options,
+                                       pyproc_stream **ret_stream, pyproc_error **reterr) {
+  return pyproc_stream_open(pool, &acme_chat_v1_chat_room_upload_method, NULL, options, ret_stream, reterr);
+}
+
+int acme_chat_v1_chat_room_upload_send(pyproc_stream *stream, const Acme__Chat__V1__Chunk *message,
+                                       pyproc_error **reterr) {
+  return pyproc_stream_send_generated(stream, &acme_chat_v1_chat_room_upload_method, message == NULL ? NULL : &message->base, reterr);
+}
+
+int acme_chat_v1_chat_room_upload_send_submit(pyproc_stream *stream, const Acme__Chat__V1__Chunk *message,
+                                              pyproc_done *done, void *userdata, pyproc_error **reterr) {
+  return pyproc_stream_send_submit_generated(stream, &acme_chat_v1_chat_room_upload_method, message == NULL ? NULL : &message->base,
+                                             done, userdata, reterr);
+}
+
+int acme_chat_v1_chat_room_upload_done_sending(pyproc_stream *stream, pyproc_error **reterr) {
+  return pyproc_stream_done_sending_generated(stream, &acme_chat_v1_chat_room_upload_method, reterr);
+}
+
+int acme_chat_v1_chat_room_upload_recv(pyproc_stream *stream, Acme__Chat__V1__Summary **ret_message,
+                                       pyproc_error **reterr) {
+  ProtobufCMessage *message = NULL;
+  const int result = pyproc_stream_recv_generated(stream, &acme_chat_v1_chat_room_upload_method,
+                                                  ret_message == NULL ? NULL : &message, reterr);
+  if (result > 0 && ret_message != NULL) *ret_message = (Acme__Chat__V1__Summary *)(void *)message;
+  return result;
+}
+
+static void acme_chat_v1_chat_room_upload__deliver(void (*done)(void), int result, ProtobufCMessage *message, pyproc_error *error,
+                                                   void *userdata) {
+  ((acme_chat_v1_chat_room_upload_done *)done)(result, (Acme__Chat__V1__Summary *)(void *)message, error, userdata);
+}
+
+int acme_chat_v1_chat_room_upload_recv_submit(pyproc_stream *stream, acme_chat_v1_chat_room_upload_done *done,
+                                              void *userdata, pyproc_error **reterr) {
+  return pyproc_stream_recv_submit_generated(stream, &acme_chat_v1_chat_room_upload_method, acme_chat_v1_chat_room_upload__deliver,
+                                             (void (*)(void))done, userdata, reterr);
+}
+
+void acme_chat_v1_chat_room_upload_close(pyproc_stream *stream) {
+  pyproc_stream_close(stream);
+}
+
 const pyproc_method acme_chat_v1_chat_room_converse_method = {
   sizeof(pyproc_method), "acme.chat.v1.ChatRoom/Converse",
   &acme__chat__v1__say_request__info, &acme__chat__v1__say_reply__info,
   "a8e0366d7dfc4ba5", PYPROC_RPC_BIDI, 0, 0
 };
+
+int acme_chat_v1_chat_room_converse_open(pyproc_pool *pool, const pyproc_call_options *options,
+                                         pyproc_stream **ret_stream, pyproc_error **reterr) {
+  return pyproc_stream_open(pool, &acme_chat_v1_chat_room_converse_method, NULL, options, ret_stream, reterr);
+}
+
+int acme_chat_v1_chat_room_converse_send(pyproc_stream *stream, const Acme__Chat__V1__SayRequest *message,
+                                         pyproc_error **reterr) {
+  return pyproc_stream_send_generated(stream, &acme_chat_v1_chat_room_converse_method, message == NULL ? NULL : &message->base, reterr);
+}
+
+int acme_chat_v1_chat_room_converse_send_submit(pyproc_stream *stream, const Acme__Chat__V1__SayRequest *message,
+                                                pyproc_done *done, void *userdata, pyproc_error **reterr) {
+  return pyproc_stream_send_submit_generated(stream, &acme_chat_v1_chat_room_converse_method, message == NULL ? NULL : &message->base,
+                                             done, userdata, reterr);
+}
+
+int acme_chat_v1_chat_room_converse_done_sending(pyproc_stream *stream, pyproc_error **reterr) {
+  return pyproc_stream_done_sending_generated(stream, &acme_chat_v1_chat_room_converse_method, reterr);
+}
+
+int acme_chat_v1_chat_room_converse_recv(pyproc_stream *stream, Acme__Chat__V1__SayReply **ret_message,
+                                         pyproc_error **reterr) {
+  ProtobufCMessage *message = NULL;
+  const int result = pyproc_stream_recv_generated(stream, &acme_chat_v1_chat_room_converse_method,
+                                                  ret_message == NULL ? NULL : &message, reterr);
+  if (result > 0 && ret_message != NULL) *ret_message = (Acme__Chat__V1__SayReply *)(void *)message;
+  return result;
+}
+
+static void acme_chat_v1_chat_room_converse__deliver(void (*done)(void), int result, ProtobufCMessage *message, pyproc_error *error,
+                                                     void *userdata) {
+  ((acme_chat_v1_chat_room_converse_done *)done)(result, (Acme__Chat__V1__SayReply *)(void *)message, error, userdata);
+}
+
+int acme_chat_v1_chat_room_converse_recv_submit(pyproc_stream *stream, acme_chat_v1_chat_room_converse_done *done,
+                                                void *userdata, pyproc_error **reterr) {
+  return pyproc_stream_recv_submit_generated(stream, &acme_chat_v1_chat_room_converse_method, acme_chat_v1_chat_room_converse__deliver,
+                                             (void (*)(void))done, userdata, reterr);
+}
+
+void acme_chat_v1_chat_room_converse_close(pyproc_stream *stream) {
+  pyproc_stream_close(stream);
+}
 
 const pyproc_method acme_chat_v1_chat_room_get_httpinfo_method = {
   sizeof(pyproc_method), "acme.chat.v1.ChatRoom/GetHTTPInfo",

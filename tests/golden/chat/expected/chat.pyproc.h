@@ -68,6 +68,138 @@ int acme_chat_v1_chat_room_say_start(pyproc_pool *pool, const Acme__Chat__V1__Sa
 int acme_chat_v1_chat_room_say_finish(pyproc_future *future, Acme__Chat__V1__SayReply **ret_reply,
                                       pyproc_error **reterr);
 
+/* How a submitted receive of acme.chat.v1.ChatRoom/History ends: `result` 1 and `message`, 0 at the end, or negative and
+ * `error`; what is not given is NULL. Both are the callback's: free the message with pyproc_reply_free and
+ * with nothing else, the error with pyproc_error_free.
+ */
+typedef void acme_chat_v1_chat_room_history_done(int result, Acme__Chat__V1__SayReply *message, pyproc_error *error, void *userdata);
+
+/* Opens a stream of acme.chat.v1.ChatRoom/History: a request, then messages of the handler.
+ * Has no deadline, unless the options set another one.
+ * Returns PYPROC_OK and sets *ret_stream, which _close gives up, or a negative PYPROC_E* and sets *reterr
+ * if it is given. Request and options, which may be NULL, are copied. From any thread.
+ */
+int acme_chat_v1_chat_room_history_open(pyproc_pool *pool, const Acme__Chat__V1__SayRequest *request,
+                                        const pyproc_call_options *options,
+                                        pyproc_stream **ret_stream, pyproc_error **reterr);
+
+/* Waits for the next message of the handler. Returns 1 and sets *ret_message, which is the caller's: free
+ * the message with pyproc_reply_free and with nothing else; 0: the end, and the same again from then on;
+ * or a negative PYPROC_E* and sets *reterr if it is given, the same again from then on. One thread at a
+ * time.
+ */
+int acme_chat_v1_chat_room_history_recv(pyproc_stream *stream, Acme__Chat__V1__SayReply **ret_message,
+                                        pyproc_error **reterr);
+
+/* Receives without waiting. 0: `done` runs exactly once, in pyproc_pool_dispatch or pyproc_pool_close;
+ * a negative PYPROC_E*: never. One at a time.
+ */
+int acme_chat_v1_chat_room_history_recv_submit(pyproc_stream *stream, acme_chat_v1_chat_room_history_done *done,
+                                               void *userdata, pyproc_error **reterr);
+
+/* Gives the stream up; one that has not ended is cancelled. NULL is fine, and so is a pool that is closed. */
+void acme_chat_v1_chat_room_history_close(pyproc_stream *stream);
+
+/* How a submitted receive of acme.chat.v1.ChatRoom/Upload ends: `result` 1 and `message`, 0 at the end, or negative and
+ * `error`; what is not given is NULL. Both are the callback's: free the message with pyproc_reply_free and
+ * with nothing else, the error with pyproc_error_free.
+ */
+typedef void acme_chat_v1_chat_room_upload_done(int result, Acme__Chat__V1__Summary *message, pyproc_error *error, void *userdata);
+
+/* Opens a stream of acme.chat.v1.ChatRoom/Upload: messages to the handler, then one of the handler.
+ * Has no deadline, unless the options set another one.
+ * Returns PYPROC_OK and sets *ret_stream, which _close gives up, or a negative PYPROC_E* and sets *reterr
+ * if it is given. Options, which may be NULL, are copied. From any thread.
+ */
+int acme_chat_v1_chat_room_upload_open(pyproc_pool *pool, const pyproc_call_options *options,
+                                       pyproc_stream **ret_stream, pyproc_error **reterr);
+
+/* Sends a message, which is copied; waits while the other side has no room for it. Returns 1: taken;
+ * 0: the other side has ended the stream and takes nothing more, _recv tells its result; a negative
+ * PYPROC_E*: the stream has failed. One thread at a time; another one may receive meanwhile.
+ */
+int acme_chat_v1_chat_room_upload_send(pyproc_stream *stream, const Acme__Chat__V1__Chunk *message,
+                                       pyproc_error **reterr);
+
+/* Sends a message without waiting. 0: `done` runs exactly once, in pyproc_pool_dispatch or
+ * pyproc_pool_close, with the result that _send would have, and an error when that is negative; its reply
+ * is always NULL. A negative PYPROC_E*: it never runs. One at a time; the message is copied.
+ */
+int acme_chat_v1_chat_room_upload_send_submit(pyproc_stream *stream, const Acme__Chat__V1__Chunk *message,
+                                              pyproc_done *done, void *userdata, pyproc_error **reterr);
+
+/* Tells the other side that no more messages follow; receiving goes on. Returns PYPROC_OK, also when the
+ * other side has ended the stream or it was told before, or a negative PYPROC_E*.
+ */
+int acme_chat_v1_chat_room_upload_done_sending(pyproc_stream *stream, pyproc_error **reterr);
+
+/* Waits for the one message of the handler. Returns 1 and sets *ret_message, which is the caller's: free
+ * the message with pyproc_reply_free and with nothing else; 0: the end, once the one message was given;
+ * or a negative PYPROC_E* and sets *reterr if it is given, the same again from then on. One thread at a
+ * time; another one may send meanwhile.
+ */
+int acme_chat_v1_chat_room_upload_recv(pyproc_stream *stream, Acme__Chat__V1__Summary **ret_message,
+                                       pyproc_error **reterr);
+
+/* Receives without waiting. 0: `done` runs exactly once, in pyproc_pool_dispatch or pyproc_pool_close;
+ * a negative PYPROC_E*: never. One at a time.
+ */
+int acme_chat_v1_chat_room_upload_recv_submit(pyproc_stream *stream, acme_chat_v1_chat_room_upload_done *done,
+                                              void *userdata, pyproc_error **reterr);
+
+/* Gives the stream up; one that has not ended is cancelled. NULL is fine, and so is a pool that is closed. */
+void acme_chat_v1_chat_room_upload_close(pyproc_stream *stream);
+
+/* How a submitted receive of acme.chat.v1.ChatRoom/Converse ends: `result` 1 and `message`, 0 at the end, or negative and
+ * `error`; what is not given is NULL. Both are the callback's: free the message with pyproc_reply_free and
+ * with nothing else, the error with pyproc_error_free.
+ */
+typedef void acme_chat_v1_chat_room_converse_done(int result, Acme__Chat__V1__SayReply *message, pyproc_error *error, void *userdata);
+
+/* Opens a stream of acme.chat.v1.ChatRoom/Converse: messages both ways.
+ * Has no deadline, unless the options set another one.
+ * Returns PYPROC_OK and sets *ret_stream, which _close gives up, or a negative PYPROC_E* and sets *reterr
+ * if it is given. Options, which may be NULL, are copied. From any thread.
+ */
+int acme_chat_v1_chat_room_converse_open(pyproc_pool *pool, const pyproc_call_options *options,
+                                         pyproc_stream **ret_stream, pyproc_error **reterr);
+
+/* Sends a message, which is copied; waits while the other side has no room for it. Returns 1: taken;
+ * 0: the other side has ended the stream and takes nothing more, _recv tells its result; a negative
+ * PYPROC_E*: the stream has failed. One thread at a time; another one may receive meanwhile.
+ */
+int acme_chat_v1_chat_room_converse_send(pyproc_stream *stream, const Acme__Chat__V1__SayRequest *message,
+                                         pyproc_error **reterr);
+
+/* Sends a message without waiting. 0: `done` runs exactly once, in pyproc_pool_dispatch or
+ * pyproc_pool_close, with the result that _send would have, and an error when that is negative; its reply
+ * is always NULL. A negative PYPROC_E*: it never runs. One at a time; the message is copied.
+ */
+int acme_chat_v1_chat_room_converse_send_submit(pyproc_stream *stream, const Acme__Chat__V1__SayRequest *message,
+                                                pyproc_done *done, void *userdata, pyproc_error **reterr);
+
+/* Tells the other side that no more messages follow; receiving goes on. Returns PYPROC_OK, also when the
+ * other side has ended the stream or it was told before, or a negative PYPROC_E*.
+ */
+int acme_chat_v1_chat_room_converse_done_sending(pyproc_stream *stream, pyproc_error **reterr);
+
+/* Waits for the next message of the handler. Returns 1 and sets *ret_message, which is the caller's: free
+ * the message with pyproc_reply_free and with nothing else; 0: the end, and the same again from then on;
+ * or a negative PYPROC_E* and sets *reterr if it is given, the same again from then on. One thread at a
+ * time; another one may send meanwhile.
+ */
+int acme_chat_v1_chat_room_converse_recv(pyproc_stream *stream, Acme__Chat__V1__SayReply **ret_message,
+                                         pyproc_error **reterr);
+
+/* Receives without waiting. 0: `done` runs exactly once, in pyproc_pool_dispatch or pyproc_pool_close;
+ * a negative PYPROC_E*: never. One at a time.
+ */
+int acme_chat_v1_chat_room_converse_recv_submit(pyproc_stream *stream, acme_chat_v1_chat_room_converse_done *done,
+                                                void *userdata, pyproc_error **reterr);
+
+/* Gives the stream up; one that has not ended is cancelled. NULL is fine, and so is a pool that is closed. */
+void acme_chat_v1_chat_room_converse_close(pyproc_stream *stream);
+
 /* How a submitted call of acme.chat.v1.ChatRoom/GetHTTPInfo ends: `reply` or `error`, the other one is NULL.
  * Both are the callback's: free the reply with pyproc_reply_free and with nothing else, the error with
  * pyproc_error_free.

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import sys
-from typing import ClassVar, Dict, Iterator, Tuple
+from typing import AsyncIterator, Awaitable, ClassVar, Dict, Iterator, Tuple, Union
 
 import pyproc_worker
 from pyproc_worker import serve
@@ -104,22 +104,22 @@ class ChatRoomHandler(pyproc_worker.Handler):
         messages=_MESSAGES,
     )
 
-    def say(self, request: SayRequest, context: pyproc_worker.Context) -> SayReply:
+    def say(self, request: SayRequest, context: pyproc_worker.Context) -> Union[SayReply, Awaitable[SayReply]]:
         """Rpc acme.chat.v1.ChatRoom/Say."""
         raise _missing(self, "say", "acme.chat.v1.ChatRoom/Say")
 
-    def history(self, request: SayRequest, context: pyproc_worker.Context) -> Iterator[SayReply]:
+    def history(self, request: SayRequest, context: pyproc_worker.Context) -> Union[Iterator[SayReply], AsyncIterator[SayReply]]:
         """Rpc acme.chat.v1.ChatRoom/History."""
         raise _missing(self, "history", "acme.chat.v1.ChatRoom/History")
 
-    def upload(self, requests: Iterator[Chunk], context: pyproc_worker.Context) -> Summary:
+    def upload(self, requests: pyproc_worker.Requests[Chunk], context: pyproc_worker.Context) -> Union[Summary, Awaitable[Summary]]:
         """Rpc acme.chat.v1.ChatRoom/Upload."""
         raise _missing(self, "upload", "acme.chat.v1.ChatRoom/Upload")
 
-    def converse(self, requests: Iterator[SayRequest], context: pyproc_worker.Context) -> Iterator[SayReply]:
+    def converse(self, requests: pyproc_worker.Requests[SayRequest], context: pyproc_worker.Context) -> Union[Iterator[SayReply], AsyncIterator[SayReply]]:
         """Rpc acme.chat.v1.ChatRoom/Converse."""
         raise _missing(self, "converse", "acme.chat.v1.ChatRoom/Converse")
 
-    def get_httpinfo(self, request: SayRequest, context: pyproc_worker.Context) -> HTTPInfo:
+    def get_httpinfo(self, request: SayRequest, context: pyproc_worker.Context) -> Union[HTTPInfo, Awaitable[HTTPInfo]]:
         """Rpc acme.chat.v1.ChatRoom/GetHTTPInfo."""
         raise _missing(self, "get_httpinfo", "acme.chat.v1.ChatRoom/GetHTTPInfo")

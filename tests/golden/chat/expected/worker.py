@@ -15,7 +15,7 @@ class ChatRoom(ChatRoomHandler):
 
     def history(self, request: SayRequest, context: Context) -> Iterator[SayReply]:
         """Rpc History."""
-        raise Error(Code.UNIMPLEMENTED, "ChatRoom.history is still to be written")
+        raise Error(Code.UNIMPLEMENTED, "ChatRoom.history is still to be written: yield its messages")
 
     def upload(self, requests: Iterator[Chunk], context: Context) -> Summary:
         """Rpc Upload."""
@@ -23,7 +23,7 @@ class ChatRoom(ChatRoomHandler):
 
     def converse(self, requests: Iterator[SayRequest], context: Context) -> Iterator[SayReply]:
         """Rpc Converse."""
-        raise Error(Code.UNIMPLEMENTED, "ChatRoom.converse is still to be written")
+        raise Error(Code.UNIMPLEMENTED, "ChatRoom.converse is still to be written: yield its messages")
 
     def get_httpinfo(self, request: SayRequest, context: Context) -> HTTPInfo:
         """Rpc GetHTTPInfo."""

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import sys
-from typing import ClassVar, Dict, Tuple
+from typing import Awaitable, ClassVar, Dict, Tuple, Union
 
 import pyproc_worker
 from pyproc_worker import serve
@@ -77,18 +77,18 @@ class ChosenHandler(pyproc_worker.Handler):
         messages=_MESSAGES,
     )
 
-    def timed(self, request: Request, context: pyproc_worker.Context) -> Reply:
+    def timed(self, request: Request, context: pyproc_worker.Context) -> Union[Reply, Awaitable[Reply]]:
         """Rpc golden.options.Chosen/Timed.
 
         Takes half a second.
         """
         raise _missing(self, "timed", "golden.options.Chosen/Timed")
 
-    def named(self, request: Request, context: pyproc_worker.Context) -> Reply:
+    def named(self, request: Request, context: pyproc_worker.Context) -> Union[Reply, Awaitable[Reply]]:
         """Rpc golden.options.Chosen/Named."""
         raise _missing(self, "named", "golden.options.Chosen/Named")
 
-    def run(self, request: Request, context: pyproc_worker.Context) -> Reply:
+    def run(self, request: Request, context: pyproc_worker.Context) -> Union[Reply, Awaitable[Reply]]:
         """Rpc golden.options.Chosen/run.
 
         Both a name that is taken

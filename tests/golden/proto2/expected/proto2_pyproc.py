@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import sys
-from typing import ClassVar, Dict, Tuple
+from typing import Awaitable, ClassVar, Dict, Tuple, Union
 
 import pyproc_worker
 from pyproc_worker import serve
@@ -83,6 +83,6 @@ class OldHandler(pyproc_worker.Handler):
         messages=_MESSAGES,
     )
 
-    def get(self, request: Defaults, context: pyproc_worker.Context) -> Extended:
+    def get(self, request: Defaults, context: pyproc_worker.Context) -> Union[Extended, Awaitable[Extended]]:
         """Rpc golden.proto2.Old/Get."""
         raise _missing(self, "get", "golden.proto2.Old/Get")

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import sys
-from typing import ClassVar, Dict, Tuple
+from typing import Awaitable, ClassVar, Dict, Tuple, Union
 
 import pyproc_worker
 from pyproc_worker import serve
@@ -56,6 +56,6 @@ class PredictorHandler(pyproc_worker.Handler):
         messages=_MESSAGES,
     )
 
-    def predict(self, request: PredictRequest, context: pyproc_worker.Context) -> PredictReply:
+    def predict(self, request: PredictRequest, context: pyproc_worker.Context) -> Union[PredictReply, Awaitable[PredictReply]]:
         """Rpc quickstart.Predictor/Predict."""
         raise _missing(self, "predict", "quickstart.Predictor/Predict")

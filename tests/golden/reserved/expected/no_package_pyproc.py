@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import sys
-from typing import ClassVar, Dict, Tuple
+from typing import Awaitable, ClassVar, Dict, Tuple, Union
 
 import pyproc_worker
 from pyproc_worker import serve
@@ -65,7 +65,7 @@ class staticHandler(pyproc_worker.Handler):
         messages=_MESSAGES,
     )
 
-    def cast(self, request: FILE, context: pyproc_worker.Context) -> EOF:
+    def cast(self, request: FILE, context: pyproc_worker.Context) -> Union[EOF, Awaitable[EOF]]:
         """Rpc static/cast."""
         raise _missing(self, "cast", "static/cast")
 
@@ -88,7 +88,7 @@ class PthreadHandler(pyproc_worker.Handler):
         messages=_MESSAGES,
     )
 
-    def create(self, request: no_package_pb2_int, context: pyproc_worker.Context) -> x_y:
+    def create(self, request: no_package_pb2_int, context: pyproc_worker.Context) -> Union[x_y, Awaitable[x_y]]:
         """Rpc Pthread/Create."""
         raise _missing(self, "create", "Pthread/Create")
 
@@ -111,6 +111,6 @@ class SizeHandler(pyproc_worker.Handler):
         messages=_MESSAGES,
     )
 
-    def t(self, request: FILE, context: pyproc_worker.Context) -> FILE:
+    def t(self, request: FILE, context: pyproc_worker.Context) -> Union[FILE, Awaitable[FILE]]:
         """Rpc Size/t."""
         raise _missing(self, "t", "Size/t")

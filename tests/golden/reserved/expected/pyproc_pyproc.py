@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import sys
-from typing import ClassVar, Dict, Tuple
+from typing import Awaitable, ClassVar, Dict, Tuple, Union
 
 import pyproc_worker
 from pyproc_worker import serve
@@ -55,7 +55,7 @@ class Pool_Handler(pyproc_worker.Handler):
         messages=_MESSAGES,
     )
 
-    def open(self, request: Pool, context: pyproc_worker.Context) -> Error:
+    def open(self, request: Pool, context: pyproc_worker.Context) -> Union[Error, Awaitable[Error]]:
         """Rpc pyproc.Pool_/Open."""
         raise _missing(self, "open", "pyproc.Pool_/Open")
 
@@ -78,6 +78,6 @@ class CallHandler(pyproc_worker.Handler):
         messages=_MESSAGES,
     )
 
-    def json(self, request: Pool, context: pyproc_worker.Context) -> Error:
+    def json(self, request: Pool, context: pyproc_worker.Context) -> Union[Error, Awaitable[Error]]:
         """Rpc pyproc.Call/Json."""
         raise _missing(self, "json", "pyproc.Call/Json")

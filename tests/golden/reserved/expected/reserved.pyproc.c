@@ -637,6 +637,50 @@ const pyproc_method class_none_calls_foo_submit_method = {
   "ec29a2c9bd9c7536", PYPROC_RPC_CLIENT_STREAM, 0, 0
 };
 
+int class_none_calls_foo_submit_open(pyproc_pool *pool, const pyproc_call_options *options,
+                                     pyproc_stream **ret_stream, pyproc_error **reterr) {
+  return pyproc_stream_open(pool, &class_none_calls_foo_submit_method, NULL, options, ret_stream, reterr);
+}
+
+int class_none_calls_foo_submit_send(pyproc_stream *stream, const Class__None__None *message,
+                                     pyproc_error **reterr) {
+  return pyproc_stream_send_generated(stream, &class_none_calls_foo_submit_method, message == NULL ? NULL : &message->base, reterr);
+}
+
+int class_none_calls_foo_submit_send_submit(pyproc_stream *stream, const Class__None__None *message,
+                                            pyproc_done *done, void *userdata, pyproc_error **reterr) {
+  return pyproc_stream_send_submit_generated(stream, &class_none_calls_foo_submit_method, message == NULL ? NULL : &message->base,
+                                             done, userdata, reterr);
+}
+
+int class_none_calls_foo_submit_done_sending(pyproc_stream *stream, pyproc_error **reterr) {
+  return pyproc_stream_done_sending_generated(stream, &class_none_calls_foo_submit_method, reterr);
+}
+
+int class_none_calls_foo_submit_recv(pyproc_stream *stream, Class__None__None **ret_message,
+                                     pyproc_error **reterr) {
+  ProtobufCMessage *message = NULL;
+  const int result = pyproc_stream_recv_generated(stream, &class_none_calls_foo_submit_method,
+                                                  ret_message == NULL ? NULL : &message, reterr);
+  if (result > 0 && ret_message != NULL) *ret_message = (Class__None__None *)(void *)message;
+  return result;
+}
+
+static void class_none_calls_foo_submit__deliver(void (*done)(void), int result, ProtobufCMessage *message, pyproc_error *error,
+                                                 void *userdata) {
+  ((class_none_calls_foo_submit_done *)done)(result, (Class__None__None *)(void *)message, error, userdata);
+}
+
+int class_none_calls_foo_submit_recv_submit(pyproc_stream *stream, class_none_calls_foo_submit_done *done,
+                                            void *userdata, pyproc_error **reterr) {
+  return pyproc_stream_recv_submit_generated(stream, &class_none_calls_foo_submit_method, class_none_calls_foo_submit__deliver,
+                                             (void (*)(void))done, userdata, reterr);
+}
+
+void class_none_calls_foo_submit_close(pyproc_stream *stream) {
+  pyproc_stream_close(stream);
+}
+
 static const pyproc_method *const class_none_calls_foo_methods[] = {
   &class_none_calls_foo_with_3_method,
   &class_none_calls_foo_submit_method,

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import ClassVar, Dict, Iterator, Tuple
+from typing import Awaitable, ClassVar, Dict, Tuple, Union
 
 import pyproc_worker
 from pyproc_worker import serve
@@ -212,39 +212,39 @@ class CallsHandler(pyproc_worker.Handler):
         messages=_MESSAGES,
     )
 
-    def foo(self, request: reserved_pb2_serve, context: pyproc_worker.Context) -> Context:
+    def foo(self, request: reserved_pb2_serve, context: pyproc_worker.Context) -> Union[Context, Awaitable[Context]]:
         """Rpc class.None.Calls/Foo."""
         raise _missing(self, "foo", "class.None.Calls/Foo")
 
-    def foo_(self, request: Error, context: pyproc_worker.Context) -> reserved_pb2_sys:
+    def foo_(self, request: Error, context: pyproc_worker.Context) -> Union[reserved_pb2_sys, Awaitable[reserved_pb2_sys]]:
         """Rpc class.None.Calls/foo."""
         raise _missing(self, "foo_", "class.None.Calls/foo")
 
-    def foo_with(self, request: Foo_Bar, context: pyproc_worker.Context) -> FooBar:
+    def foo_with(self, request: Foo_Bar, context: pyproc_worker.Context) -> Union[FooBar, Awaitable[FooBar]]:
         """Rpc class.None.Calls/FooWith."""
         raise _missing(self, "foo_with", "class.None.Calls/FooWith")
 
-    def foo__with(self, request: reserved_pb2_type, context: pyproc_worker.Context) -> reserved_pb2_Dunder:
+    def foo__with(self, request: reserved_pb2_type, context: pyproc_worker.Context) -> Union[reserved_pb2_Dunder, Awaitable[reserved_pb2_Dunder]]:
         """Rpc class.None.Calls/Foo_With."""
         raise _missing(self, "foo__with", "class.None.Calls/Foo_With")
 
-    def init(self, request: None_True, context: pyproc_worker.Context) -> reserved_pb2_None:
+    def init(self, request: None_True, context: pyproc_worker.Context) -> Union[reserved_pb2_None, Awaitable[reserved_pb2_None]]:
         """Rpc class.None.Calls/Init."""
         raise _missing(self, "init", "class.None.Calls/Init")
 
-    def service(self, request: reserved_pb2_CallsHandler, context: pyproc_worker.Context) -> Empty:
+    def service(self, request: reserved_pb2_CallsHandler, context: pyproc_worker.Context) -> Union[Empty, Awaitable[Empty]]:
         """Rpc class.None.Calls/Service."""
         raise _missing(self, "service", "class.None.Calls/Service")
 
-    def def_(self, request: Members, context: pyproc_worker.Context) -> Kinds:
+    def def_(self, request: Members, context: pyproc_worker.Context) -> Union[Kinds, Awaitable[Kinds]]:
         """Rpc class.None.Calls/def."""
         raise _missing(self, "def_", "class.None.Calls/def")
 
-    def on_start_(self, request: Init, context: pyproc_worker.Context) -> INIT:
+    def on_start_(self, request: Init, context: pyproc_worker.Context) -> Union[INIT, Awaitable[INIT]]:
         """Rpc class.None.Calls/OnStart."""
         raise _missing(self, "on_start_", "class.None.Calls/OnStart")
 
-    def init___(self, request: Init.init, context: pyproc_worker.Context) -> Init.Descriptor:
+    def init___(self, request: Init.init, context: pyproc_worker.Context) -> Union[Init.Descriptor, Awaitable[Init.Descriptor]]:
         """Rpc class.None.Calls/__init__."""
         raise _missing(self, "init___", "class.None.Calls/__init__")
 
@@ -278,10 +278,10 @@ class CallsFooHandler(pyproc_worker.Handler):
         messages=_MESSAGES,
     )
 
-    def with_(self, request: reserved_pb2_None, context: pyproc_worker.Context) -> reserved_pb2_None:
+    def with_(self, request: reserved_pb2_None, context: pyproc_worker.Context) -> Union[reserved_pb2_None, Awaitable[reserved_pb2_None]]:
         """Rpc class.None.CallsFoo/With."""
         raise _missing(self, "with_", "class.None.CallsFoo/With")
 
-    def submit(self, requests: Iterator[reserved_pb2_None], context: pyproc_worker.Context) -> reserved_pb2_None:
+    def submit(self, requests: pyproc_worker.Requests[reserved_pb2_None], context: pyproc_worker.Context) -> Union[reserved_pb2_None, Awaitable[reserved_pb2_None]]:
         """Rpc class.None.CallsFoo/Submit."""
         raise _missing(self, "submit", "class.None.CallsFoo/Submit")

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import sys
-from typing import ClassVar, Dict, Tuple
+from typing import Awaitable, ClassVar, Dict, Tuple, Union
 
 import pyproc_worker
 from pyproc_worker import serve
@@ -248,27 +248,27 @@ class TypesHandler(pyproc_worker.Handler):
         messages=_MESSAGES,
     )
 
-    def scalar(self, request: Scalars, context: pyproc_worker.Context) -> Optionals:
+    def scalar(self, request: Scalars, context: pyproc_worker.Context) -> Union[Optionals, Awaitable[Optionals]]:
         """Rpc golden.types.Types/Scalar."""
         raise _missing(self, "scalar", "golden.types.Types/Scalar")
 
-    def repeat(self, request: Repeated, context: pyproc_worker.Context) -> Maps:
+    def repeat(self, request: Repeated, context: pyproc_worker.Context) -> Union[Maps, Awaitable[Maps]]:
         """Rpc golden.types.Types/Repeat."""
         raise _missing(self, "repeat", "golden.types.Types/Repeat")
 
-    def choose(self, request: Oneofs, context: pyproc_worker.Context) -> WellKnown:
+    def choose(self, request: Oneofs, context: pyproc_worker.Context) -> Union[WellKnown, Awaitable[WellKnown]]:
         """Rpc golden.types.Types/Choose."""
         raise _missing(self, "choose", "golden.types.Types/Choose")
 
-    def nest(self, request: Outer.Middle.Inner, context: pyproc_worker.Context) -> Outer.Middle:
+    def nest(self, request: Outer.Middle.Inner, context: pyproc_worker.Context) -> Union[Outer.Middle, Awaitable[Outer.Middle]]:
         """Rpc golden.types.Types/Nest."""
         raise _missing(self, "nest", "golden.types.Types/Nest")
 
-    def forget(self, request: Struct, context: pyproc_worker.Context) -> Empty:
+    def forget(self, request: Struct, context: pyproc_worker.Context) -> Union[Empty, Awaitable[Empty]]:
         """Rpc golden.types.Types/Forget."""
         raise _missing(self, "forget", "golden.types.Types/Forget")
 
-    def idle(self, request: Nothing, context: pyproc_worker.Context) -> Nothing:
+    def idle(self, request: Nothing, context: pyproc_worker.Context) -> Union[Nothing, Awaitable[Nothing]]:
         """Rpc golden.types.Types/Idle."""
         raise _missing(self, "idle", "golden.types.Types/Idle")
 

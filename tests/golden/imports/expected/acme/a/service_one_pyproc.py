@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import sys
-from typing import ClassVar, Dict, Tuple
+from typing import Awaitable, ClassVar, Dict, Tuple, Union
 
 import pyproc_worker
 from pyproc_worker import serve
@@ -73,6 +73,6 @@ class WorkerHandler(pyproc_worker.Handler):
         messages=_MESSAGES,
     )
 
-    def run(self, request: Request, context: pyproc_worker.Context) -> Reply:
+    def run(self, request: Request, context: pyproc_worker.Context) -> Union[Reply, Awaitable[Reply]]:
         """Rpc acme.a.Worker/Run."""
         raise _missing(self, "run", "acme.a.Worker/Run")

@@ -1,0 +1,154 @@
+/*
+ * Memory does not grow with a stream: neither the program's nor the worker's, in both directions. A tenth of a GiB each; PYPROC_TEST_STREAM_MIB
+ * says how much (1024: the whole).
+ */
+#include <unistd.h>
+
+#include "support.h"
+
+enum { MESSAGE_SIZE = 64 << 10, GROWTH_MAX_KIB = 16 << 10, MIB_DEFAULT = 103 };
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define IS_MEASURED false /* the sanitizer's memory is not ours */
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define IS_MEASURED false
+#endif
+#endif
+#ifndef IS_MEASURED
+#define IS_MEASURED true
+#endif
+
+/* A line of /proc/PID/status, in KiB; -1: there is none. */
+static long memory_of(long pid, const char *what) {
+  char path[64], line[256];
+  long kib = -1;
+  snprintf(path, sizeof path, "/proc/%ld/status", pid);
+  FILE *file = fopen(path, "r");
+  if (file == NULL) return -1;
+  while (kib < 0 && fgets(line, sizeof line, file) != NULL)
+    if (strncmp(line, what, strlen(what)) == 0) kib = strtol(line + strlen(what), NULL, 10);
+  fclose(file);
+  return kib;
+}
+
+/* Makes the largest resident set that was ever seen the present one, where that can be had. */
+static void forget_peak(long pid) {
+  char path[64];
+  snprintf(path, sizeof path, "/proc/%ld/clear_refs", pid);
+  FILE *file = fopen(path, "w");
+  if (file == NULL) return;
+  fputs("5", file);
+  fclose(file);
+}
+
+typedef struct measured {
+  long pid, before;
+} measured;
+
+static void begin(measured *self, long pid) {
+  self->pid = pid;
+  forget_peak(pid);
+  self->before = memory_of(pid, "VmRSS:");
+}
+
+/* What it has grown by since, at the most. */
+static void expect_flat(const measured *self, const char *what) {
+  long peak = memory_of(self->pid, "VmHWM:");
+  if (!IS_MEASURED || self->before < 0 || peak < 0) return;
+  print_message("  %s: %ld KiB before, %ld at the most\n", what, self->before, peak);
+  assert_in_range(peak - self->before + GROWTH_MAX_KIB, 0, 2 * GROWTH_MAX_KIB);
+}
+
+static int64_t message_count(void) {
+  const char *mib = getenv("PYPROC_TEST_STREAM_MIB");
+  int64_t count = mib != NULL ? strtol(mib, NULL, 10) : scaled(MIB_DEFAULT);
+  return (count << 20) / MESSAGE_SIZE;
+}
+
+static long pid_of_worker(pyproc_pool *pool) {
+  char *health = call_json(pool, "health", "{}");
+  const char *at = strstr(health, "\"pid\":");
+  assert_non_null(at);
+  long pid = strtol(at + 6, NULL, 10);
+  pyproc_reply_free(health);
+  return pid;
+}
+
+static void receive_much(pyproc_pool *pool, int64_t count) {
+  Conformance__Task task = CONFORMANCE__TASK__INIT;
+  Conformance__Blob *blob = NULL;
+  pyproc_stream *stream = NULL;
+  task.count = count;
+  task.size = MESSAGE_SIZE;
+  assert_int_equal(conformance_streams_produce_open(pool, &task, NULL, &stream, NULL), 0);
+  for (int64_t i = 0; i < count; i++) {
+    assert_int_equal(conformance_streams_produce_recv(stream, &blob, NULL), 1);
+    assert_int_equal(blob->data.len, MESSAGE_SIZE);
+    pyproc_reply_free(blob);
+    if (i % 256 == 0) pause_ms(5); /* the producer gets ahead, as far as it can */
+  }
+  assert_int_equal(conformance_streams_produce_recv(stream, &blob, NULL), 0);
+  pyproc_stream_close(stream);
+}
+
+static void send_much(pyproc_pool *pool, int64_t count) {
+  static uint8_t data[MESSAGE_SIZE];
+  Conformance__Blob blob = CONFORMANCE__BLOB__INIT;
+  Conformance__Task *reply = NULL;
+  pyproc_stream *stream = NULL;
+  blob.data.data = data;
+  blob.data.len = sizeof data;
+  assert_int_equal(conformance_streams_consume_open(pool, NULL, &stream, NULL), 0);
+  for (int64_t i = 0; i < count; i++) assert_int_equal(conformance_streams_consume_send(stream, &blob, NULL), 1);
+  assert_int_equal(conformance_streams_consume_done_sending(stream, NULL), 0);
+  assert_int_equal(conformance_streams_consume_recv(stream, &reply, NULL), 1);
+  assert_int_equal(reply->count, count);
+  assert_int_equal(reply->size, count * MESSAGE_SIZE);
+  pyproc_reply_free(reply);
+  pyproc_stream_close(stream);
+}
+
+static void measure(const char *protocol, void (*stream)(pyproc_pool *pool, int64_t count)) {
+  pyproc_pool_options options = options_for("conformance_worker.py");
+  options.protocol = protocol;
+  pyproc_pool *pool = open_pool(&options);
+  measured host, worker;
+  stream(pool, 16); /* what a first message needs is no growth */
+  begin(&host, getpid());
+  begin(&worker, pid_of_worker(pool));
+  stream(pool, message_count());
+  expect_flat(&host, "program");
+  expect_flat(&worker, "worker");
+  pyproc_pool_close(pool);
+}
+
+static void test_receiving_protobuf(void **state) {
+  (void)state;
+  measure("protobuf", receive_much);
+}
+
+static void test_receiving_json(void **state) {
+  (void)state;
+  measure("json", receive_much);
+}
+
+static void test_sending_protobuf(void **state) {
+  (void)state;
+  measure("protobuf", send_much);
+}
+
+static void test_sending_json(void **state) {
+  (void)state;
+  measure("json", send_much);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      E2E_TEST(test_receiving_protobuf),
+      E2E_TEST(test_receiving_json),
+      E2E_TEST(test_sending_protobuf),
+      E2E_TEST(test_sending_json),
+  };
+  return RUN_TESTS(tests);
+}
