@@ -50,7 +50,10 @@ static int begin_header(frame_block *frame, uint8_t kind, const pyproc_call_opti
 /* Begins a frame, up to where the body goes. */
 static int begin(const struct codec *codec, call_encoding encoding, uint8_t kind, const char *method,
                  const pyproc_call_options *options, frame_block **ret_frame, pyproc_error **reterr) {
-  if (encoding == CALL_BODY_ENVELOPE && options != NULL && options->metadata_count > 0) encoding = CALL_BODY_JSON;
+  bool has_metadata = options != NULL && options->metadata_count > 0;
+  if (has_metadata && codec->bare)
+    return error_set(reterr, PYPROC_E_UNIMPLEMENTED, "%s: a worker without a handshake takes no metadata", method);
+  if (has_metadata && encoding == CALL_BODY_ENVELOPE) encoding = CALL_BODY_JSON;
   frame_block *frame = frame_block_new(encoding);
   if (frame == NULL) return no_memory(reterr);
   int result;

@@ -24,7 +24,13 @@ def marked(work: Work) -> Iterator[None]:
             pass
 
 
-def act(work: Work, context: Any) -> None:
+def repeat(context: Any) -> None:
+    """Sends the request's metadata back."""
+    for key, value in context.metadata:
+        context.add_metadata(key, value)
+
+
+def act(work: Work, context: Any, number: int) -> None:
     """Does what the work says, but for hanging."""
     if work.then == "raise":
         raise ValueError(work.text)
@@ -32,28 +38,33 @@ def act(work: Work, context: Any) -> None:
         raise Error(Code.NOT_FOUND, work.text)
     if work.then == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
-    if work.then in ("metadata", "metadata_raise"):
-        for key, value in context.metadata:
-            context.add_metadata(key, value)
+    if work.then in ("metadata", "metadata_raise") and number == 0:
+        repeat(context)
     if work.then == "metadata_raise":
         raise ValueError(work.text)
 
 
-def plain_act(work: Work, context: Context) -> None:
+def end(work: Work, context: Any) -> None:
+    """Does what is to be done behind the last message."""
+    if work.then == "metadata_end":
+        repeat(context)
+
+
+def plain_act(work: Work, context: Context, number: int = 0) -> None:
     """The same, and hangs."""
     if work.then == "hang":
         with marked(work):
             while True:
                 time.sleep(0.005)
-    act(work, context)
+    act(work, context, number)
 
 
-async def async_act(work: Work, context: Context) -> None:
+async def async_act(work: Work, context: Context, number: int = 0) -> None:
     """The same."""
     if work.then == "hang":
         with marked(work):
             await asyncio.Event().wait()
-    act(work, context)
+    act(work, context, number)
 
 
 def answer(work: Work, text: str, count: int) -> Answer:
@@ -74,20 +85,23 @@ class Plain(ShapesHandler):
         plain_act(request, context)
         for number in range(request.count):
             yield answer(request, f"{request.text} {number}", number)
+        end(request, context)
 
     def client(self, requests: Any, context: Context) -> Answer:
         """The texts joined."""
         texts, last = [], Work()
         for last in requests:
-            plain_act(last, context)
+            plain_act(last, context, len(texts))
             texts.append(last.text)
         return answer(last, ",".join(texts), len(texts))
 
     def bidi(self, requests: Any, context: Context) -> Iterator[Answer]:
         """An answer for each request."""
+        request = Work()
         for number, request in enumerate(requests):
-            plain_act(request, context)
+            plain_act(request, context, number)
             yield answer(request, f"{request.text} {number}", number)
+        end(request, context)
 
 
 class Async(ShapesHandler):
@@ -103,22 +117,24 @@ class Async(ShapesHandler):
         await async_act(request, context)
         for number in range(request.count):
             yield answer(request, f"{request.text} {number}", number)
+        end(request, context)
 
     async def client(self, requests: Any, context: Context) -> Answer:
         """The texts joined."""
         texts, last = [], Work()
         async for last in requests:
-            await async_act(last, context)
+            await async_act(last, context, len(texts))
             texts.append(last.text)
         return answer(last, ",".join(texts), len(texts))
 
     async def bidi(self, requests: Any, context: Context) -> AsyncIterator[Answer]:
         """An answer for each request."""
-        number = 0
+        number, request = 0, Work()
         async for request in requests:
-            await async_act(request, context)
+            await async_act(request, context, number)
             yield answer(request, f"{request.text} {number}", number)
             number += 1
+        end(request, context)
 
 
 @expose

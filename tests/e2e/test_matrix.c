@@ -47,13 +47,41 @@ typedef struct column {
   pyproc_pool *pool;
 } column;
 
+/* ---- metadata ---- */
+
+static const pyproc_metadata test_metadata[] = {
+    {"traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", 0},
+    {"x-text", "a, b", 4},
+    {"x-blob-bin", "\0\xff\n", 3},
+    {"x-text", "again", 5},
+};
+
+/* How many of test_metadata are there, each once; -1: there is something else. */
+static int count_metadata(const pyproc_metadata *found, size_t count) {
+  bool taken[LENGTH(test_metadata)] = {false};
+  for (size_t i = 0; i < count; i++) {
+    size_t at = 0;
+    for (; at < LENGTH(test_metadata); at++) {
+      const pyproc_metadata *sent = &test_metadata[at];
+      size_t size = sent->value_size > 0 ? sent->value_size : strlen(sent->value);
+      if (!taken[at] && strcmp(found[i].key, sent->key) == 0 && found[i].value_size == size &&
+          memcmp(found[i].value, sent->value, size) == 0)
+        break;
+    }
+    if (at == LENGTH(test_metadata)) return -1;
+    taken[at] = true;
+  }
+  return (int)count;
+}
+
 /* ---- one rpc of any kind ---- */
 
 /* What came of it; freed by outcome_free. */
 typedef struct outcome {
   int result; /* of the call, or of the receive after the last message */
   pyproc_error *error;
-  int count; /* messages received */
+  int count;    /* messages received */
+  int metadata; /* entries of test_metadata that a stream had in all */
   Matrix__Answer *answers[ANSWERS + 1];
 } outcome;
 
@@ -127,6 +155,9 @@ static outcome run_stream(const column *self, const Matrix__Work *work, const py
                                       : matrix_shapes_bidi_recv(stream, &again, &error);
   assert_int_equal(result, out.result);
   assert_null(again);
+  size_t entries = 0;
+  const pyproc_metadata *beside = pyproc_stream_metadata(stream, &entries);
+  out.metadata = count_metadata(beside, entries);
   pyproc_error_free(error);
   pyproc_stream_close(stream);
   return out;
@@ -287,6 +318,41 @@ static void cell_cancel(const column *self) {
   check_ok(self);
 }
 
+static int beside_answer(const outcome *out, int number) {
+  size_t count = 0;
+  const pyproc_metadata *beside = pyproc_reply_metadata(out->answers[number], &count);
+  return count_metadata(beside, count);
+}
+
+static void cell_metadata(const column *self) {
+  enum { ALL = LENGTH(test_metadata) };
+  Matrix__Work work = MATRIX__WORK__INIT;
+  pyproc_call_options options = PYPROC_CALL_OPTIONS_INIT;
+  options.metadata = test_metadata;
+  options.metadata_count = ALL;
+  work.text = "meta";
+  work.then = "metadata";
+  work.count = ANSWERS;
+  outcome out = run(self, &work, &options);
+  for (int i = 0; i < out.count; i++) assert_int_equal(beside_answer(&out, i), i == 0 ? ALL : 0);
+  if (self->kind != UNARY) assert_int_equal(out.metadata, ALL);
+  assert_ok(self, &out, &work);
+  work.then = "metadata_raise";
+  out = run(self, &work, &options);
+  size_t count = 0;
+  const pyproc_metadata *beside = pyproc_error_metadata(out.error, &count);
+  assert_int_equal(count_metadata(beside, count), ALL);
+  assert_failed(self, &out, PYPROC_E_UNKNOWN, "meta");
+  if (self->kind == SERVER || self->kind == BIDI) {
+    work.then = "metadata_end";
+    out = run(self, &work, &options);
+    for (int i = 0; i < out.count; i++) assert_int_equal(beside_answer(&out, i), 0);
+    assert_int_equal(out.metadata, ALL);
+    assert_ok(self, &out, &work);
+  }
+  check_ok(self);
+}
+
 static void cell_large(const column *self) {
   uint8_t *bytes = malloc(LARGE);
   assert_non_null(bytes);
@@ -321,24 +387,28 @@ static cell *const cells[KINDS][ASPECTS] = {
                [ERROR] = cell_error,
                [DEADLINE] = cell_deadline,
                [CANCEL] = cell_cancel,
+               [METADATA] = cell_metadata,
                [LARGE_BODIES] = cell_large,
                [KILLED] = cell_killed},
     [SERVER] = {[OK] = cell_ok,
                 [ERROR] = cell_error,
                 [DEADLINE] = cell_deadline,
                 [CANCEL] = cell_cancel,
+                [METADATA] = cell_metadata,
                 [LARGE_BODIES] = cell_large,
                 [KILLED] = cell_killed},
     [CLIENT] = {[OK] = cell_ok,
                 [ERROR] = cell_error,
                 [DEADLINE] = cell_deadline,
                 [CANCEL] = cell_cancel,
+                [METADATA] = cell_metadata,
                 [LARGE_BODIES] = cell_large,
                 [KILLED] = cell_killed},
     [BIDI] = {[OK] = cell_ok,
               [ERROR] = cell_error,
               [DEADLINE] = cell_deadline,
               [CANCEL] = cell_cancel,
+              [METADATA] = cell_metadata,
               [LARGE_BODIES] = cell_large,
               [KILLED] = cell_killed},
 };
