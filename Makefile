@@ -54,10 +54,11 @@ interop: deps-test
 	@cmake --build build -j $(JOBS) --target interop
 	@PYPROC_PYTHON=$(PYTHON) $(PYTHON) tests/interop/run.py build
 
-bench: deps-build
+bench:
+	@tools/deps.sh bench
 	@$(call configure,-DPYPROC_TESTS=OFF -DPYPROC_BENCH=ON)
 	@cmake --build build -j $(JOBS) --target pyproc-bench
-	@cd build/bench && PYPROC_PYTHON=$(PYTHON) ./pyproc-bench
+	@cd build/bench && PYPROC_PYTHON=$(PYTHON) ../bin/pyproc-bench
 
 lint: deps-lint
 	@$(PYTHON) tools/lint.py

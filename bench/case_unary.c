@@ -40,6 +40,15 @@ unary_pool *unary_open(const char *protocol, int64_t spin_us) {
   return self;
 }
 
+unary_pool *unary_open_target(const char *target) {
+  unary_pool *self = calloc(1, sizeof *self);
+  pyproc_error *error = NULL;
+  pyproc_pool_options options = PYPROC_POOL_OPTIONS_INIT;
+  options.target = target;
+  if (self == NULL || pyproc_pool_open(&options, &self->pool, &error) < 0) die("open", error);
+  return self;
+}
+
 struct pyproc_pool *unary_handle(unary_pool *pool) {
   return pool->pool;
 }

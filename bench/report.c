@@ -51,6 +51,7 @@ int report(const report_row *rows, int count, const char *path) {
   printf("%-36s %10s %10s %12s %9s   %s\n", "", "p50 us", "p99 us", "calls/s", "fairness",
          "p50 as a ratio to its limit");
   for (int i = 0; i < count; i++) {
+    if (rows[i].measure->rounds == 0) continue; /* there is nothing to compare with here */
     figures own = figures_of(rows[i].measure), limit = {0};
     if (rows[i].limit != NULL) limit = figures_of(rows[i].limit);
     printf("%-36s %10.2f %10.2f %12.0f %9.2f", rows[i].name, own.p50, own.p99, own.per_second, own.fairness);

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs the Debian packages that are missing for what is asked for; silent when none is. Usage: deps.sh build|test|lint|all
+# Installs the Debian packages that are missing for what is asked for; silent when none is. Usage: deps.sh build|test|bench|lint|all
 # Elsewhere than on Debian it does nothing: CMake then names what it does not find.
 set -eu
 
@@ -9,19 +9,21 @@ msgpack=libmsgpack-c-dev
 [ "${version:-13}" -ge 13 ] || msgpack=libmsgpack-dev
 
 build="gcc libc6-dev make cmake pkgconf libprotobuf-c-dev protobuf-c-compiler protobuf-compiler libprotobuf-dev libjansson-dev libyaml-dev
-  python3-dev python3-protobuf python3-jinja2"
-test="$build g++ libcmocka-dev mypy python3-pytest python3-setuptools python3-wheel python3-pip python3-venv python3-sklearn
-  python3-pandas $msgpack python3-msgpack libuv1-dev libmicrohttpd-dev wrk"
+  libgrpc-dev python3-dev python3-protobuf python3-jinja2 python3-grpcio"
+test="$build g++ libcmocka-dev mypy openssl python3-pytest python3-setuptools python3-wheel python3-pip python3-venv python3-sklearn
+  python3-pandas $msgpack python3-msgpack libuv1-dev libmicrohttpd-dev wrk grpc-proto"
+bench="$build g++ libgrpc++-dev protobuf-compiler-grpc"
 lint="clang-format flake8 mypy shellcheck"
-all="$test $lint git clang valgrind"
+all="$test $bench $lint git clang valgrind"
 
 case "${1:-}" in
   build) wanted=$build ;;
   test) wanted=$test ;;
+  bench) wanted=$bench ;;
   lint) wanted=$lint ;;
   all) wanted=$all ;;
   *)
-    echo "usage: $0 build|test|lint|all" >&2
+    echo "usage: $0 build|test|bench|lint|all" >&2
     exit 2
     ;;
 esac

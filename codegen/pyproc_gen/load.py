@@ -8,7 +8,7 @@ import struct
 import subprocess
 import tempfile
 from dataclasses import dataclass
-from typing import Dict, FrozenSet, List, Optional, Sequence, Set, Tuple, Union
+from typing import Dict, FrozenSet, List, Sequence, Set, Tuple, Union
 
 from google.protobuf import descriptor_pb2
 from google.protobuf.message import DecodeError

@@ -468,8 +468,8 @@ typedef struct pyproc_pool_options {
   /* The workers' working folder. Default: the program's. */
   const char *cwd;
 
-  /* How calls are encoded: "protobuf" (default), "json", or a codec of the program's own (pyproc_protocol.h). Typed
-   * calls and pyproc_call_json work with all of them. */
+  /* How calls are encoded: "protobuf" (default), "json", or a codec of the program's own (pyproc_protocol.h); or "grpc":
+   * see GRPC above. Typed calls and pyproc_call_json work with all of them. */
   const char *protocol;
 
   /* What carries them: "auto" (default) or "uds", which are the same today: a Unix stream socket. */
@@ -479,7 +479,9 @@ typedef struct pyproc_pool_options {
    * WITHOUT A HANDSHAKE; `protocol` must be NULL or "json" then, and `services` NULL. */
   const char *handshake;
 
-  /* Later. */
+  /* A gRPC server elsewhere, in gRPC's syntax: "dns:///host:port", "ipv4:address:port[,…]", "unix:path". No workers are
+   * started: calls go there, to all of its addresses in turn; see GRPC above. Of the options above and below, those that
+   * are about processes must then be left alone (INVALID_ARGUMENT names them), and `script` is not needed. Default: workers. */
   const char *target;
 
   /* Later. */
@@ -570,6 +572,20 @@ typedef struct pyproc_pool_options {
   /* Milliseconds without a message in either direction after which a stream is DEADLINE_EXCEEDED, 1 to 86,400,000, or
    * PYPROC_OFF. Default: 300,000 (5 minutes). Not counted while messages wait for the program to take them. */
   int64_t stream_idle_timeout_ms;
+
+  /* With `target`: PEM file of the authorities that the server's certificate is checked against, which switches TLS on
+   * (the system's own are in /etc/ssl/certs/ca-certificates.crt). Read by pyproc_pool_open, as the next two. Default:
+   * no TLS. */
+  const char *tls_ca_file;
+
+  /* With `tls_ca_file`: PEM files of the program's own certificate and its key, for a server that asks for one. Both or
+   * neither. Default: none. */
+  const char *tls_cert_file;
+  const char *tls_key_file;
+
+  /* With `target`: sent with every call as its `authorization` header, "Bearer …"; printable ASCII. Only with TLS, or to a
+   * "unix:" target, as nothing else keeps it secret. Default: none. */
+  const char *authorization;
 
   /* How often a worker may fail, 1 to 2^31 - 1, within restart_window_ms: with one failure more its place rests for as
    * long as that. PYPROC_OFF: it never does. Default: 3. To fail is not to become ready, or to die before the first

@@ -109,6 +109,7 @@ struct call {
   struct call *previous, *next;            /* in the queue, or among the connection's calls in flight */
   _Atomic(struct connection *) connection; /* the connection that has it; NULL: queued, or nowhere */
   bool queued;                             /* under the pool's lock */
+  void *flight;                            /* the connection's own, under its lock */
 
   /* NULL: a thread waits for the call. Else it is told here instead of by `done`: any thread, locks of the pool and
    * of connections may be held; the call is the function's from then on. */

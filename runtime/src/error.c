@@ -11,6 +11,7 @@
 #include <string.h>
 
 struct pyproc_error {
+  bool is_static; /* a library's own, for want of memory; told by a flag, since its module has one of its own */
   int code;
   int may_have_run, attempts, stop;
   pid_t worker_pid;
@@ -21,7 +22,7 @@ struct pyproc_error {
 
 static char out_of_memory_message[] = "out of memory";
 static pyproc_error out_of_memory = {
-    .code = PYPROC_E_RESOURCE_EXHAUSTED, .message = out_of_memory_message, .may_have_run = 1};
+    .is_static = true, .code = PYPROC_E_RESOURCE_EXHAUSTED, .message = out_of_memory_message, .may_have_run = 1};
 
 static const char *const code_texts[] = {
     "ok",        "cancelled",       "unknown error",     "invalid argument",   "deadline exceeded",
@@ -40,7 +41,7 @@ int error_from_wire(uint32_t status) {
 }
 
 static bool is_writable(const pyproc_error *error) {
-  return error != NULL && error != &out_of_memory;
+  return error != NULL && !error->is_static;
 }
 
 /* The number of bytes of the character at `text`, 0 when it is none or a NUL. */
@@ -251,7 +252,7 @@ void error_take_details(pyproc_error *error, pyproc_error *word) {
 }
 
 pyproc_error *error_copy(const pyproc_error *error) {
-  if (error == NULL || error == &out_of_memory) return &out_of_memory;
+  if (!is_writable(error)) return &out_of_memory;
   pyproc_error *copy = error_new(error->code, "%s", error->message);
   if (!is_writable(copy)) return copy;
   copy->type = text_copy(error->type);

@@ -5,12 +5,12 @@
 #include <string.h>
 
 #include "error.h"
+#include "prefetch.h"
 #include "wire/envelope.h"
 #include "wire/frame.h"
 #include "wire/metadata.h"
 
-enum { FILLS_MAX = 16, AVERAGE_SHIFT = 3 };
-#define SLOW_HANDLER_NS INT64_C(1000000)
+enum { FILLS_MAX = 16 };
 
 /* What one turn of the reader found out. */
 struct turn {
@@ -281,23 +281,10 @@ static void take_payload(framed *self, struct turn *turn, struct payload *payloa
   free(payload->block);
 }
 
-/* Follows how fast the worker answers, and lets as many calls wait in it as it takes about a millisecond to run. */
-static void adapt_prefetch(framed *self, int replies) {
-  int64_t now = platform_now_ns(), since = atomic_load(&self->base.progress_ns);
-  int64_t sample = (now - since) / replies, average = atomic_load(&self->service_ns);
-  average = average == 0 ? sample : average + ((sample - average) >> AVERAGE_SHIFT);
-  if (average < 1) average = 1;
-  atomic_store(&self->service_ns, average);
-  atomic_store(&self->base.progress_ns, now);
-  int64_t prefetch = SLOW_HANDLER_NS / average;
-  if (prefetch > self->handshake->prefetch_max) prefetch = self->handshake->prefetch_max;
-  if (prefetch < 1) prefetch = self->base.page != NULL ? 1 : 0; /* without a page nothing can be recalled */
-  atomic_store(&self->base.prefetch, (int)prefetch);
-}
-
 static void end_turn(framed *self, const struct turn *turn) {
   if (turn->good > 0) atomic_fetch_add_explicit(&self->base.good_calls, (uint64_t)turn->good, memory_order_relaxed);
-  if (turn->replies > 0) adapt_prefetch(self, turn->replies);
+  if (turn->replies > 0 && self->handshake->prefetch_max > 0)
+    prefetch_adapt(&self->base, &self->service_ns, turn->replies, self->base.page != NULL);
   if (turn->wake_bits != 0) lot_wake(self->settings.lot, turn->wake_bits);
   if (turn->room) self->base.owner_ops->freed(self->base.owner);
 }

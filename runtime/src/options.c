@@ -125,13 +125,19 @@ static int check_choices(const pyproc_pool_options *from, pyproc_error **reterr)
   return PYPROC_OK;
 }
 
-static int choose_codec(struct options *to, const char *protocol, pyproc_error **reterr) {
-  to->codec = protocol == NULL ? &codec_protobuf : codec_find(protocol);
-  if (to->codec != NULL) return PYPROC_OK;
-  return error_set(reterr, PYPROC_E_INVALID_ARGUMENT,
-                   "option protocol is \"%s\"; allowed are \"protobuf\" (default), \"json\", and what was registered "
-                   "with pyproc_protocol_register",
-                   protocol);
+static int choose_protocol(struct options *to, const pyproc_pool_options *from, pyproc_error **reterr) {
+  const char *protocol = from->protocol;
+  to->grpc = protocol != NULL ? strcmp(protocol, "grpc") == 0 : from->target != NULL;
+  to->codec = protocol == NULL || to->grpc ? &codec_protobuf : codec_find(protocol);
+  if (to->codec == NULL)
+    return error_set(reterr, PYPROC_E_INVALID_ARGUMENT,
+                     "option protocol is \"%s\"; allowed are \"protobuf\" (default), \"json\", \"grpc\", and what was "
+                     "registered with pyproc_protocol_register",
+                     protocol);
+  if (from->target != NULL && !to->grpc)
+    return error_set(reterr, PYPROC_E_INVALID_ARGUMENT,
+                     "options target and protocol: a target speaks gRPC, but protocol is \"%s\"", protocol);
+  return PYPROC_OK;
 }
 
 static int choose_handshake(struct options *to, const pyproc_pool_options *from, pyproc_error **reterr) {
@@ -153,6 +159,77 @@ static int choose_handshake(struct options *to, const pyproc_pool_options *from,
   return PYPROC_OK;
 }
 
+/* ---- a server elsewhere ---- */
+
+/* Options that are about processes, which there are none of. */
+static int refuse_with_target(const pyproc_pool_options *from, pyproc_error **reterr) {
+  const struct {
+    const char *name;
+    bool is_set;
+  } ours[] = {
+      {"script", from->script != NULL},   {"python", from->python != NULL},       {"cwd", from->cwd != NULL},
+      {"channel", from->channel != NULL}, {"handshake", from->handshake != NULL}, {"args", from->args != NULL},
+      {"env", from->env != NULL},         {"services", from->services != NULL},   {"workers", from->workers != 0},
+  };
+  for (size_t i = 0; i < sizeof ours / sizeof *ours; i++)
+    if (ours[i].is_set)
+      return error_set(reterr, PYPROC_E_INVALID_ARGUMENT,
+                       "options target and %s: with a target no worker is started, so leave %s 0", ours[i].name,
+                       ours[i].name);
+  if (*from->target == '\0') return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "option target is empty");
+  return PYPROC_OK;
+}
+
+static int check_authorization(const pyproc_pool_options *from, pyproc_error **reterr) {
+  const char *text = from->authorization;
+  if (text == NULL) return PYPROC_OK;
+  for (const char *at = text; *at != '\0'; at++)
+    if (*at < ' ' || *at > '~')
+      return error_set(reterr, PYPROC_E_INVALID_ARGUMENT,
+                       "option authorization has a byte that is not printable ASCII");
+  if (*text == '\0' || *text == ' ' || text[strlen(text) - 1] == ' ')
+    return error_set(reterr, PYPROC_E_INVALID_ARGUMENT,
+                     "option authorization is empty, or begins or ends with a blank");
+  if (from->tls_ca_file == NULL && strncmp(from->target, "unix:", 5) != 0)
+    return error_set(reterr, PYPROC_E_INVALID_ARGUMENT,
+                     "options authorization and target: without tls_ca_file anybody on the way could read it");
+  return PYPROC_OK;
+}
+
+static int check_remote(const pyproc_pool_options *from, pyproc_error **reterr) {
+  const struct {
+    const char *name, *text;
+  } theirs[] = {
+      {"tls_ca_file", from->tls_ca_file},
+      {"tls_cert_file", from->tls_cert_file},
+      {"tls_key_file", from->tls_key_file},
+      {"authorization", from->authorization},
+  };
+  for (size_t i = 0; from->target == NULL && i < sizeof theirs / sizeof *theirs; i++)
+    if (theirs[i].text != NULL)
+      return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "options %s and target: %s is only for a target",
+                       theirs[i].name, theirs[i].name);
+  if (from->target == NULL) return PYPROC_OK;
+  int result = refuse_with_target(from, reterr);
+  if (result < 0) return result;
+  if ((from->tls_cert_file == NULL) != (from->tls_key_file == NULL) ||
+      (from->tls_cert_file != NULL && from->tls_ca_file == NULL))
+    return error_set(
+        reterr, PYPROC_E_INVALID_ARGUMENT,
+        "options tls_cert_file, tls_key_file and tls_ca_file: the first two go together, and need the third");
+  return check_authorization(from, reterr);
+}
+
+static int copy_remote(struct options *to, const pyproc_pool_options *from, pyproc_error **reterr) {
+  int result = check_remote(from, reterr);
+  if (result >= 0) result = copy_text(&to->target, from->target, reterr);
+  if (result >= 0) result = copy_text(&to->tls_ca_file, from->tls_ca_file, reterr);
+  if (result >= 0) result = copy_text(&to->tls_cert_file, from->tls_cert_file, reterr);
+  if (result >= 0) result = copy_text(&to->tls_key_file, from->tls_key_file, reterr);
+  if (result >= 0) result = copy_text(&to->authorization, from->authorization, reterr);
+  return result;
+}
+
 /* The default follows the machine: a worker runs one handler at a time. */
 static int64_t default_workers(void) {
   return platform_cpu_count();
@@ -163,7 +240,7 @@ static int copy_numbers(struct options *to, const pyproc_pool_options *from, pyp
     int result = copy_number(to, from, &places[i], reterr);
     if (result < 0) return result;
   }
-  if (to->workers == 0) to->workers = default_workers();
+  if (to->workers == 0) to->workers = from->target != NULL ? 1 : default_workers();
   to->spin_ns *= 1000;
   return PYPROC_OK;
 }
@@ -185,6 +262,7 @@ static int copy_path(char **to, const char *from, pyproc_error **reterr) {
 
 static int copy_texts(struct options *to, const pyproc_pool_options *from, pyproc_error **reterr) {
   const char *python = from->python != NULL ? from->python : getenv("PYPROC_PYTHON");
+  if (from->target != NULL) return PYPROC_OK; /* no process, no texts about it */
   if (from->script == NULL || *from->script == '\0')
     return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "option script is missing: set it to the worker's Python file");
   int result = copy_path(&to->script, from->script, reterr);
@@ -221,7 +299,8 @@ int options_copy(struct options *to, const pyproc_pool_options *from, pyproc_err
                          .event = given.event,
                          .event_userdata = given.event_userdata};
   result = check_choices(&given, reterr);
-  if (result >= 0) result = choose_codec(to, given.protocol, reterr);
+  if (result >= 0) result = choose_protocol(to, &given, reterr);
+  if (result >= 0) result = copy_remote(to, &given, reterr);
   if (result >= 0) result = choose_handshake(to, &given, reterr);
   if (result >= 0) result = copy_numbers(to, &given, reterr);
   if (result >= 0) result = copy_texts(to, &given, reterr);
@@ -235,7 +314,8 @@ int options_check_change(const struct options *now, const struct options *wanted
     if (!places[i].can_change &&
         memcmp((const char *)now + places[i].to, (const char *)wanted + places[i].to, sizeof(int64_t)) != 0)
       fixed = places[i].name;
-  if (now->codec != wanted->codec) fixed = "protocol";
+  if (now->codec != wanted->codec || now->grpc != wanted->grpc) fixed = "protocol";
+  if (wanted->target != NULL) fixed = "target";
   if (now->bare_workers != wanted->bare_workers) fixed = "handshake";
   if (now->services != wanted->services) fixed = "services";
   if (now->log != wanted->log) fixed = "log";
@@ -251,6 +331,11 @@ void options_free(struct options *self) {
   free(self->script);
   free(self->python);
   free(self->cwd);
+  free(self->target);
+  free(self->tls_ca_file);
+  free(self->tls_cert_file);
+  free(self->tls_key_file);
+  free(self->authorization);
   free_list(self->args);
   free_list(self->env);
   *self = (struct options){0};

@@ -14,7 +14,10 @@ struct options {
   char **args, **env;          /* NULL-terminated copies, or NULL */
   const pyproc_service *const *services;
   const struct codec *codec;
-  bool bare_workers; /* handshake "none": those of the Go library */
+  bool bare_workers;                                                /* handshake "none": those of the Go library */
+  bool grpc;                                                        /* protocol is "grpc" */
+  char *target;                                                     /* NULL: workers */
+  char *tls_ca_file, *tls_cert_file, *tls_key_file, *authorization; /* NULL: none */
   int64_t workers, max_in_flight, queue_limit, start_timeout_ms, call_timeout_ms, cancel_grace_ms, drain_timeout_ms;
   int64_t spin_ns; /* 0: never */
   int64_t frame_limit, log_level;

@@ -7,7 +7,10 @@
  * Contract of the vtable:
  *   create    the thread that opens the pool.
  *   destroy   the thread that closes it, when no other is inside any more.
- *   open      supervisor. Takes over a connected socket; the handshake begins. On failure the socket is closed.
+ *   environment  supervisor, before a worker is started for this place: what it finds in its environment besides, as
+ *             "NAME=value", NULL-terminated; NULL: nothing. May be NULL itself.
+ *   open      supervisor. Takes over a connected socket; the handshake begins. On failure the socket is closed. Without
+ *             one (-1) the connection is to a server elsewhere and ready at once.
  *   start     any thread, the pool's lock may be held; never blocks on the worker. CONNECTION_TAKEN: the connection has
  *             the call, and writes it as soon as the worker reads. CONNECTION_REFUSED: the call is done, with an error
  *             (no such method …). CONNECTION_CLOSED: nothing happened, the connection is not open. CONNECTION_FULL: nothing
@@ -43,6 +46,7 @@
  *             instead, with no connection.
  *   close     supervisor, after fail: lets go of the socket. False: a caller is still inside, try again soon.
  *   nudge     any thread: whoever blocks in progress looks again.
+ *   is_reached  any thread: whether the other side can be reached just now. NULL: as long as the state is open.
  * Lock order: the pool's lock, then a connection's, then a stream's; of an owner's functions `ready`, `freed` and
  * `returned` are called with none of them; the others must take no lock.
  *
@@ -58,6 +62,7 @@
 #include "wire/status_page.h"
 
 struct connection;
+struct private_dir;
 
 typedef enum connection_state {
   CONNECTION_DOWN,
@@ -97,6 +102,12 @@ typedef struct connection_settings {
   int max_streams;       /* open at once */
   int64_t stream_window; /* bytes on the way, each direction of each stream */
   bool bare;             /* the worker knows no handshake and no frames but JSON envelopes */
+  int place;             /* no two connections of a pool have the same */
+
+  /* For gRPC alone. */
+  const struct private_dir *folder; /* for the workers' sockets; NULL: there are none */
+  const char *target;               /* of a server elsewhere; NULL: a worker of ours */
+  const char *tls_ca_file, *tls_cert_file, *tls_key_file, *authorization; /* NULL: none */
 } connection_settings;
 
 typedef struct protocol {
@@ -104,6 +115,7 @@ typedef struct protocol {
   struct connection *(*create)(const connection_settings *settings, const connection_owner *owner_ops, void *owner,
                                pyproc_error **reterr);
   void (*destroy)(struct connection *self);
+  const char *const *(*environment)(struct connection *self);
   int (*open)(struct connection *self, int socket, pyproc_error **reterr);
   connection_start (*start)(struct connection *self, struct call *call);
   void (*progress)(struct connection *self, call_wait *wait);
@@ -122,6 +134,7 @@ typedef struct protocol {
   void (*fail)(struct connection *self, const pyproc_error *error, call_list *unstarted);
   bool (*close)(struct connection *self);
   void (*nudge)(struct connection *self);
+  bool (*is_reached)(struct connection *self);
 } protocol;
 
 struct connection {

@@ -10,6 +10,8 @@
 #include "roster.h"
 
 static int apply(pyproc_pool *pool, change *wanted, pyproc_error **reterr) {
+  if (pool->options.target != NULL)
+    return error_set(reterr, PYPROC_E_FAILED_PRECONDITION, "the pool has no workers: it was opened with option target");
   return supervisor_change(pool->supervisor, wanted, reterr);
 }
 

@@ -15,11 +15,13 @@ static roster_entry *make_place(roster *self, pyproc_error **reterr) {
   roster_entry *entry = calloc(1, sizeof *entry);
   if (entry == NULL) return error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED, "out of memory"), NULL;
   worker_init(&entry->worker, self->shop);
-  entry->worker.connection = protocol_framed.create(&self->settings, &worker_connection_owner, &entry->worker, reterr);
+  self->settings.place = self->count;
+  entry->worker.connection = self->protocol->create(&self->settings, &worker_connection_owner, &entry->worker, reterr);
   if (entry->worker.connection == NULL) {
     free(entry);
     return NULL;
   }
+  atomic_store(&entry->worker.connection->answer_due_ns, INT64_MAX);
   self->entries[self->count] = entry;
   self->connections[self->count++] = entry->worker.connection;
   admission_use(self->shop->admission, self->connections, self->count);
@@ -46,9 +48,10 @@ static int employ(roster *self, int index, roster_entry **ret_entry, pyproc_erro
   return PYPROC_OK;
 }
 
-int roster_open(roster *self, worker_shop *shop, const connection_settings *settings, const char *python,
-                pyproc_error **reterr) {
-  *self = (roster){.shop = shop, .settings = *settings, .first = {.options = shop->options, .python = python}};
+int roster_open(roster *self, worker_shop *shop, const protocol *spoken, const connection_settings *settings,
+                const char *python, pyproc_error **reterr) {
+  *self = (roster){
+      .shop = shop, .protocol = spoken, .settings = *settings, .first = {.options = shop->options, .python = python}};
   self->current = &self->first;
   int result = PYPROC_OK;
   for (int i = 0; i < (int)shop->options->workers && result >= 0; i++) {

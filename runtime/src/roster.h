@@ -35,6 +35,7 @@ typedef struct roster_entry {
 
 typedef struct roster {
   worker_shop *shop;
+  const protocol *protocol;
   connection_settings settings;
   roster_entry *entries[ROSTER_MAX];
   struct connection *connections[ROSTER_MAX];
@@ -50,8 +51,8 @@ typedef struct roster {
 } roster;
 
 /* Employs `options.workers` workers. */
-int roster_open(roster *self, worker_shop *shop, const connection_settings *settings, const char *python,
-                pyproc_error **reterr);
+int roster_open(roster *self, worker_shop *shop, const protocol *spoken, const connection_settings *settings,
+                const char *python, pyproc_error **reterr);
 
 /* Frees all places; none has a process. */
 void roster_close(roster *self);

@@ -10,7 +10,10 @@
 #include <unistd.h>
 
 #include "error.h"
+#include "grpc_module.h"
 #include "guard.h"
+#include "private_dir.h"
+#include "remote.h"
 #include "roster.h"
 #include "spawn.h"
 
@@ -25,6 +28,8 @@ struct supervisor {
   supervisor_tick tick;
   worker_shop shop;
   roster roster;
+  remote remote;      /* with option target: instead of workers */
+  private_dir folder; /* for the sockets of gRPC's workers */
   poller poller;
   wake wake;
   int host_fd, host_keep_fd;
@@ -41,6 +46,11 @@ struct supervisor {
   bool is_changing;         /* somebody waits for a change to be over */
   bool is_over;             /* the thread serves no more */
 };
+
+/* A server elsewhere takes the place of workers. */
+static bool is_remote(const struct supervisor *self) {
+  return self->options->target != NULL;
+}
 
 /* ---- opening ---- */
 
@@ -77,10 +87,18 @@ static void wake_thread(void *argument) {
   wake_signal(&((struct supervisor *)argument)->wake);
 }
 
-static int open_shop(struct supervisor *self, struct admission *admission, pyproc_error **reterr) {
+/* All that a worker is started from, and the folder for its socket. */
+static int find_files(struct supervisor *self, pyproc_error **reterr) {
   const struct options *options = self->options;
   int result = supervisor_find_python(options, self->python, sizeof self->python, reterr);
   if (result >= 0 && !options->bare_workers) result = find_bootstrap(self->bootstrap, sizeof self->bootstrap, reterr);
+  if (result >= 0 && options->grpc) result = private_dir_open(&self->folder, reterr);
+  return result;
+}
+
+static int open_shop(struct supervisor *self, struct admission *admission, pyproc_error **reterr) {
+  const struct options *options = self->options;
+  int result = is_remote(self) ? PYPROC_OK : find_files(self, reterr);
   if (result < 0) return result;
   if (wake_open(&self->wake) < 0 || poller_open(&self->poller) < 0 ||
       platform_host_watch(&self->host_fd, &self->host_keep_fd) < 0 ||
@@ -105,8 +123,11 @@ static int open_shop(struct supervisor *self, struct admission *admission, pypro
   return self->shop.log != NULL ? PYPROC_OK : error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED, "out of memory");
 }
 
-static int make_workers(struct supervisor *self, struct lot *lot, pyproc_error **reterr) {
+static int make_places(struct supervisor *self, struct lot *lot, pyproc_error **reterr) {
   const struct options *options = self->options;
+  const protocol *spoken = &protocol_framed;
+  int result = options->grpc ? grpc_module_load(&spoken, reterr) : PYPROC_OK;
+  if (result < 0) return result;
   const connection_settings settings = {.codec = options->codec,
                                         .lot = lot,
                                         .services = options->services,
@@ -116,8 +137,16 @@ static int make_workers(struct supervisor *self, struct lot *lot, pyproc_error *
                                         .max_in_flight = (int)options->max_in_flight,
                                         .max_streams = (int)options->max_streams,
                                         .stream_window = options->stream_window,
-                                        .bare = options->bare_workers};
-  return roster_open(&self->roster, &self->shop, &settings, self->python, reterr);
+                                        .bare = options->bare_workers,
+                                        .folder = &self->folder,
+                                        .target = options->target,
+                                        .tls_ca_file = options->tls_ca_file,
+                                        .tls_cert_file = options->tls_cert_file,
+                                        .tls_key_file = options->tls_key_file,
+                                        .authorization = options->authorization};
+  if (is_remote(self))
+    return remote_create(&self->remote, self->shop.admission, &self->wake, spoken, &settings, reterr);
+  return roster_open(&self->roster, &self->shop, spoken, &settings, self->python, reterr);
 }
 
 /* ---- the thread ---- */
@@ -128,6 +157,11 @@ static bool take_stock(struct supervisor *self) {
   bool running = false;
   int64_t failures = 0;
   pthread_mutex_lock(&self->lock);
+  if (is_remote(self)) {
+    ready = running = self->remote.is_open;
+    failures = self->remote.failure != NULL;
+    if (self->last_error == NULL && failures > 0) self->last_error = error_copy(self->remote.failure);
+  }
   for (int i = 0; i < self->roster.count; i++) {
     struct worker *worker = &self->roster.entries[i]->worker;
     ready += worker->state == WORKER_READY;
@@ -146,7 +180,12 @@ static bool take_stock(struct supervisor *self) {
   return running;
 }
 
-static int64_t step_workers(struct supervisor *self, bool closing) {
+static int64_t step_remote(struct supervisor *self, bool closing) {
+  if (closing) remote_leave(&self->remote);
+  return remote_step(&self->remote, platform_now_ns());
+}
+
+static int64_t step_processes(struct supervisor *self, bool closing) {
   int64_t now = platform_now_ns(), due = INT64_MAX;
   for (int i = 0; i < self->roster.count; i++) {
     struct worker *worker = &self->roster.entries[i]->worker;
@@ -178,6 +217,14 @@ static int64_t step_roster(struct supervisor *self, bool closing) {
   return due;
 }
 
+static int64_t step_workers(struct supervisor *self, bool closing) {
+  int64_t due = step_processes(self, closing);
+  int64_t guarded = closing ? INT64_MAX : guard_step(&self->shop, &self->roster, platform_now_ns());
+  int64_t moved = step_roster(self, closing);
+  if (guarded < due) due = guarded;
+  return moved < due ? moved : due;
+}
+
 static int64_t balance(struct supervisor *self, int64_t due) {
   if (!atomic_load(&self->shop.lopsided)) return due;
   admission_balance(self->shop.admission, BALANCE_NS);
@@ -202,11 +249,7 @@ static void *run(void *argument) {
   struct supervisor *self = argument;
   for (;;) {
     bool closing = atomic_load(&self->shop.closing);
-    int64_t due = step_workers(self, closing);
-    int64_t guarded = closing ? INT64_MAX : guard_step(&self->shop, &self->roster, platform_now_ns());
-    int64_t moved = step_roster(self, closing);
-    if (guarded < due) due = guarded;
-    if (moved < due) due = moved;
+    int64_t due = is_remote(self) ? step_remote(self, closing) : step_workers(self, closing);
     bool running = take_stock(self);
     if (closing && !running) break;
     due = balance(self, due);
@@ -258,7 +301,7 @@ int supervisor_open(const struct options *options, struct lot *lot, struct admis
   pthread_mutex_init(&self->lock, NULL);
   pthread_cond_init(&self->changed, NULL);
   int result = open_shop(self, admission, reterr);
-  if (result >= 0) result = make_workers(self, lot, reterr);
+  if (result >= 0) result = make_places(self, lot, reterr);
   if (result >= 0) result = start_thread(self, reterr);
   if (result >= 0) result = wait_until_ready(self, reterr);
   if (result >= 0) {
@@ -280,6 +323,8 @@ void supervisor_stop(struct supervisor *self) {
 
 void supervisor_free(struct supervisor *self) {
   roster_close(&self->roster);
+  remote_destroy(&self->remote);
+  if (!self->has_thread) private_dir_remove(&self->folder); /* in a forked child it is the parent's */
   if (self->shop.log != NULL) log_queue_free(self->shop.log);
   poller_close(&self->poller);
   wake_close(&self->wake);
@@ -300,7 +345,8 @@ int supervisor_ready_workers(const struct supervisor *self) {
   const struct admission *admission = self->shop.admission;
   int ready = 0, count = atomic_load(&admission->count);
   for (int i = 0; i < count; i++) {
-    const struct connection *one = admission->connections[i];
+    struct connection *one = admission->connections[i];
+    if (one->protocol->is_reached != NULL && !one->protocol->is_reached(one)) continue;
     ready += atomic_load(&one->state) == CONNECTION_OPEN && atomic_load(&one->capacity) > 0;
   }
   return ready;

@@ -12,7 +12,7 @@
 #include "spawn.h"
 
 enum { EXIT_GRACE_MS = 500, TERM_GRACE_MS = 1000, CLOSE_RETRY_MS = 1, REACH_RETRY_MS = 5, REAP_POLL_MS = 50 };
-enum { FD_STDIN, FD_STDOUT, FD_STDERR, FD_LAUNCH, VARIABLES_MAX = LAUNCH_VARIABLES + 2 };
+enum { FD_STDIN, FD_STDOUT, FD_STDERR, FD_LAUNCH, VARIABLES_MAX = LAUNCH_VARIABLES + 4 };
 enum { STEP_ASKED, STEP_TERMINATED, STEP_KILLED };
 
 static int64_t ms(int64_t count) {
@@ -224,9 +224,14 @@ static int spawn(struct worker *self, const worker_pipes *pipes, const launch_te
                  pyproc_error **reterr) {
   const struct options *options = self->edition->options;
   char index[32];
+  static const char *const framed[] = {"PYPROC_PROTOCOL=", NULL}; /* what the host was configured by is not for it */
   const char *own[VARIABLES_MAX] = {index};
+  int count = 1;
   snprintf(index, sizeof index, "PYPROC_WORKER_INDEX=%d", self->index);
-  for (int i = 0; i < terms->variable_count; i++) own[1 + i] = terms->variables[i];
+  for (int i = 0; i < terms->variable_count; i++) own[count++] = terms->variables[i];
+  const protocol *ops = self->connection->protocol;
+  const char *const *more = ops->environment != NULL ? ops->environment(self->connection) : framed;
+  while (*more != NULL && count < VARIABLES_MAX - 1) own[count++] = *more++;
   char **argv = make_argv(self), **env = spawn_environment((const char *const *)options->env, own);
   int result;
   if (argv == NULL || env == NULL) {

@@ -1,4 +1,4 @@
-"""Fails as often as it is told to, and counts the attempts of each key in the file RETRY_NOTES, beyond its own death."""
+"""Fails as often as it is told to; counts the attempts of each key in the file RETRY_NOTES, beyond its own death."""
 import os
 import signal
 

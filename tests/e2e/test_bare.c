@@ -107,6 +107,26 @@ static void test_errors_have_only_a_message(void **state) {
   pyproc_pool_close(pool);
 }
 
+static void test_what_it_cannot_do_is_said(void **state) {
+  (void)state;
+  const pyproc_metadata metadata = {.key = "x-tenant", .value = "acme"};
+  pyproc_call_options call = PYPROC_CALL_OPTIONS_INIT;
+  pyproc_pool *pool = open_bare();
+  char *reply = NULL;
+  pyproc_error *error = NULL;
+  Conformance__Task task = CONFORMANCE__TASK__INIT;
+  pyproc_stream *stream = NULL;
+  call.metadata = &metadata;
+  call.metadata_count = 1;
+  assert_int_equal(pyproc_call_json(pool, "echo", "1", &call, &reply, &error), PYPROC_E_UNIMPLEMENTED);
+  assert_error(error, PYPROC_E_UNIMPLEMENTED, "neither streams nor metadata", NOT_RUN);
+  error = NULL;
+  assert_int_equal(conformance_streams_produce_open(pool, &task, NULL, &stream, &error), PYPROC_E_UNIMPLEMENTED);
+  assert_error(error, PYPROC_E_UNIMPLEMENTED, "neither streams nor metadata", NOT_RUN);
+  assert_answer(pool, "echo", "1", "1");
+  pyproc_pool_close(pool);
+}
+
 static void test_surroundings(void **state) {
   (void)state;
   const char *const args[] = {"good", "--flag", NULL};
@@ -454,7 +474,8 @@ static void test_host_is_killed(void **state) {
   assert_int_equal(read(report[0], &pid, sizeof pid), sizeof pid);
   kill(host, SIGKILL);
   WAIT_FOR(!process_lives(pid));
-  while (waitpid(-1, NULL, 0) > 0) {}
+  assert_int_equal(waitpid(host, NULL, 0), host);
+  assert_int_equal(waitpid((pid_t)pid, NULL, 0), pid);
   prctl(PR_SET_CHILD_SUBREAPER, 0);
   close(report[0]);
   close(report[1]);
@@ -465,6 +486,7 @@ int main(void) {
       BARE_TEST(test_calls),
       BARE_TEST(test_large_messages),
       BARE_TEST(test_errors_have_only_a_message),
+      BARE_TEST(test_what_it_cannot_do_is_said),
       BARE_TEST(test_surroundings),
       BARE_TEST(test_its_folder_is_private_and_gone_when_it_is_reached),
       BARE_TEST(test_many_callers),

@@ -14,9 +14,9 @@ def others(build: Path, work: Path) -> None:
 
 def ours(build: Path, _work: Path) -> None:
     """Our worker package, which also serves clients without a handshake."""
-    package = str(build / "lib" / "pyproc" / "worker")
-    show("our package", [str(build / "bin" / "interop_bare_worker"), python(), str(FOLDER / "library_worker.py"), "own"],
-         env={"PYTHONPATH": package})
+    program = str(build / "bin" / "interop_bare_worker")
+    show("our package", [program, python(), str(FOLDER / "library_worker.py"), "own"],
+         env={"PYTHONPATH": str(build / "lib" / "pyproc" / "worker")})
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from typing import AsyncIterator, Iterator
 from chat_pyproc import ChatRoomHandler, Chunk, HTTPInfo, SayReply, SayRequest, Summary
 from quickstart_pyproc import PredictorHandler, PredictReply, PredictRequest, serve
 
+from pyproc_worker import Code, Error
+
 
 class Predictor(PredictorHandler):
     """Handles quickstart.Predictor."""
@@ -30,7 +32,11 @@ class ChatRoom(ChatRoomHandler):
     """Handles acme.chat.v1.ChatRoom with plain functions and generators."""
 
     def say(self, request: SayRequest, context) -> SayReply:
-        """The same text."""
+        """The same text, beside the same metadata; "later" is an error."""
+        for key, value in context.metadata:
+            context.add_metadata(key, value)
+        if request.text == "later":
+            raise Error(Code.FAILED_PRECONDITION, "nobody listens", metadata=[("retry-after", "3")])
         return SayReply(text=request.text, id=1)
 
     def history(self, request: SayRequest, context) -> Iterator[SayReply]:

@@ -6,8 +6,12 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from grpc_support import GrpcHost
 
 if os.environ.get("PYPROC_TEST_WORKER_DIR"):
     sys.path.insert(0, os.environ["PYPROC_TEST_WORKER_DIR"])
@@ -25,3 +29,13 @@ def host(tmp_path: Path) -> Iterator[Host]:
     finally:
         host.close()
     assert set(os.listdir("/proc/self/fd")) <= before
+
+
+@pytest.fixture
+def grpc_host(tmp_path: Path) -> Iterator[GrpcHost]:
+    """Starts workers that serve gRPC, and clients; grpc keeps descriptors of its own in this process."""
+    from grpc_support import GrpcHost
+    made = GrpcHost(Host(tmp_path))
+    yield made
+    made.close()
+    made.host.close()

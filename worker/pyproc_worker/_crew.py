@@ -6,10 +6,14 @@ import asyncio
 import queue
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ._codes import Cancelled
 from ._ext import Job, Loop, StreamJob
 from ._tasks import StreamTask
+
+if TYPE_CHECKING:
+    from ._serving import Dispatcher, Work
 
 
 class Crew:
@@ -20,12 +24,12 @@ class Crew:
 
     def __init__(self, threads: int, has_async: bool, leave: Callable[[], None]) -> None:
         self._size = threads
-        self._jobs: queue.SimpleQueue[Job | StreamJob | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._events = asyncio.new_event_loop() if has_async else None
         self._tasks: dict[Job | StreamJob, asyncio.Task[None]] = {}
         self._streams: dict[StreamJob, StreamTask] = {}
         self._leave = leave  # ends a forked child that came back from a handler
-        self._loop: Loop | None = None
+        self._loop: Dispatcher | None = None
         self._failure: BaseException | None = None
 
     def submit(self, job: Job | StreamJob, is_async: bool) -> None:
@@ -33,9 +37,13 @@ class Crew:
         if is_async and self._events is not None:
             self._events.call_soon_threadsafe(self._start_task, job)
         else:
-            self._jobs.put(job)
+            self.put(job)
 
-    def run(self, loop: Loop) -> None:
+    def put(self, work: Work) -> None:
+        """Has a thread of plain handlers run it, in its turn."""
+        self._jobs.put(work)
+
+    def run(self, loop: Dispatcher) -> None:
         """Serves until the loop has stopped and all jobs are done; raises what ended it."""
         self._loop = loop
         threads = [threading.Thread(target=self._work, args=(number,), name=f"pyproc-{number}", daemon=True)
@@ -94,7 +102,7 @@ class Crew:
             self._leave()
 
     def _run_events(self) -> None:
-        assert self._events is not None and self._loop is not None
+        assert self._events is not None and isinstance(self._loop, Loop)
         asyncio.set_event_loop(self._events)
         self._events.add_reader(self._loop.stream_fd, self._wake_streams)
         try:
@@ -106,7 +114,7 @@ class Crew:
             self._events.close()
 
     def _wake_streams(self) -> None:
-        assert self._loop is not None
+        assert isinstance(self._loop, Loop)
         for job in self._loop.take_woken():
             if job in self._streams:
                 self._streams[job].wake()

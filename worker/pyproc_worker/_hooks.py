@@ -48,7 +48,8 @@ def _metadata_of(exception: BaseException, most: int) -> bytes:
     return metadata if len(metadata) <= most else b""
 
 
-def _number(welcome: dict[str, Any], name: str, default: int, least: int, most: int) -> int:
+def number(welcome: dict[str, Any], name: str, default: int, least: int, most: int) -> int:
+    """A number of a host's welcome; ValueError."""
     value = welcome.get(name, default)
     if type(value) is not int or not least <= value <= most:
         raise ValueError(f"the host's welcome has {name} {value!r}: it must be an integer in {least}..{most}")
@@ -131,12 +132,12 @@ class Hooks(Events):
         if welcome["version"] != VERSION:
             raise ValueError(f"the host chose version {welcome['version']!r} of the wire, this worker speaks "
                              f"{VERSION}: install the pyproc_worker that belongs to the library")
-        return (_number(welcome, "frame_limit", FRAME_LIMIT, FRAME_LIMIT_MIN, FRAME_LIMIT_MAX),
-                _number(welcome, "worker_index", -1, -1, (1 << 31) - 1),
-                _number(welcome, "spin_us", -1, -1, 1_000_000),
-                _number(welcome, "cancel_grace_ms", -1, -1, 86_400_000),
-                _number(welcome, "stream_window", STREAM_WINDOW, 1, STREAM_WINDOW_MAX),
-                _number(welcome, "max_streams", STREAMS, 1, STREAMS_MAX))
+        return (number(welcome, "frame_limit", FRAME_LIMIT, FRAME_LIMIT_MIN, FRAME_LIMIT_MAX),
+                number(welcome, "worker_index", -1, -1, (1 << 31) - 1),
+                number(welcome, "spin_us", -1, -1, 1_000_000),
+                number(welcome, "cancel_grace_ms", -1, -1, 86_400_000),
+                number(welcome, "stream_window", STREAM_WINDOW, 1, STREAM_WINDOW_MAX),
+                number(welcome, "max_streams", STREAMS, 1, STREAMS_MAX))
 
     def codec(self, body: bytes) -> _codecs.Codec | None:
         """The registered codec that a host's welcome chose, None for a built-in one; ValueError where there is none."""

@@ -23,3 +23,10 @@ def missing_extension(error: ImportError) -> ImportError:
     command = shlex.join([sys.executable or "python3", "-m", "pip", "install", source_of(package)])
     return ImportError(f"the extension of pyproc_worker in {package} does not fit {sys.executable} (Python {version}; "
                        f"{error}): run `{command}`", name="pyproc_worker._ext", path=package)
+
+
+def missing_grpc(error: ImportError) -> ImportError:
+    """The same for what a gRPC worker needs besides."""
+    command = shlex.join([sys.executable or "python3", "-m", "pip", "install", "grpcio", "protobuf"])
+    return ImportError(f"this Python ({sys.executable}) lacks what a gRPC worker needs ({error}): run `{command}`",
+                       name=error.name, path=error.path)

@@ -12,6 +12,7 @@ import socket
 import stat
 import sys
 import threading
+import urllib.parse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -25,6 +26,8 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from ._crew import Crew
+    from ._grpc import Server
+    from ._serving import Serving
 
 Hook = TypeVar("Hook", bound=Callable[[], object])
 
@@ -46,13 +49,22 @@ def _take_descriptor(name: str) -> int:
     return number
 
 
+def _take_grpc_address() -> str:
+    """Where to serve gRPC, as grpc names it; empty where nothing is said."""
+    path = os.environ.pop("PYPROC_GRPC_SOCKET", "")
+    address = os.environ.pop("PYPROC_GRPC_ADDRESS", "")
+    return "unix:" + urllib.parse.quote(os.path.abspath(path)) if path else address
+
+
 class _Process:
     """What this process was given, and whether it still has it."""
 
     def __init__(self) -> None:
         self.wire_fd = _take_descriptor("PYPROC_WORKER_FD")
         self.host_fd = _take_descriptor("PYPROC_HOST_FD")
-        self.loop: Loop | None = None
+        self.protocol = os.environ.pop("PYPROC_PROTOCOL", "")
+        self.grpc_address = _take_grpc_address()
+        self.loop: Serving | None = None
         self.serving = False
         self.took_wire = False  # a host hears of failures by pyproc_bootstrap.py before, by the exit status after
         self.forked = False
@@ -113,11 +125,11 @@ def _spin_us() -> int:
 CONCURRENCY_MAX = 4096
 
 
-def _hello(table: Table, threads: int) -> bytes:
+def _hello(table: Table, threads: int, feature: str = "status_page") -> bytes:
     concurrency = {"concurrency": CONCURRENCY_MAX} if table.has_async else {}
     return json.dumps({
         "version": _hooks.VERSION, "oldest": _hooks.VERSION, "pid": os.getpid(), "python": platform.python_version(),
-        "worker": __version__, "features": ["status_page", "streams"], "threads": threads, **concurrency,
+        "worker": __version__, "features": [feature, "streams"], "threads": threads, **concurrency,
         **({"codecs": list(_codecs.registered)} if _codecs.registered else {}),
         "methods": table.hello, "messages": table.messages,
     }, separators=(",", ":")).encode("utf-8")
@@ -181,7 +193,7 @@ def _free_signal(*wanted: int) -> int:
 
 
 @contextmanager
-def _interrupted_by_signal(loop: Loop) -> Iterator[None]:
+def _interrupted_by_signal(loop: Serving) -> Iterator[None]:
     """A signal has Cancelled raised in a cancelled handler, another one has the stacks of all threads written.
 
     By default SIGURG is ignored, so that one which comes late, in a child say, does no harm.
@@ -208,7 +220,7 @@ def _interrupted_by_signal(loop: Loop) -> Iterator[None]:
 
 
 @contextmanager
-def _stopped_by_signal(loop: Loop) -> Iterator[None]:
+def _stopped_by_signal(loop: Serving) -> Iterator[None]:
     """SIGTERM lets the running handler finish and then stops; where the script has a handler of its own, that stays."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -249,7 +261,7 @@ def _crew(table: Table, threads: int, hooks: _hooks.Hooks, listens: bool) -> Cre
     return crew
 
 
-def _open_events(loop: Loop, hooks: _hooks.Hooks, crew: Crew | None) -> None:
+def _open_events(loop: Serving, hooks: _hooks.Hooks, crew: Crew | None) -> None:
     def wake() -> None:
         serving = process.loop  # no reference of its own: the thread that calls this ends with the loop
         if serving is not None:
@@ -263,7 +275,7 @@ def _open_events(loop: Loop, hooks: _hooks.Hooks, crew: Crew | None) -> None:
         hooks.watch()
 
 
-def _run_loop(loop: Loop, hooks: _hooks.Hooks, crew: Crew | None) -> None:
+def _run_loop(loop: Serving, hooks: _hooks.Hooks, crew: Crew | None) -> None:
     process.loop = loop
     _open_events(loop, hooks, crew)
     process.took_wire = True
@@ -333,6 +345,38 @@ def _serve_path(table: Table, threads: int, path: str) -> None:
         _unlink(path, made)
 
 
+def _bind_grpc(server: Server, address: str) -> int:
+    """Returns the port, where there is one. A socket has mode 0660 from the start."""
+    path = urllib.parse.unquote(address[len("unix:"):]) if address.startswith("unix:") else ""
+    if path:
+        _remove_stale(path)
+    mask = os.umask(0o117)
+    try:
+        return server.open(address)
+    finally:
+        os.umask(mask)
+
+
+def _serve_grpc(table: Table, threads: int) -> None:
+    if not process.grpc_address:
+        raise ValueError("PYPROC_PROTOCOL is grpc, but there is nothing to serve on: give a path in "
+                         "PYPROC_GRPC_SOCKET, or an address such as 127.0.0.1:50051 in PYPROC_GRPC_ADDRESS")
+    from ._crew import Crew  # others need to pay for none of these
+    from ._grpc import Server, say_where
+    from ._grpc_call import entries_of
+    hooks = _hooks.Hooks()
+    crew = Crew(threads, False, _leave_child)
+    inherited = process.wire_fd >= 0
+    server = Server(entries_of(table), hooks, crew, hello=_hello(table, threads, "grpc"),
+                    wire_fd=process.wire_fd, host_fd=process.host_fd, worker_index=_worker_index(),
+                    leave_child=_leave_child)
+    port = _bind_grpc(server, process.grpc_address)
+    process.wire_fd = process.host_fd = -1  # the server's now
+    if not inherited:
+        say_where(process.grpc_address, port)
+    _run_loop(server, hooks, crew)
+
+
 def _serve(handlers: tuple[object, ...], threads: int, path: str | None) -> None:
     if process.forked:
         raise RuntimeError("this process was forked from a worker, whose socket it does not have: serve in the parent")
@@ -340,14 +384,16 @@ def _serve(handlers: tuple[object, ...], threads: int, path: str | None) -> None
         raise RuntimeError("this process serves already: give all handlers to one call of serve()")
     table = Table(handlers)
     path = path or os.environ.get("PYPROC_SOCKET_PATH")
-    if process.wire_fd < 0 and not path:
+    if process.wire_fd < 0 and not path and process.protocol != "grpc":
         raise ValueError("there is nothing to serve on: start this script by a pyproc host, or give a socket path as "
                          "an argument of run_worker() or in PYPROC_SOCKET_PATH")
     process.serving = True
     try:
         for hook in _start_hooks:
             hook()
-        if process.wire_fd >= 0:
+        if process.protocol == "grpc":
+            _serve_grpc(table, threads)
+        elif process.wire_fd >= 0:
             _serve_inherited(table, threads)
         elif path:
             _serve_path(table, threads, path)

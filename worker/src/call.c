@@ -74,15 +74,7 @@ void call_forget_context(struct loop *self, struct context *borrowed) {
 
 /* An exception that was raised in this thread's handler and has not come up in it must come up nowhere else. */
 void call_disarm(struct loop *self, struct run *run) {
-  if (run->kind != RUN_THREAD) {
-    atomic_store(&run->armed, false);
-    return;
-  }
-  (void)pthread_mutex_lock(&self->control->lock);
-  atomic_store(&run->armed, false);
-  const bool raised = run->raised > 0;
-  (void)pthread_mutex_unlock(&self->control->lock);
-  if (raised) (void)PyThreadState_SetAsyncExc(run->thread, NULL);
+  control_disarm(self->control, run);
 }
 
 /* The handler's code, and nothing else, runs armed; a task's goes on after this. */

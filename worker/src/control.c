@@ -197,12 +197,36 @@ void control_interrupt_threads(struct control *self, PyObject *exception) {
   (void)pthread_mutex_unlock(&self->lock);
 }
 
-struct context *control_take_interrupt(struct control *self) {
+PyObject *control_interrupt(struct control *self, PyObject *exception) {
   (void)pthread_mutex_lock(&self->lock);
   struct run *const run = self->main_run;
   struct context *const taken = run != NULL && run_take_interrupt(run, self->grace_ns) ? run->context : NULL;
   (void)pthread_mutex_unlock(&self->lock);
-  return taken;
+  if (taken == NULL) Py_RETURN_NONE;
+  PyObject *text = context_explain(taken);
+  if (text == NULL) return NULL;
+  PyErr_SetObject(exception, text);
+  Py_DECREF(text);
+  return NULL;
+}
+
+void control_disarm(struct control *self, struct run *run) {
+  if (run->kind != RUN_THREAD) {
+    atomic_store(&run->armed, false);
+    return;
+  }
+  (void)pthread_mutex_lock(&self->lock);
+  atomic_store(&run->armed, false);
+  const bool raised = run->raised > 0;
+  (void)pthread_mutex_unlock(&self->lock);
+  if (raised) (void)PyThreadState_SetAsyncExc(run->thread, NULL);
+}
+
+void control_leave(struct control *self, struct run *run) {
+  control_disarm(self, run);
+  (void)pthread_mutex_lock(&self->lock);
+  control_pause(self, run);
+  (void)pthread_mutex_unlock(&self->lock);
 }
 
 /* What a handler started goes too: the group is this worker's own where it leads one. */
@@ -221,7 +245,7 @@ static void dump_stacks(int number) {
 }
 
 static void kill_stuck(const struct control *self, const struct run *run, uint64_t now_ns) {
-  status_page *const page = run->connection->page;
+  status_page *const page = run->connection == NULL ? NULL : run->connection->page;
   if (page != NULL) atomic_store(&page->stuck_id, run->id);
   (void)dprintf(STDERR_FILENO,
                 "pyproc_worker: %s still runs %llu ms after its call was given up (asked, interrupted %u times); "

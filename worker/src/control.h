@@ -89,6 +89,13 @@ void control_cancel_run(struct control *self, struct run *run, unsigned code, co
 /* Cancels all streams, with a code and a reason. */
 void control_cancel_streams(struct control *self, unsigned code, const char *reason);
 
+/* The handler's code has returned: nothing is raised in its thread any more, also not what has been and has not come up
+ * yet, which must come up nowhere else. Needs the GIL, and not the lock. */
+void control_disarm(struct control *self, struct run *run);
+
+/* The same, and the run waits to be entered again. */
+void control_leave(struct control *self, struct run *run);
+
 /* The dispatching thread of a shared loop wants the GIL, which a handler may keep for long; connection NULL: it is about
  * to wait for the connection itself. */
 void control_stall(struct control *self, struct connection *connection);
@@ -104,8 +111,9 @@ void control_cancel_all(struct control *self, const struct connection *connectio
 /* Has the handlers of other threads that are to be interrupted now raise the exception. Needs the GIL. */
 void control_interrupt_threads(struct control *self, PyObject *exception);
 
-/* Whether the main thread's handler is to be interrupted now; counts it. Returns the context, or NULL. */
-struct context *control_take_interrupt(struct control *self);
+/* The interrupting signal's Python handler: NULL with `exception` raised where the main thread's handler is to be
+ * interrupted now, which it counts, else None. Needs the GIL. */
+PyObject *control_interrupt(struct control *self, PyObject *exception);
 
 /* A connection_cancel_callback with the control as userdata. */
 bool control_cancel(void *userdata, struct connection *connection, uint64_t id, uint16_t code, const char *reason,

@@ -376,9 +376,9 @@ static bool may_stall(const struct loop *self) {
 }
 
 /* Needs no GIL. Returns as poll(), or -2 where spinning has found something. */
-static int poll_wire(struct loop *self, struct pollfd *wanted, nfds_t count) {
+static int poll_wire(struct loop *self, struct pollfd *wanted, nfds_t count, bool stalls) {
   if (self->stalled) control_stall(self->control, NULL);
-  self->stalled = may_stall(self);
+  self->stalled = stalls;
   const int ready = spinning_pays(self) && spin(self) ? -2 : poll(wanted, count, -1);
   const int problem = errno;
   if (self->stalled) control_stall(self->control, self->connections[0]);
@@ -400,8 +400,9 @@ static int wait_for_work(struct loop *self, bool waits) {
     ready = poll(wanted, count, 0);
     problem = errno;
   } else {
+    const bool stalls = may_stall(self);
     Py_BEGIN_ALLOW_THREADS;
-    ready = poll_wire(self, wanted, count);
+    ready = poll_wire(self, wanted, count, stalls);
     problem = errno;
     Py_END_ALLOW_THREADS;
   }
@@ -553,16 +554,10 @@ static PyObject *use_signals(struct loop *self, PyObject *arguments) {
   Py_RETURN_NONE;
 }
 
-/* A signal's handler: raises Cancelled where the handler that runs has been cancelled, and otherwise does nothing. */
 static PyObject *interrupt(struct loop *self, PyObject *unused) {
   (void)unused;
-  struct context *const cancelled = self->abandoned ? NULL : control_take_interrupt(self->control);
-  if (cancelled == NULL) Py_RETURN_NONE;
-  PyObject *text = context_explain(cancelled);
-  if (text == NULL) return NULL;
-  PyErr_SetObject(self->hooks.cancelled, text);
-  Py_DECREF(text);
-  return NULL;
+  if (self->abandoned) Py_RETURN_NONE;
+  return control_interrupt(self->control, self->hooks.cancelled);
 }
 
 static PyObject *interrupt_threads(struct loop *self, PyObject *unused) {

@@ -1,9 +1,11 @@
 #include "module.h"
 
 #include "context.h"
+#include "envelope.h"
 #include "job.h"
 #include "loop.h"
 #include "metadata_entries.h"
+#include "watch.h"
 #include "requests.h"
 #include "stream_job.h"
 
@@ -12,10 +14,26 @@ static int add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **ret_type
   return *ret_type == NULL ? -1 : PyModule_AddType(module, *ret_type);
 }
 
+static PyObject *check_json(PyObject *module, PyObject *text) {
+  (void)module;
+  char *body;
+  Py_ssize_t size;
+  if (PyBytes_AsStringAndSize(text, &body, &size) < 0) return NULL;
+  const char *wrong = envelope_check_body(body, (size_t)size);
+  if (wrong == NULL) Py_RETURN_NONE;
+  return PyUnicode_FromString(wrong);
+}
+
+static PyMethodDef functions[] = {
+    {"check_json", check_json, METH_O, "What is wrong with a text as the JSON of a body, None where nothing is."},
+    {NULL, NULL, 0, NULL},
+};
+
 static int execute(PyObject *module) {
   module_state *const state = PyModule_GetState(module);
   if (add_type(module, &context_spec, &state->context_type) < 0) return -1;
   if (add_type(module, &job_spec, &state->job_type) < 0) return -1;
+  if (add_type(module, &run_spec, &state->run_type) < 0) return -1;
   if (add_type(module, &stream_job_spec, &state->stream_job_type) < 0) return -1;
   if (add_type(module, &requests_spec, &state->requests_type) < 0) return -1;
 #if PY_VERSION_HEX < 0x030A0000 /* later ones have a flag for it */
@@ -23,7 +41,10 @@ static int execute(PyObject *module) {
   state->stream_job_type->tp_new = NULL;
   state->requests_type->tp_new = NULL;
   state->context_type->tp_new = NULL;
+  state->run_type->tp_new = NULL;
 #endif
+  if (add_type(module, &watch_spec, &state->watch_type) < 0) return -1;
+  if (PyModule_AddFunctions(module, functions) < 0) return -1;
   return add_type(module, &loop_spec, &state->loop_type);
 }
 
@@ -32,6 +53,8 @@ static int traverse(PyObject *module, visitproc visit, void *arg) {
   Py_VISIT(state->context_type);
   Py_VISIT(state->loop_type);
   Py_VISIT(state->job_type);
+  Py_VISIT(state->watch_type);
+  Py_VISIT(state->run_type);
   Py_VISIT(state->stream_job_type);
   Py_VISIT(state->requests_type);
   return 0;
@@ -42,6 +65,8 @@ static int clear(PyObject *module) {
   Py_CLEAR(state->context_type);
   Py_CLEAR(state->loop_type);
   Py_CLEAR(state->job_type);
+  Py_CLEAR(state->watch_type);
+  Py_CLEAR(state->run_type);
   Py_CLEAR(state->stream_job_type);
   Py_CLEAR(state->requests_type);
   return 0;

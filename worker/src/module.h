@@ -16,7 +16,7 @@
 #endif
 
 typedef struct module_state {
-  PyTypeObject *context_type, *loop_type, *job_type, *stream_job_type, *requests_type;
+  PyTypeObject *context_type, *loop_type, *job_type, *stream_job_type, *requests_type, *watch_type, *run_type;
 } module_state;
 
 #endif
