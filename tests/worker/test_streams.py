@@ -917,6 +917,28 @@ def test_frames_that_no_stream_gets(plain: Worker) -> None:
     assert plain.stop() == 0
 
 
+def test_stream_that_comes_while_the_welcome_is_handled(host: Host, tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    slow = f'''
+from pyproc_worker import _hooks
+quick = _hooks.Hooks.welcome
+
+def slow(self, body):
+    import pathlib, time
+    pathlib.Path({str(begun)!r}).touch()
+    end = time.monotonic() + 0.3
+    while time.monotonic() < end:  # holds the GIL, so that the control thread takes over reading
+        pass
+    return quick(self, body)
+
+_hooks.Hooks.welcome = slow
+'''
+    worker = host.start(slow + SCRIPT)
+    wait_until(begun.exists, "the welcome")
+    stream = open_stream(worker, "AHistory", "count 3")
+    assert stream.finish().code == 0 and stream.received == numbers(3)
+
+
 def test_id_of_an_open_stream(host: Host) -> None:
     worker = host.start(SCRIPT, "main")
     stream = open_stream(worker, "Upload")

@@ -285,7 +285,7 @@ static void close_gap(struct connection *self, size_t gap, size_t size) {
 /* Bytes of streams' frames leave a gap, which is closed frame by frame. Returns how large it is in the end. */
 static size_t scan_frames(struct connection *self) {
   size_t gap = 0;
-  while (self->fault == NULL) {
+  while (self->fault == NULL && !self->greeted) {
     const bool held = self->input_scanned - gap > self->input_start;
     if (self->stage != CONNECTION_OPEN && held) break; /* it may change the limit */
     const size_t size = frame_size(self, self->input_scanned);
@@ -402,6 +402,7 @@ int connection_take(struct connection *self, connection_frame *ret_frame) {
   }
   *ret_frame = (connection_frame){.header = header, .body = body, .metadata = metadata, .deadline_ns = deadline};
   self->input_start += WIRE_LENGTH_SIZE + size;
+  self->greeted = self->stage != CONNECTION_OPEN;
   return 1;
 }
 

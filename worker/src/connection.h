@@ -56,6 +56,7 @@ struct connection {
   status_page *page; /* NULL where the host has none */
   PyObject *codec;   /* the registered codec that the welcome chose, a tuple (codec.c); NULL: none */
   connection_stage stage;
+  bool greeted;      /* a frame of the handshake is being handled: what follows is not looked at before that is done */
   bool original;     /* a client of the Go library: no handshake, short errors */
   bool told;         /* its calls were told of its end */
   unsigned jobs;     /* that hold it: it is not freed before they are done */

@@ -136,6 +136,7 @@ static void open_connection(struct loop *self, struct connection *connection, co
   connection->streams.window = facts->stream_window;
   connection->streams.max = facts->max_streams;
   connection->stage = CONNECTION_OPEN;
+  connection->greeted = false;
   if (connection->page_fd >= 0) (void)close(connection->page_fd);
   connection->page_fd = -1;
   unlock(self);
@@ -193,7 +194,13 @@ static int dispatch_greeting(struct loop *self, struct connection *connection, c
 }
 
 static int dispatch_frame(struct loop *self, struct connection *connection, const connection_frame *frame) {
-  if (connection->stage != CONNECTION_OPEN) return dispatch_greeting(self, connection, frame);
+  if (connection->stage != CONNECTION_OPEN) {
+    const int result = dispatch_greeting(self, connection, frame);
+    lock(self);
+    connection->greeted = false;
+    unlock(self);
+    return result;
+  }
   switch (frame->header.kind) {
   case 0:
     return call_envelope(self, connection, frame);
