@@ -103,6 +103,9 @@ class Math(Base):
             context.add_metadata("Bad Key", "x")
         for key, value in context.metadata:
             context.add_metadata(key, value)
+        if request.value == "ahead":
+            context.send_initial_metadata()
+            context.add_metadata("behind", "it")
         return StringValue(value=repr((context.method, context.worker_index, context.deadline is not None,
                                        0 < (context.time_remaining() or 1) <= 60, context.cancelled,
                                        threading.current_thread() is threading.main_thread())))
@@ -294,6 +297,14 @@ def memory(request):
 @expose
 def fork(request):
     return os.fork()
+
+
+@expose
+def fork_child(request):
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
+    return child
 
 
 @expose
