@@ -28,4 +28,7 @@ void unary_close(unary_pool *pool);
 /* One thread that keeps `in_flight` submitted calls under way and runs their callbacks. */
 void run_submit(unary_pool *pool, int in_flight, double seconds, measure *to);
 
+/* How long calls take beyond their deadlines, where the handler `method` does not end by itself. */
+void run_deadline(unary_pool *pool, const char *method, double seconds, measure *to);
+
 #endif

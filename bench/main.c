@@ -26,6 +26,8 @@ enum {
   CASE_SUBMIT_1,
   CASE_SUBMIT_MANY,
   CASE_SUBMIT_JSON_MANY,
+  CASE_LATE_SLEEP,
+  CASE_LATE_SPIN,
   CASES
 };
 
@@ -48,6 +50,8 @@ int main(int argc, char **argv) {
     run_submit(protobuf, 1, seconds, &measures[CASE_SUBMIT_1]);
     run_submit(protobuf, IN_FLIGHT, seconds, &measures[CASE_SUBMIT_MANY]);
     run_submit(json, IN_FLIGHT, seconds, &measures[CASE_SUBMIT_JSON_MANY]);
+    run_deadline(protobuf, "sleep", seconds, &measures[CASE_LATE_SLEEP]);
+    run_deadline(protobuf, "spin", seconds, &measures[CASE_LATE_SPIN]);
   }
   unary_close(protobuf);
   unary_close(json);
@@ -57,16 +61,42 @@ int main(int argc, char **argv) {
   const report_row rows[] = {
       {.name = "limit: UDS ping-pong, blocking", .measure = &measures[CASE_BLOCKING]},
       {.name = "limit: UDS ping-pong, spinning", .measure = &measures[CASE_SPINNING]},
-      {"typed, protobuf, 1 thread", &measures[CASE_TYPED_1], spinning, "spinning ping-pong"},
-      {"typed, protobuf, 16 threads", &measures[CASE_TYPED_MANY], spinning, "spinning ping-pong"},
-      {"typed, protobuf, 1 thread, spin off", &measures[CASE_TYPED_NO_SPIN], blocked, "blocking ping-pong"},
-      {"typed, JSON, 1 thread", &measures[CASE_JSON_1], spinning, "spinning ping-pong"},
-      {"typed, JSON, 16 threads", &measures[CASE_JSON_MANY], spinning, "spinning ping-pong"},
-      {"@expose over protobuf, 1 thread", &measures[CASE_DYNAMIC_1], spinning, "spinning ping-pong"},
-      {"@expose over JSON, 1 thread", &measures[CASE_DYNAMIC_JSON_1], spinning, "spinning ping-pong"},
-      {"submit, 1 in flight", &measures[CASE_SUBMIT_1], blocked, "blocking ping-pong"},
+      {.name = "typed, protobuf, 1 thread",
+       .measure = &measures[CASE_TYPED_1],
+       .limit = spinning,
+       .limit_name = "spinning ping-pong"},
+      {.name = "typed, protobuf, 16 threads",
+       .measure = &measures[CASE_TYPED_MANY],
+       .limit = spinning,
+       .limit_name = "spinning ping-pong"},
+      {.name = "typed, protobuf, 1 thread, spin off",
+       .measure = &measures[CASE_TYPED_NO_SPIN],
+       .limit = blocked,
+       .limit_name = "blocking ping-pong"},
+      {.name = "typed, JSON, 1 thread",
+       .measure = &measures[CASE_JSON_1],
+       .limit = spinning,
+       .limit_name = "spinning ping-pong"},
+      {.name = "typed, JSON, 16 threads",
+       .measure = &measures[CASE_JSON_MANY],
+       .limit = spinning,
+       .limit_name = "spinning ping-pong"},
+      {.name = "@expose over protobuf, 1 thread",
+       .measure = &measures[CASE_DYNAMIC_1],
+       .limit = spinning,
+       .limit_name = "spinning ping-pong"},
+      {.name = "@expose over JSON, 1 thread",
+       .measure = &measures[CASE_DYNAMIC_JSON_1],
+       .limit = spinning,
+       .limit_name = "spinning ping-pong"},
+      {.name = "submit, 1 in flight",
+       .measure = &measures[CASE_SUBMIT_1],
+       .limit = blocked,
+       .limit_name = "blocking ping-pong"},
       {.name = "pipelined submit, 64 in flight", .measure = &measures[CASE_SUBMIT_MANY]},
       {.name = "the same, JSON", .measure = &measures[CASE_SUBMIT_JSON_MANY]},
+      {.name = "past its deadline, handler sleeps", .measure = &measures[CASE_LATE_SLEEP], .goal_p99_us = 20000},
+      {.name = "past its deadline, handler loops", .measure = &measures[CASE_LATE_SPIN], .goal_p99_us = 20000},
   };
   int result = report(rows, (int)(sizeof rows / sizeof *rows), BENCH_RESULTS);
   for (int i = 0; i < CASES; i++) samples_free(&measures[i].samples);

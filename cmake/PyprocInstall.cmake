@@ -6,7 +6,8 @@ set(share_dir ${CMAKE_INSTALL_DATAROOTDIR}/pyproc)
 
 install(TARGETS pyproc EXPORT pyproc-shared LIBRARY DESTINATION ${libdir})
 install(TARGETS pyproc_static EXPORT pyproc-static ARCHIVE DESTINATION ${libdir})
-install(FILES runtime/include/pyproc.h runtime/include/pyproc_generated.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+install(FILES runtime/include/pyproc.h runtime/include/pyproc_generated.h runtime/include/pyproc_protocol.h
+  DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 install(DIRECTORY ${PYPROC_WELL_KNOWN_DIR}/google DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} FILES_MATCHING PATTERN "*.h")
 install(FILES schema/pyproc/options.proto DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/pyproc)
 

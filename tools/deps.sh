@@ -3,10 +3,15 @@
 # Elsewhere than on Debian it does nothing: CMake then names what it does not find.
 set -eu
 
-build="gcc libc6-dev make cmake pkgconf libprotobuf-c-dev protobuf-c-compiler protobuf-compiler libprotobuf-dev libjansson-dev
+# The C library of MessagePack has another name from Debian 13 on.
+version=$(sed -n 's/^VERSION_ID="\{0,1\}\([0-9]*\).*/\1/p' /etc/os-release 2>/dev/null) || true
+msgpack=libmsgpack-c-dev
+[ "${version:-13}" -ge 13 ] || msgpack=libmsgpack-dev
+
+build="gcc libc6-dev make cmake pkgconf libprotobuf-c-dev protobuf-c-compiler protobuf-compiler libprotobuf-dev libjansson-dev libyaml-dev
   python3-dev python3-protobuf python3-jinja2"
-test="$build g++ libcmocka-dev python3-pytest python3-setuptools python3-wheel python3-pip python3-venv python3-sklearn
-  python3-pandas"
+test="$build g++ libcmocka-dev mypy python3-pytest python3-setuptools python3-wheel python3-pip python3-venv python3-sklearn
+  python3-pandas $msgpack python3-msgpack libuv1-dev libmicrohttpd-dev wrk"
 lint="clang-format flake8 mypy shellcheck"
 all="$test $lint git clang valgrind"
 

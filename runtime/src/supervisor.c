@@ -10,10 +10,11 @@
 #include <unistd.h>
 
 #include "error.h"
+#include "guard.h"
+#include "roster.h"
 #include "spawn.h"
-#include "worker.h"
 
-enum { EVENTS_MAX = 64, LOG_BATCH = 64, PATH_SIZE = 4096, BALANCE_NS = 2000000 };
+enum { EVENTS_MAX = 64, LOG_BATCH = 64, PATH_SIZE = SUPERVISOR_PATH_SIZE, BALANCE_NS = 2000000 };
 
 #ifndef PYPROC_WORKER_DIR
 #define PYPROC_WORKER_DIR "/usr/local/lib/pyproc/worker"
@@ -23,9 +24,7 @@ struct supervisor {
   const struct options *options;
   supervisor_tick tick;
   worker_shop shop;
-  struct worker *workers;
-  struct connection **connections;
-  int count;
+  roster roster;
   poller poller;
   wake wake;
   int host_fd, host_keep_fd;
@@ -38,6 +37,9 @@ struct supervisor {
   _Atomic int ready_count;
   pyproc_error *last_error; /* of the worker that failed last */
   int64_t failures;         /* how many did */
+  change *asked;            /* for, and not begun yet */
+  bool is_changing;         /* somebody waits for a change to be over */
+  bool is_over;             /* the thread serves no more */
 };
 
 /* ---- opening ---- */
@@ -77,9 +79,8 @@ static void wake_thread(void *argument) {
 
 static int open_shop(struct supervisor *self, struct admission *admission, pyproc_error **reterr) {
   const struct options *options = self->options;
-  int result = check_script(options->script, reterr);
-  if (result >= 0) result = spawn_find_program(options->python, self->python, sizeof self->python, reterr);
-  if (result >= 0) result = find_bootstrap(self->bootstrap, sizeof self->bootstrap, reterr);
+  int result = supervisor_find_python(options, self->python, sizeof self->python, reterr);
+  if (result >= 0 && !options->bare_workers) result = find_bootstrap(self->bootstrap, sizeof self->bootstrap, reterr);
   if (result < 0) return result;
   if (wake_open(&self->wake) < 0 || poller_open(&self->poller) < 0 ||
       platform_host_watch(&self->host_fd, &self->host_keep_fd) < 0 ||
@@ -91,44 +92,32 @@ static int open_shop(struct supervisor *self, struct admission *admission, pypro
                            .userdata = options->log_userdata,
                            .wake = wake_thread,
                            .wake_argument = self};
-  self->shop = (worker_shop){.options = options,
-                             .python = self->python,
-                             .bootstrap = self->bootstrap,
-                             .admission = admission,
-                             .poller = &self->poller,
-                             .log = log_queue_new(&log),
-                             .wake = &self->wake,
-                             .host_fd = self->host_fd};
+  self->shop =
+      (worker_shop){.options = options,
+                    .launch = options->bare_workers ? &launch_listening : &launch_inherited,
+                    .bootstrap = self->bootstrap,
+                    .breaker = {.failures = options->breaker_failures, .cooldown_ms = options->breaker_cooldown_ms},
+                    .admission = admission,
+                    .poller = &self->poller,
+                    .log = log_queue_new(&log),
+                    .wake = &self->wake,
+                    .host_fd = self->host_fd};
   return self->shop.log != NULL ? PYPROC_OK : error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED, "out of memory");
 }
 
-static int make_workers(struct supervisor *self, struct lot *lot, struct admission *admission, pyproc_error **reterr) {
+static int make_workers(struct supervisor *self, struct lot *lot, pyproc_error **reterr) {
   const struct options *options = self->options;
-  size_t count = (size_t)options->workers;
-  self->workers = calloc(count, sizeof *self->workers);
-  self->connections = calloc(count, sizeof(struct connection *));
-  if (self->workers == NULL || self->connections == NULL)
-    return error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED, "out of memory");
-  for (int i = 0; i < (int)count; i++) {
-    connection_settings settings = {.codec = options->codec,
-                                    .lot = lot,
-                                    .services = options->services,
-                                    .frame_limit = options->frame_limit,
-                                    .spin_ns = options->spin_ns,
-                                    .cancel_grace_ms = options->cancel_grace_ms,
-                                    .max_in_flight = (int)options->max_in_flight,
-                                    .max_streams = (int)options->max_streams,
-                                    .stream_window = options->stream_window,
-                                    .index = i};
-    struct worker *worker = &self->workers[i];
-    worker_init(worker, &self->shop, i);
-    worker->connection = protocol_framed.create(&settings, &worker_connection_owner, worker, reterr);
-    if (worker->connection == NULL) return PYPROC_E_RESOURCE_EXHAUSTED;
-    self->connections[self->count++] = worker->connection;
-  }
-  admission->connections = self->connections;
-  admission->count = self->count;
-  return PYPROC_OK;
+  const connection_settings settings = {.codec = options->codec,
+                                        .lot = lot,
+                                        .services = options->services,
+                                        .frame_limit = options->frame_limit,
+                                        .spin_ns = options->spin_ns,
+                                        .cancel_grace_ms = options->cancel_grace_ms,
+                                        .max_in_flight = (int)options->max_in_flight,
+                                        .max_streams = (int)options->max_streams,
+                                        .stream_window = options->stream_window,
+                                        .bare = options->bare_workers};
+  return roster_open(&self->roster, &self->shop, &settings, self->python, reterr);
 }
 
 /* ---- the thread ---- */
@@ -139,11 +128,11 @@ static bool take_stock(struct supervisor *self) {
   bool running = false;
   int64_t failures = 0;
   pthread_mutex_lock(&self->lock);
-  for (int i = 0; i < self->count; i++) {
-    struct worker *worker = &self->workers[i];
+  for (int i = 0; i < self->roster.count; i++) {
+    struct worker *worker = &self->roster.entries[i]->worker;
     ready += worker->state == WORKER_READY;
     running |= worker->state != WORKER_DOWN;
-    failures += worker->failures;
+    failures += worker->backoff.in_a_row;
     if (worker->last_error == NULL) continue;
     pyproc_error_free(self->last_error);
     self->last_error = worker->last_error;
@@ -159,10 +148,32 @@ static bool take_stock(struct supervisor *self) {
 
 static int64_t step_workers(struct supervisor *self, bool closing) {
   int64_t now = platform_now_ns(), due = INT64_MAX;
-  for (int i = 0; i < self->count; i++) {
-    if (closing) worker_leave(&self->workers[i], self->options->drain_timeout_ms);
-    int64_t next = worker_step(&self->workers[i], now);
-    if (next < due && !(closing && self->workers[i].state == WORKER_DOWN)) due = next;
+  for (int i = 0; i < self->roster.count; i++) {
+    struct worker *worker = &self->roster.entries[i]->worker;
+    if (closing) worker_leave(worker, self->options->drain_timeout_ms);
+    int64_t next = worker_step(worker, now);
+    if (next < due && !(closing && worker->state == WORKER_DOWN)) due = next;
+  }
+  return due;
+}
+
+/* Begins what was asked for, goes on with what was begun, and tells who waits for it. */
+static int64_t step_roster(struct supervisor *self, bool closing) {
+  const change *before = self->roster.change;
+  pthread_mutex_lock(&self->lock);
+  change *asked = self->asked;
+  self->asked = NULL;
+  pthread_mutex_unlock(&self->lock);
+  if (asked != NULL) {
+    guard_try(&self->shop, &self->roster);
+    roster_begin(&self->roster, asked);
+  }
+  if (closing) roster_abandon(&self->roster, PYPROC_E_UNAVAILABLE, "the pool was closed meanwhile");
+  int64_t due = closing ? INT64_MAX : roster_step(&self->roster, platform_now_ns());
+  if (self->roster.change == NULL && (before != NULL || asked != NULL)) {
+    pthread_mutex_lock(&self->lock);
+    pthread_cond_broadcast(&self->changed);
+    pthread_mutex_unlock(&self->lock);
   }
   return due;
 }
@@ -192,6 +203,10 @@ static void *run(void *argument) {
   for (;;) {
     bool closing = atomic_load(&self->shop.closing);
     int64_t due = step_workers(self, closing);
+    int64_t guarded = closing ? INT64_MAX : guard_step(&self->shop, &self->roster, platform_now_ns());
+    int64_t moved = step_roster(self, closing);
+    if (guarded < due) due = guarded;
+    if (moved < due) due = moved;
     bool running = take_stock(self);
     if (closing && !running) break;
     due = balance(self, due);
@@ -201,6 +216,10 @@ static void *run(void *argument) {
     wait_for_events(self, due);
   }
   while (log_deliver(self->shop.log, LOG_BATCH)) {}
+  pthread_mutex_lock(&self->lock);
+  self->is_over = true;
+  pthread_cond_broadcast(&self->changed);
+  pthread_mutex_unlock(&self->lock);
   return NULL;
 }
 
@@ -218,7 +237,7 @@ static int start_thread(struct supervisor *self, pyproc_error **reterr) {
 static int wait_until_ready(struct supervisor *self, pyproc_error **reterr) {
   int result = PYPROC_OK;
   pthread_mutex_lock(&self->lock);
-  while (self->failures == 0 && atomic_load(&self->ready_count) < self->count)
+  while (self->failures == 0 && atomic_load(&self->ready_count) < self->options->workers)
     pthread_cond_wait(&self->changed, &self->lock);
   if (self->failures > 0) {
     pyproc_error *error = self->last_error != NULL ? error_copy(self->last_error)
@@ -239,7 +258,7 @@ int supervisor_open(const struct options *options, struct lot *lot, struct admis
   pthread_mutex_init(&self->lock, NULL);
   pthread_cond_init(&self->changed, NULL);
   int result = open_shop(self, admission, reterr);
-  if (result >= 0) result = make_workers(self, lot, admission, reterr);
+  if (result >= 0) result = make_workers(self, lot, reterr);
   if (result >= 0) result = start_thread(self, reterr);
   if (result >= 0) result = wait_until_ready(self, reterr);
   if (result >= 0) {
@@ -260,12 +279,7 @@ void supervisor_stop(struct supervisor *self) {
 }
 
 void supervisor_free(struct supervisor *self) {
-  for (int i = 0; i < self->count; i++) {
-    worker_clear(&self->workers[i]);
-    self->connections[i]->protocol->destroy(self->connections[i]);
-  }
-  free(self->workers);
-  free(self->connections);
+  roster_close(&self->roster);
   if (self->shop.log != NULL) log_queue_free(self->shop.log);
   poller_close(&self->poller);
   wake_close(&self->wake);
@@ -281,10 +295,45 @@ void supervisor_wake(struct supervisor *self) {
   wake_signal(&self->wake);
 }
 
+/* Counted where calls look, too: a worker that answers is never said not to be ready. */
 int supervisor_ready_workers(const struct supervisor *self) {
-  int ready = 0; /* counted where calls look, too: a worker that answers is never said not to be ready */
-  for (int i = 0; i < self->count; i++) ready += atomic_load(&self->connections[i]->state) == CONNECTION_OPEN;
+  const struct admission *admission = self->shop.admission;
+  int ready = 0, count = atomic_load(&admission->count);
+  for (int i = 0; i < count; i++) {
+    const struct connection *one = admission->connections[i];
+    ready += atomic_load(&one->state) == CONNECTION_OPEN && atomic_load(&one->capacity) > 0;
+  }
   return ready;
+}
+
+int supervisor_wanted_workers(const struct supervisor *self) {
+  return atomic_load(&self->shop.admission->workers);
+}
+
+int supervisor_change(struct supervisor *self, change *wanted, pyproc_error **reterr) {
+  bool is_over;
+  pthread_mutex_lock(&self->lock);
+  while (self->is_changing && !self->is_over) pthread_cond_wait(&self->changed, &self->lock);
+  self->is_changing = true;
+  if (wanted->workers == 0) wanted->workers = supervisor_wanted_workers(self);
+  self->asked = wanted;
+  wake_signal(&self->wake);
+  while (!atomic_load(&wanted->is_done) && !self->is_over) pthread_cond_wait(&self->changed, &self->lock);
+  is_over = !atomic_load(&wanted->is_done);
+  self->is_changing = false;
+  pthread_cond_broadcast(&self->changed);
+  pthread_mutex_unlock(&self->lock);
+  if (is_over) return error_set(reterr, PYPROC_E_UNAVAILABLE, "the pool was closed");
+  return wanted->error != NULL ? error_give(reterr, wanted->error) : PYPROC_OK;
+}
+
+int supervisor_find_python(const struct options *options, char *path, size_t size, pyproc_error **reterr) {
+  int result = check_script(options->script, reterr);
+  return result >= 0 ? spawn_find_program(options->python, path, size, reterr) : result;
+}
+
+bool supervisor_breaker_is_open(const struct supervisor *self) {
+  return admission_is_broken(self->shop.admission);
 }
 
 int64_t supervisor_restarts(const struct supervisor *self) {

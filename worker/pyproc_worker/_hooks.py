@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from . import _describe
+from . import _codecs, _describe
 from ._codes import Cancelled, Code, Error
 from ._events import Events
 from ._ext import Job, StreamJob, encode_metadata
@@ -53,6 +53,16 @@ def _number(welcome: dict[str, Any], name: str, default: int, least: int, most: 
     if type(value) is not int or not least <= value <= most:
         raise ValueError(f"the host's welcome has {name} {value!r}: it must be an integer in {least}..{most}")
     return value
+
+
+def _facts(body: bytes) -> dict[str, Any]:
+    try:
+        welcome = json.loads(body)
+    except ValueError as error:
+        raise ValueError(f"the host's welcome is no JSON: {error}") from None
+    if not isinstance(welcome, dict) or "version" not in welcome:
+        raise ValueError("the host's welcome has no version")
+    return welcome
 
 
 class Hooks(Events):
@@ -117,12 +127,7 @@ class Hooks(Events):
 
         Worker index, spin time and grace are -1 where it says nothing.
         """
-        try:
-            welcome = json.loads(body)
-        except ValueError as error:
-            raise ValueError(f"the host's welcome is no JSON: {error}") from None
-        if not isinstance(welcome, dict) or "version" not in welcome:
-            raise ValueError("the host's welcome has no version")
+        welcome = _facts(body)
         if welcome["version"] != VERSION:
             raise ValueError(f"the host chose version {welcome['version']!r} of the wire, this worker speaks "
                              f"{VERSION}: install the pyproc_worker that belongs to the library")
@@ -132,3 +137,7 @@ class Hooks(Events):
                 _number(welcome, "cancel_grace_ms", -1, -1, 86_400_000),
                 _number(welcome, "stream_window", STREAM_WINDOW, 1, STREAM_WINDOW_MAX),
                 _number(welcome, "max_streams", STREAMS, 1, STREAMS_MAX))
+
+    def codec(self, body: bytes) -> _codecs.Codec | None:
+        """The registered codec that a host's welcome chose, None for a built-in one; ValueError where there is none."""
+        return _codecs.chosen(_facts(body).get("codec"))

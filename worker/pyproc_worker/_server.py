@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, TypeVar
 
-from . import _hooks
+from . import _codecs, _hooks
 from ._ext import Loop
 from ._methods import Table
 from ._streams import StreamThreads
@@ -118,6 +118,7 @@ def _hello(table: Table, threads: int) -> bytes:
     return json.dumps({
         "version": _hooks.VERSION, "oldest": _hooks.VERSION, "pid": os.getpid(), "python": platform.python_version(),
         "worker": __version__, "features": ["status_page", "streams"], "threads": threads, **concurrency,
+        **({"codecs": list(_codecs.registered)} if _codecs.registered else {}),
         "methods": table.hello, "messages": table.messages,
     }, separators=(",", ":")).encode("utf-8")
 

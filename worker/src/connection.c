@@ -63,6 +63,7 @@ void connection_free(struct connection *self) {
   connection_abandon(self);
   page_unmap(self->page);
   Py_XDECREF(self->large);
+  Py_XDECREF(self->codec);
   Py_XDECREF(self->large_metadata);
   streams_free(self);
   free(self->cancels);

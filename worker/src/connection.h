@@ -54,6 +54,7 @@ struct connection {
   int fd;
   int page_fd;       /* that came with the welcome, -1 where none has */
   status_page *page; /* NULL where the host has none */
+  PyObject *codec;   /* the registered codec that the welcome chose, a tuple (codec.c); NULL: none */
   connection_stage stage;
   bool original;     /* a client of the Go library: no handshake, short errors */
   bool told;         /* its calls were told of its end */

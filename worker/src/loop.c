@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "call.h"
+#include "codec.h"
 #include "exception.h"
 #include "module.h"
 #include "page.h"
@@ -89,17 +90,37 @@ static void send_some(struct loop *self, struct connection *connection) {
 
 /* --- Handshake --- */
 
-static void put_hello(struct loop *self, struct connection *connection) {
+static void put_json(struct loop *self, struct connection *connection, uint8_t kind, const char *body, size_t size) {
   uint8_t head[WIRE_LENGTH_SIZE + WIRE_HEADER_SIZE];
-  const wire_header header = {.kind = WIRE_HELLO, .flags = WIRE_FLAG_JSON};
-  const size_t size = (size_t)PyBytes_GET_SIZE(self->hello);
+  const wire_header header = {.kind = kind, .flags = WIRE_FLAG_JSON};
   wire_put32(head, (uint32_t)(WIRE_HEADER_SIZE + size));
   wire_header_put(head + WIRE_LENGTH_SIZE, &header);
   lock(self);
-  if (connection_put(connection, head, sizeof head) == 0)
-    (void)connection_put(connection, PyBytes_AS_STRING(self->hello), size);
+  if (connection_put(connection, head, sizeof head) == 0) (void)connection_put(connection, body, size);
+  unlock(self);
+}
+
+static void put_hello(struct loop *self, struct connection *connection) {
+  put_json(self, connection, WIRE_HELLO, PyBytes_AS_STRING(self->hello), (size_t)PyBytes_GET_SIZE(self->hello));
+  lock(self);
   connection->stage = CONNECTION_WELCOMING;
   unlock(self);
+}
+
+/* Tells the host of the current exception, which stays. */
+static void put_failed(struct loop *self, struct connection *connection) {
+  PyObject *exception = exception_take();
+  PyObject *described = PyObject_CallFunction(self->hooks.describe, "OsIIOO", exception, "", 0,
+                                              WIRE_FRAME_LIMIT_MIN - WIRE_HEADER_SIZE, Py_False, Py_False);
+  unsigned code;
+  const char *object, *metadata;
+  Py_ssize_t size, metadata_size;
+  if (described != NULL &&
+      PyArg_ParseTuple(described, "Iy#y#:described", &code, &object, &size, &metadata, &metadata_size))
+    put_json(self, connection, WIRE_FAILED, object, (size_t)size);
+  Py_XDECREF(described);
+  PyErr_Clear();
+  exception_restore(exception);
 }
 
 /* What a welcome says of a connection. */
@@ -137,7 +158,7 @@ static int welcome(struct loop *self, struct connection *connection, PyObject *b
   const int parsed = PyArg_ParseTuple(facts, "IlllII:welcome", &its.frame_limit, &worker_index, &spin_us, &grace_ms,
                                       &its.stream_window, &its.max_streams);
   Py_DECREF(facts);
-  if (!parsed) return -1;
+  if (!parsed || codec_choose(self, connection, body) < 0) return -1;
   if (worker_index >= 0) self->worker_index = worker_index;
   if (spin_us >= 0) self->spin_ns = (uint64_t)spin_us * 1000u;
   if (grace_ms > 0) set_grace(self, (uint64_t)grace_ms * 1000000u);
@@ -158,7 +179,10 @@ static int dispatch_greeting(struct loop *self, struct connection *connection, c
     put_hello(self, connection);
   } else if (frame->header.kind == WIRE_WELCOME && connection->stage == CONNECTION_WELCOMING) {
     if (welcome(self, connection, frame->body) == 0) return 0;
-    if (self->inherited) return -1;
+    if (self->inherited) {
+      put_failed(self, connection);
+      return -1;
+    }
     PyErr_Clear();
     set_fault(self, connection, "it sent a welcome that does not fit this worker");
   } else if (frame->header.kind < WIRE_STREAM_DATA && frame->header.kind != WIRE_CANCEL &&
@@ -582,12 +606,12 @@ static int open_wire(struct loop *self, int fd, int listen_fd, int host_fd) {
 
 static int set_hooks(struct loop *self, PyObject *hooks) {
   loop_hooks *const to = &self->hooks;
-  PyObject **const all[] = {&to->describe,  &to->welcome, &to->decode,       &to->encode,
-                            &to->parse,     &to->print,   &to->make_event,   &to->forget_event,
-                            &to->cancelled, &to->submit,  &to->start_stream, &to->bad_message};
-  static const char *const names[] = {"describe",  "welcome", "decode",       "encode",
-                                      "parse",     "print",   "make_event",   "forget_event",
-                                      "cancelled", "submit",  "start_stream", "bad_message"};
+  PyObject **const all[] = {&to->describe, &to->welcome,      &to->codec,      &to->decode,       &to->encode,
+                            &to->parse,    &to->print,        &to->make_event, &to->forget_event, &to->cancelled,
+                            &to->submit,   &to->start_stream, &to->bad_message};
+  static const char *const names[] = {"describe", "welcome",      "codec",      "decode",       "encode",
+                                      "parse",    "print",        "make_event", "forget_event", "cancelled",
+                                      "submit",   "start_stream", "bad_message"};
   for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
     *all[i] = PyObject_GetAttrString(hooks, names[i]);
     if (*all[i] == NULL) return -1;
@@ -645,6 +669,7 @@ static int traverse(struct loop *self, visitproc visit, void *arg) {
   Py_VISIT(self->hooks.encode);
   Py_VISIT(self->hooks.parse);
   Py_VISIT(self->hooks.print);
+  Py_VISIT(self->hooks.codec);
   Py_VISIT(self->hooks.make_event);
   Py_VISIT(self->hooks.forget_event);
   Py_VISIT(self->hooks.cancelled);
@@ -666,6 +691,7 @@ static int clear(struct loop *self) {
   Py_CLEAR(self->hooks.encode);
   Py_CLEAR(self->hooks.parse);
   Py_CLEAR(self->hooks.print);
+  Py_CLEAR(self->hooks.codec);
   Py_CLEAR(self->hooks.make_event);
   Py_CLEAR(self->hooks.forget_event);
   Py_CLEAR(self->hooks.cancelled);
