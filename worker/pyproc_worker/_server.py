@@ -363,13 +363,17 @@ def serve(*handlers: object, threads: int = 1) -> None:
     64), on that thread and so many minus one others at once: that pays where they release the GIL. ``async`` handlers
     all run at once on one event loop in a thread of its own, which no plain handler stalls.
 
+    A handler that answers with a stream is a generator. A plain one takes turns with other handlers, and is suspended
+    while the caller is behind. Plain handlers that are given a stream of requests, an iterator, have a thread each.
+
     A handler whose call is cancelled, or past its deadline, is interrupted by :class:`Cancelled`, raised inside it: on
     the main thread at once, whatever it waits for; on other threads between two bytecodes, so not while it sleeps or
     waits in C. An ``async`` one has its task cancelled. A handler that looks for a cancel itself, by ``cancel_event``
     or ``context.cancelled``, is given the host's ``cancel_grace_ms`` to end before that. One that catches the exception
     and goes on is interrupted again, four times in all, and where it still runs ``cancel_grace_ms`` after the first
     time the worker is killed, with the stacks of all its threads in the host's log. A worker that listens is never
-    killed. Where this is not the main thread, its handlers are as those of other threads.
+    killed. Where this is not the main thread, its handlers are as those of other threads. A generator that is suspended
+    is closed; who waits for the next request of a stream is woken.
     """
     if type(threads) is not int or not 1 <= threads <= THREADS_MAX:
         raise ValueError(f"threads is {threads!r}: it must be an integer in 1..{THREADS_MAX}")

@@ -351,13 +351,17 @@ static struct pollfd poll_of(const struct connection *connection) {
   return (struct pollfd){.fd = over ? -1 : connection->fd, .events = (short)events};
 }
 
-static nfds_t fill_poll(struct loop *self, struct pollfd *wanted) {
+/* Clears `*ret_waits` where a sender has found out that the peer has gone: nothing else would tell. */
+static nfds_t fill_poll(struct loop *self, struct pollfd *wanted, bool *ret_waits) {
   const bool listening = self->listen_fd >= 0 && self->connection_count < LOOP_CONNECTIONS_MAX;
   wanted[0] = (struct pollfd){.fd = self->control->turn.read_fd, .events = POLLIN};
   wanted[1] = (struct pollfd){.fd = listening ? self->listen_fd : -1, .events = POLLIN};
   lock(self);
   for (size_t i = 0; i < self->connection_count; i++) {
     wanted[2 + i] = poll_of(self->connections[i]);
+    if (wanted[2 + i].fd >= 0 || self->connections[i]->told) continue;
+    self->ready[i] = true;
+    *ret_waits = false;
   }
   unlock(self);
   return 2 + self->connection_count;
@@ -368,11 +372,21 @@ static bool may_stall(const struct loop *self) {
   return self->connection_count == 1 && (self->shared || self->connections[0]->writers > 0);
 }
 
-/* Needs no GIL. Returns as poll(), or -2 where spinning has found something. */
-static int poll_wire(struct loop *self, struct pollfd *wanted, nfds_t count) {
-  if (self->stalled) control_stall(self->control, NULL);
-  self->stalled = may_stall(self);
-  const int ready = spinning_pays(self) && spin(self) ? -2 : poll(wanted, count, -1);
+/* The control thread reads no more. Returns whether it has read a frame that has been seen by nobody. */
+static bool end_stall(struct loop *self) {
+  control_stall(self->control, NULL);
+  if (self->connection_count != 1 || atomic_load(&self->jobs) >= LOOP_JOBS_MAX) return false;
+  lock(self);
+  const bool found = connection_has_frame(self->connections[0]);
+  unlock(self);
+  return found;
+}
+
+/* Needs no GIL. Returns as poll(), or -2 where there is something on the only connection already. */
+static int poll_wire(struct loop *self, struct pollfd *wanted, nfds_t count, bool stalls) {
+  const bool found = (self->stalled && end_stall(self)) || (spinning_pays(self) && spin(self));
+  self->stalled = stalls;
+  const int ready = found ? -2 : poll(wanted, count, -1);
   const int problem = errno;
   if (self->stalled) control_stall(self->control, self->connections[0]);
   errno = problem;
@@ -387,14 +401,15 @@ static void mark_all_ready(struct loop *self) {
  * a signal handler. */
 static int wait_for_work(struct loop *self, bool waits) {
   struct pollfd wanted[2 + LOOP_CONNECTIONS_MAX];
-  const nfds_t count = fill_poll(self, wanted);
+  const nfds_t count = fill_poll(self, wanted, &waits);
   int ready, problem;
   if (!waits) {
     ready = poll(wanted, count, 0);
     problem = errno;
   } else {
+    const bool stalls = may_stall(self);
     Py_BEGIN_ALLOW_THREADS;
-    ready = poll_wire(self, wanted, count);
+    ready = poll_wire(self, wanted, count, stalls);
     problem = errno;
     Py_END_ALLOW_THREADS;
   }
@@ -452,6 +467,7 @@ static int turn_all(struct loop *self) {
 /* Answers what was not started, so that every request has its reply. Streams, which may go on for ever, end. */
 static void finish(struct loop *self) {
   self->stopping = true;
+  atomic_store(&self->control->stop, true); /* from now on a peer that does not read is not waited for long */
   lock(self);
   control_cancel_streams(self->control, 14, "the worker stops");
   unlock(self);
@@ -472,6 +488,8 @@ static void wait_for_jobs(struct loop *self) {
     if (stepped < 0) PyErr_Clear();
     if (stepped == 0 && atomic_load(&self->jobs) > 0 && wait_for_work(self, true) < 0) PyErr_Clear();
   }
+  for (size_t i = 0; i < self->connection_count && !self->abandoned; i++) /* their replies */
+    if (loop_flush(self, self->connections[i]) < 0) PyErr_Clear();
 }
 
 static bool is_done(const struct loop *self) {
