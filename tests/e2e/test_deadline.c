@@ -144,6 +144,74 @@ static void test_late_replies(void **state) {
   }
 }
 
+/* ---- half of all calls time out, at random moments ---- */
+
+enum { HAMMERS = 8, HAMMER_CALLS = 2500 };
+
+typedef struct hammer {
+  pyproc_pool *pool;
+  int rounds;
+  atomic_int wrong, good, late, stops[PYPROC_STOP_KILLED + 1];
+} hammer;
+
+static uint32_t next_random(uint32_t *state) {
+  *state = *state * 1664525u + 1013904223u;
+  return *state >> 16;
+}
+
+/* One call, whose body no other call has. A handler that would go on for a minute is ended by the deadline alone. */
+static void strike(hammer *all, int number, int round, uint32_t *random) {
+  char body[64], *reply = NULL;
+  pyproc_error *error = NULL;
+  pyproc_call_options options = PYPROC_CALL_OPTIONS_INIT;
+  bool is_late = next_random(random) % 2 == 0;
+  int ms = is_late ? 60000 : (int)(next_random(random) % 2);
+  options.timeout_ms = is_late ? 1 + next_random(random) % 12 : 60000;
+  snprintf(body, sizeof body, "{\"ms\":%d,\"number\":%d,\"round\":%d}", ms, number, round);
+  int result = pyproc_call_json(all->pool, "sleep", body, &options, &reply, &error);
+  if (!is_late && result == 0 && strcmp(reply, body) == 0) {
+    atomic_fetch_add(&all->good, 1);
+  } else if (is_late && result == PYPROC_E_DEADLINE_EXCEEDED) {
+    atomic_fetch_add(&all->late, 1);
+    atomic_fetch_add(&all->stops[pyproc_error_stop(error)], 1);
+  } else {
+    fprintf(stderr, "%s: %d %s\n", body, result, result == 0 ? reply : pyproc_error_message(error));
+    atomic_fetch_add(&all->wrong, 1);
+  }
+  pyproc_reply_free(reply);
+  pyproc_error_free(error);
+}
+
+static void strike_on(int number, void *argument) {
+  hammer *all = argument;
+  uint32_t random = (uint32_t)number * 7919u + 1;
+  for (int i = 0; i < all->rounds; i++) strike(all, number, i, &random);
+}
+
+static void test_hammer(void **state) {
+  (void)state;
+  for (size_t i = 0; i < LENGTH(protocols); i++) {
+    pyproc_pool_options options = options_for("fault_worker.py");
+    options.protocol = protocols[i];
+    options.workers = 2;
+    options.cancel_grace_ms = 60000;
+    hammer all = {.pool = open_pool(&options), .rounds = scaled(HAMMER_CALLS) / HAMMERS + 1};
+    pyproc_health health = PYPROC_HEALTH_INIT;
+    run_threads(HAMMERS, strike_on, &all);
+    print_message("  %d answered, %d late: not begun %d, asked %d, interrupted %d\n", atomic_load(&all.good),
+                  atomic_load(&all.late), atomic_load(&all.stops[PYPROC_STOP_NONE]),
+                  atomic_load(&all.stops[PYPROC_STOP_ASKED]), atomic_load(&all.stops[PYPROC_STOP_INTERRUPTED]));
+    assert_int_equal(atomic_load(&all.wrong), 0);
+    assert_true(atomic_load(&all.good) > 0 && atomic_load(&all.late) > 0);
+    assert_int_equal(atomic_load(&all.stops[PYPROC_STOP_KILLED]), 0);
+    assert_answer(all.pool, "ping", "5", "5");
+    WAIT_FOR(is_idle(all.pool));
+    assert_int_equal(pyproc_pool_health(all.pool, &health), 0);
+    assert_int_equal(health.restarts, 0);
+    pyproc_pool_close(all.pool);
+  }
+}
+
 /* ---- cancel ---- */
 
 static int call_with(pyproc_pool *pool, const char *method, const char *body, pyproc_cancel *token,
@@ -261,6 +329,7 @@ int main(void) {
       E2E_TEST(test_default_timeouts),
       E2E_TEST(test_unstarted_has_not_run),
       E2E_TEST(test_late_replies),
+      E2E_TEST(test_hammer),
       E2E_TEST(test_fired_before),
       E2E_TEST(test_fired_while),
       E2E_TEST(test_unfired),
