@@ -48,6 +48,14 @@ void pyproc_cancel_free(pyproc_cancel *cancel) {
   unref(cancel);
 }
 
+pyproc_cancel *cancel_ref(pyproc_cancel *token) {
+  if (token == NULL) return NULL;
+  pthread_mutex_lock(&token->lock);
+  token->references++;
+  pthread_mutex_unlock(&token->lock);
+  return token;
+}
+
 bool cancel_attach(pyproc_cancel *token, cancel_entry *entry) {
   pthread_mutex_lock(&token->lock);
   bool attached = !atomic_load(&token->fired);

@@ -14,6 +14,9 @@ typedef struct cancel_entry {
   void *argument;
 } cancel_entry;
 
+/* Another reference to the token (NULL is fine), which pyproc_cancel_free lets go: for who looks at it between entries. */
+pyproc_cancel *cancel_ref(pyproc_cancel *token);
+
 /* Hangs the entry on the token and holds a reference. Returns false, without doing either, when the token has fired
  * already. */
 bool cancel_attach(pyproc_cancel *token, cancel_entry *entry);

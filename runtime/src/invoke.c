@@ -45,9 +45,11 @@ static int give_up(pyproc_pool *pool, struct call *call, int64_t timeout_ms, pyp
   int result = leave(pool, call, code, admission_ask);
   bool asked = result == CONNECTION_ASKED;
   if (asked) {
+    int64_t deadline_ns = call->deadline_ns;
     atomic_store(&call->cancelled, false);
     call->deadline_ns = platform_now_ns() + CALL_SETUP_WORD_NS;
     wait_for(pool, call);
+    call->deadline_ns = deadline_ns;
     result = leave(pool, call, code, admission_withdraw);
   }
   if (result >= 0) return error_give(reterr, call_setup_given_up(pool, call, code, last, timeout_ms, result));
@@ -75,9 +77,7 @@ static int run(pyproc_pool *pool, struct call *call, int64_t timeout_ms, pyproc_
   if (token != NULL && !cancel_attach(token, &entry))
     return error_set(reterr, PYPROC_E_CANCELLED, "%s was cancelled before it was sent", call->method.name);
   int result = admission_enter(&pool->admission, call, reterr);
-  if (result >= 0) {
-    wait_for(pool, call);
-  }
+  if (result >= 0) wait_for(pool, call);
   if (token != NULL) cancel_detach(token, &entry);
   if (result >= 0 && !atomic_load(&call->done)) result = give_up(pool, call, timeout_ms, reterr);
   return result >= 0 ? call_setup_result(call, reterr) : result;
@@ -92,9 +92,11 @@ static int invoke(pyproc_pool *pool, struct call *call, call_method method, fram
   if (result < 0) return result;
   retry again;
   pyproc_error *error = NULL;
+  pyproc_cancel *token = cancel_ref(options->cancel); /* its owner may free it at any time */
   retry_init(&again, call, options->max_attempts);
-  do result = run(pool, call, timeout_ms, options->cancel, &error);
-  while (result < 0 && retry_wait(&again, pool, call, options->cancel, timeout_ms, &error));
+  do result = run(pool, call, timeout_ms, token, &error);
+  while (result < 0 && retry_wait(&again, pool, call, token, timeout_ms, &error));
+  pyproc_cancel_free(token);
   if (result < 0) retry_sum_up(&again, call, error);
   retry_clear(&again);
   return result < 0 ? error_give(reterr, error) : result;
