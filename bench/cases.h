@@ -31,6 +31,8 @@ void unary_close(unary_pool *pool);
 /* One thread that keeps `in_flight` submitted calls under way and runs their callbacks. */
 void run_submit(unary_pool *pool, int in_flight, double seconds, measure *to);
 
+/* How long calls take beyond their deadlines, where the handler `method` does not end by itself. */
+void run_deadline(unary_pool *pool, const char *method, double seconds, measure *to);
 /* A plain grpcio server with so many threads, pinned to a processor unless that is negative. NULL, after saying why: there is no C++
  * client to compare with. */
 typedef struct grpc_bench grpc_bench;

@@ -19,11 +19,16 @@ static figures figures_of(const measure *to) {
                    .fairness = to->fairness / rounds};
 }
 
-static void add(json_t *rows, const report_row *row, const char *metric, double value, const char *unit, double limit) {
+static void add(json_t *rows, const report_row *row, const char *metric, double value, const char *unit, double limit,
+                double goal) {
   json_t *entry = json_pack("{s:s, s:s, s:f, s:s}", "case", row->name, "metric", metric, "value", value, "unit", unit);
   if (row->limit != NULL && limit > 0) {
     json_object_set_new(entry, "limit", json_string(row->limit_name));
     json_object_set_new(entry, "limit_ratio", json_real(value / limit));
+  }
+  if (goal > 0) {
+    json_object_set_new(entry, "goal", json_real(goal));
+    json_object_set_new(entry, "met", json_boolean(value <= goal));
   }
   json_array_append_new(rows, entry);
 }
@@ -51,11 +56,13 @@ int report(const report_row *rows, int count, const char *path) {
     if (rows[i].limit != NULL) limit = figures_of(rows[i].limit);
     printf("%-36s %10.2f %10.2f %12.0f %9.2f", rows[i].name, own.p50, own.p99, own.per_second, own.fairness);
     if (limit.p50 > 0) printf("   %.2f x %s", own.p50 / limit.p50, rows[i].limit_name);
+    double goal = rows[i].goal_p99_us;
+    if (goal > 0) printf("   goal: p99 <= %.0f us, %s", goal, own.p99 <= goal ? "met" : "missed");
     putchar('\n');
-    add(list, &rows[i], "p50", own.p50, "us", limit.p50);
-    add(list, &rows[i], "p99", own.p99, "us", limit.p99);
-    add(list, &rows[i], "throughput", own.per_second, "1/s", limit.per_second);
-    add(list, &rows[i], "fairness", own.fairness, "ratio", 0);
+    add(list, &rows[i], "p50", own.p50, "us", limit.p50, 0);
+    add(list, &rows[i], "p99", own.p99, "us", limit.p99, goal);
+    add(list, &rows[i], "throughput", own.per_second, "1/s", limit.per_second, 0);
+    add(list, &rows[i], "fairness", own.fairness, "ratio", 0, 0);
   }
   json_object_set_new(results, "rows", list);
   int result = json_dump_file(results, path, JSON_INDENT(1));

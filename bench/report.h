@@ -9,6 +9,7 @@ typedef struct report_row {
   measure *measure;
   const measure *limit; /* what it is compared with; NULL: nothing */
   const char *limit_name;
+  double goal_p99_us; /* 0: none */
 } report_row;
 
 /* Prints the table and writes `path`. Returns 0, or -1 when the file could not be written. */

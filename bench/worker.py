@@ -1,4 +1,5 @@
 """The handlers that are measured: as little Python as there can be."""
+import time
 from typing import Any, Dict
 
 from bench_pyproc import PredictorHandler, PredictReply, PredictRequest, serve
@@ -17,6 +18,19 @@ class Predictor(PredictorHandler):
 def predict(request: Dict[str, Any]) -> Dict[str, Any]:
     """Does the same without a schema."""
     return {"result": request["value"] * 2}
+
+
+@expose
+def sleep(request: Any) -> None:
+    """Does not end by itself."""
+    time.sleep(3600)
+
+
+@expose
+def spin(request: Any) -> None:
+    """Nor does this."""
+    while True:
+        pass
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ if(PYPROC_GRPC)
   install(TARGETS pyproc_grpc LIBRARY DESTINATION ${libdir}) # beside the library, which looks for it there
 endif()
 install(TARGETS pyproc_static EXPORT pyproc-static ARCHIVE DESTINATION ${libdir})
-install(FILES runtime/include/pyproc.h runtime/include/pyproc_generated.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+install(FILES runtime/include/pyproc.h runtime/include/pyproc_generated.h runtime/include/pyproc_protocol.h
+  DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 install(DIRECTORY ${PYPROC_WELL_KNOWN_DIR}/google DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} FILES_MATCHING PATTERN "*.h")
 install(FILES schema/pyproc/options.proto schema/pyproc/dynamic.proto DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/pyproc)
 

@@ -68,7 +68,7 @@ def main() -> int:
             for language, standard in LANGUAGES:
                 cases.append((f"{name} as {standard[5:]}", language, f"{padded}#include <{name}>\n"))
     documents = [arguments.source / "README.md", *sorted((arguments.source / "docs").glob("*.md"))]
-    for path in filter(Path.exists, [public / "pyproc.h", *documents]):
+    for path in filter(Path.exists, [*sorted(public.glob("*.h")), *documents]):
         for number, code in enumerate(examples(path), 1):
             cases.append((f"{path.name} example {number}", "c", whole(code)))
     failed = 0

@@ -3,10 +3,15 @@
 # Elsewhere than on Debian it does nothing: CMake then names what it does not find.
 set -eu
 
-build="gcc libc6-dev make cmake pkgconf libprotobuf-c-dev protobuf-c-compiler protobuf-compiler libprotobuf-dev libjansson-dev
+# The C library of MessagePack has another name from Debian 13 on.
+version=$(sed -n 's/^VERSION_ID="\{0,1\}\([0-9]*\).*/\1/p' /etc/os-release 2>/dev/null) || true
+msgpack=libmsgpack-c-dev
+[ "${version:-13}" -ge 13 ] || msgpack=libmsgpack-dev
+
+build="gcc libc6-dev make cmake pkgconf libprotobuf-c-dev protobuf-c-compiler protobuf-compiler libprotobuf-dev libjansson-dev libyaml-dev
   libgrpc-dev python3-dev python3-protobuf python3-jinja2 python3-grpcio"
-test="$build g++ libcmocka-dev python3-pytest python3-setuptools python3-wheel python3-pip python3-venv python3-sklearn
-  python3-pandas openssl"
+test="$build g++ libcmocka-dev mypy openssl python3-pytest python3-setuptools python3-wheel python3-pip python3-venv python3-sklearn
+  python3-pandas $msgpack python3-msgpack libuv1-dev libmicrohttpd-dev wrk grpc-proto"
 bench="$build g++ libgrpc++-dev protobuf-compiler-grpc"
 lint="clang-format flake8 mypy shellcheck"
 all="$test $bench $lint git clang valgrind"

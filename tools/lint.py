@@ -15,8 +15,11 @@ from run import Counts, record  # noqa: E402
 # Expected output of the generator is the generator's to lay out.
 GENERATED = ("tests/golden/", "build", "gen/")
 MYPY = [["codegen/pyproc_gen"], ["worker/pyproc_worker"],
-        ["tests/run.py", "tests/run_all.py", "tests/exports.py", "tests/headers.py"],
-        ["tests/install/run.py"], ["tests/conformance/worker.py"], ["tools/lint.py"]]
+        ["tests/run.py", "tests/run_all.py", "tests/exports.py", "tests/headers.py",
+         "tests/http_service.py"],
+        ["tests/install/run.py"], ["tests/conformance/worker.py"], ["tools/lint.py"],
+        ["tests/interop/run.py", "tests/interop/support.py", "tests/interop/part_bare_worker.py",
+         "tests/interop/part_go_library.py"]]
 
 
 def files(*suffixes: str) -> List[str]:

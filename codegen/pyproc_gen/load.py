@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -15,12 +16,13 @@ from google.protobuf.message import DecodeError
 from pyproc_gen import wire
 from pyproc_gen.errors import GeneratorError
 from pyproc_gen.model import (
-    OPTIONS_FILE, WELL_KNOWN_FILES, Enum, EnumValue, Field, File, Location, Message, Method, Schema, Service,
+    OPTIONS_FILE, WELL_KNOWN_FILES, Enum, EnumValue, Field, File, Location, Message, Method, Retry, Schema, Service,
 )
 
 # Our extensions of MethodOptions and ServiceOptions, and the fields of their messages.
 OPTION_NUMBER = 51017
-METHOD_TIMEOUT_MS, METHOD_IDEMPOTENT, METHOD_C_NAME = 1, 2, 3
+METHOD_TIMEOUT_MS, METHOD_IDEMPOTENT, METHOD_C_NAME, METHOD_RETRY = 1, 2, 3, 4
+RETRY_MAX_ATTEMPTS, RETRY_INITIAL_BACKOFF_MS, RETRY_MAX_BACKOFF_MS, RETRY_MULTIPLIER, RETRY_CODES = 1, 2, 3, 4, 5
 SERVICE_C_PREFIX = 1
 
 _FieldProto = descriptor_pb2.FieldDescriptorProto
@@ -219,19 +221,20 @@ class _FileBuilder:
     def method(self, proto: descriptor_pb2.MethodDescriptorProto, path: Path, ours: bool) -> Method:
         """An rpc with our options."""
         values: Dict[int, Union[int, bytes]] = {}
+        data = b""
         if ours:
             data = wire.extension(proto.options.SerializeToString(), OPTION_NUMBER)
             values = {number: value for number, value, _ in wire.fields(data)}
-        timeout = values.get(METHOD_TIMEOUT_MS, 0)
-        assert isinstance(timeout, int)
+        options = path + (4, OPTION_NUMBER)
+        retry_location = self.places.at(options + (METHOD_RETRY,), options, path + (4,), path + (1,), path)
         kind = {(False, False): "unary", (False, True): "server_stream", (True, False): "client_stream",
                 (True, True): "bidi"}[(proto.client_streaming, proto.server_streaming)]
         return Method(
             name=proto.name, request=proto.input_type.lstrip("."), reply=proto.output_type.lstrip("."), kind=kind,
-            timeout_ms=timeout - (1 << 64) if timeout >> 63 else timeout,
-            idempotent=bool(values.get(METHOD_IDEMPOTENT)),
+            timeout_ms=_signed(values.get(METHOD_TIMEOUT_MS)), idempotent=bool(values.get(METHOD_IDEMPOTENT)),
+            retry=_retry(wire.extension(data, METHOD_RETRY), retry_location) if METHOD_RETRY in values else None,
             c_name=_text(values.get(METHOD_C_NAME)), comment=self.places.comment(path), location=self.places.name(path),
-            options_location=self.places.at(path + (4, OPTION_NUMBER), path + (4,), path + (1,), path))
+            options_location=self.places.at(options, path + (4,), path + (1,), path))
 
     def service(self, proto: descriptor_pb2.ServiceDescriptorProto, path: Path, ours: bool) -> Service:
         """A service with our options."""
@@ -248,6 +251,30 @@ class _FileBuilder:
 
 def _text(value: Union[int, bytes, None]) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else ""
+
+
+def _signed(value: Union[int, bytes, None]) -> int:
+    """An int32 or int64 of the wire."""
+    number = value if isinstance(value, int) else 0
+    return number - (1 << 64) if number >> 63 else number
+
+
+def _retry(data: bytes, location: Location) -> Retry:
+    """A retry policy; what is absent has its default."""
+    values: Dict[int, Union[int, bytes]] = {}
+    codes: List[str] = []
+    for number, value, _ in wire.fields(data):
+        values[number] = value
+        if number == RETRY_CODES:
+            codes.append(_text(value))
+    multiplier = values.get(RETRY_MULTIPLIER, b"")
+    initial = _signed(values.get(RETRY_INITIAL_BACKOFF_MS)) or 100
+    return Retry(
+        max_attempts=_signed(values.get(RETRY_MAX_ATTEMPTS)) or 3, initial_backoff_ms=initial,
+        max_backoff_ms=_signed(values.get(RETRY_MAX_BACKOFF_MS)) or max(5000, initial),
+        backoff_multiplier=(struct.unpack("<d", multiplier)[0] if isinstance(multiplier, bytes) and multiplier else 0)
+        or 2.0,
+        codes=tuple(codes) or ("UNAVAILABLE",), location=location)
 
 
 def _type_names(messages: Sequence[Message], services: Sequence[Service]) -> Set[str]:

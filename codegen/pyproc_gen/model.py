@@ -95,6 +95,18 @@ class Message:
 
 
 @dataclass(frozen=True)
+class Retry:
+    """The retry policy of an rpc, with its defaults filled in."""
+
+    max_attempts: int
+    initial_backoff_ms: int
+    max_backoff_ms: int
+    backoff_multiplier: float
+    codes: Tuple[str, ...]  # names as written
+    location: Location
+
+
+@dataclass(frozen=True)
 class Method:
     """One rpc."""
 
@@ -104,6 +116,7 @@ class Method:
     kind: str  # unary, server_stream, client_stream or bidi
     timeout_ms: int
     idempotent: bool
+    retry: Optional[Retry]
     c_name: str
     comment: str
     location: Location

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, Dict, List
 
 from pyproc_gen import paths, protobuf_c, shape
-from pyproc_gen.model import Field, File, Message, Method, Schema, Service
+from pyproc_gen.check import CODES
+from pyproc_gen.model import Field, File, Message, Method, Retry, Schema, Service
 from pyproc_gen.names import Names
 from pyproc_gen.render import render
 
@@ -47,6 +48,18 @@ def _comment(*paragraphs: str) -> str:
     return "/* " + "\n".join(f" * {line}".rstrip() if index else line for index, line in enumerate(safe)) + "\n */"
 
 
+def _retry(retry: Retry) -> Dict[str, str]:
+    """The values of a retry policy's table."""
+    codes = sorted({CODES.index(code) for code in retry.codes})
+    return {
+        "max_attempts": str(retry.max_attempts), "initial_backoff_ms": str(retry.initial_backoff_ms),
+        "max_backoff_ms": str(retry.max_backoff_ms),
+        "multiplier_permille": str(round(retry.backoff_multiplier * 1000)),
+        "codes": " | ".join(f"UINT64_C(1) << {code}" for code in codes),
+        "code_names": ", ".join(CODES[code] for code in codes),
+    }
+
+
 def _call_comments(rpc: str, method: Method) -> Dict[str, str]:
     """The comments above the functions of a unary rpc."""
     timeout = f"{method.timeout_ms} ms, from the schema" if method.timeout_ms else "the pool's call_timeout_ms"
@@ -54,6 +67,7 @@ def _call_comments(rpc: str, method: Method) -> Dict[str, str]:
         "comment": _comment(
             method.comment,
             f"Calls {rpc} and waits for its reply; timeout: {timeout}. From any thread.\n"
+            f"{_attempts(method)}"
             "Returns PYPROC_OK and sets *ret_reply, or a negative PYPROC_E* and sets *reterr if it is given;\n"
             "what is not set stays untouched. Free the reply with pyproc_reply_free and with nothing else, the\n"
             "error with pyproc_error_free."),
@@ -73,6 +87,14 @@ def _call_comments(rpc: str, method: Method) -> Dict[str, str]:
             "Takes the result of a call that _start has sent, once; waits for it where it must. Free the reply\n"
             "with pyproc_reply_free and with nothing else, then the future."),
     }
+
+
+def _attempts(method: Method) -> str:
+    """A line about a retry policy."""
+    if method.retry is None:
+        return ""
+    where = "" if method.idempotent else ", where it certainly did not run"
+    return f"Made up to {method.retry.max_attempts} times in all on {_retry(method.retry)['code_names']}{where}.\n"
 
 
 def _stream_comments(rpc: str, method: Method) -> Dict[str, str]:
@@ -163,6 +185,7 @@ class _CFile:
             "indent": " " * (len("int (") + len(name)), "fingerprint": shape.fingerprint(self.schema, method),
             "kind": f"PYPROC_RPC_{method.kind.upper()}", "timeout_ms": method.timeout_ms,
             "flags": "PYPROC_METHOD_IDEMPOTENT" if method.idempotent else "0",
+            "retry": _retry(method.retry) if method.retry else {},
             **comments(f"{service.full_name}/{method.name}", method),
         }
 

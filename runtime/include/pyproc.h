@@ -2,9 +2,9 @@
  * pyproc.h - call Python functions from C through a supervised pool of Python processes. This header is the manual.
  *
  * CONTENTS
- *   Life of a pool, Threads, How waiting works, Ownership, Codes, What "may have run" means, How a handler is stopped,
- *   Metadata, gRPC, Fork, Signals and other things of the process, Compatibility, Limits; then every function, struct,
- *   enumerator and macro in turn.
+ *   Life of a pool, Threads, How waiting works, Ownership, Codes, What "may have run" means, Calls that are made again,
+ *   How a handler is stopped, Metadata, gRPC, Workers without a handshake, Fork, Signals and other things of the process,
+ *   Compatibility, Limits; then every function, struct, enumerator and macro in turn.
  *
  * LIFE OF A POOL
  *   pyproc_pool_open starts `workers` processes, each of which runs the user's Python script, and returns when all of
@@ -105,6 +105,16 @@
  *   that it gives up; so the answer is right also when the worker was killed. Calls whose worker dies before they have
  *   begun are given to another one without the caller's doing, up to 5 workers in all.
  *
+ * CALLS THAT ARE MADE AGAIN
+ *   Where a method's schema has a retry policy (option (pyproc.method).retry, see pyproc/options.proto), or the caller
+ *   sets max_attempts, a failed unary call is made again by the library: when its code is one of the policy's
+ *   (UNAVAILABLE, where it names none), and the method is declared idempotent or the call certainly did not run.
+ *   Between two attempts there is a pause, random between 0 and a bound that grows from attempt to attempt. Deadline
+ *   and token are those of the call, not of an attempt: there is no attempt that could not begin before the deadline,
+ *   and a token that is fired ends the pause at once, and so does pyproc_pool_close. The caller sees the last error
+ *   alone. That holds for blocking, submitted and started calls; the pause of the latter two takes no thread. What
+ *   fails before it is sent, from a bad argument to a full queue of a submitted call, and streams, are not made again.
+ *
  * HOW A HANDLER IS STOPPED
  *   When a call's deadline passes, or its token is fired, its handler is stopped in three steps: it is asked, which it
  *   may see in its context; it is interrupted, by an exception that is raised in it, Cancelled, which ends a loop, a
@@ -182,6 +192,21 @@
  *   descriptors a moment later. A program that uses gRPC itself, too, shares its libgrpc, which counts its users.
  *   Output. libgrpc writes some errors to standard error; GRPC_VERBOSITY=NONE in the program's environment stops it.
  *
+ * WORKERS WITHOUT A HANDSHAKE
+ *   With handshake "none" a pool drives workers that were written for the Go library pyproc. `python script args…` is
+ *   run as it is, with PYPROC_SOCKET_PATH in its environment and none of our packages. The path is in a folder of mode
+ *   0700, made for this one process in TMPDIR (else /tmp) and removed once the library has connected, which it tries
+ *   every 5 ms until start_timeout_ms. The worker is ready when it has answered the method "health".
+ *   Calls are that library's JSON envelopes: any name can be called, also by a typed method, which then has protobuf's
+ *   JSON mapping; nothing is checked before. A worker gets one call at a time, all others wait in the pool's queue.
+ *   Errors of the worker have a message only and the code UNKNOWN, for a missing method too; there is no metadata, and
+ *   there are no streams (UNIMPLEMENTED). Every call that was sent may have run.
+ *   A call that was given up (deadline, token) cannot be stopped: its caller returns, and when it has not ended after
+ *   cancel_grace_ms the worker is killed and replaced. At close workers get SIGINT, as from the Go library, then
+ *   SIGTERM and SIGKILL. On Linux they are killed when the program dies; elsewhere nothing ends them then.
+ *   A reply that cannot be serialised in the worker makes the Go library's worker give its connection up: the call is
+ *   INTERNAL and the worker is replaced.
+ *
  * FORK
  *   A child that the program forks has no use for its parent's pools: every call on one is FAILED_PRECONDITION there,
  *   and pyproc_pool_close frees memory without touching the workers. It may open pools of its own.
@@ -193,8 +218,8 @@
  *   Workers lead process groups of their own, so that Ctrl-C in a terminal does not reach them, and end when the
  *   program ends, however it ends. A program that ignores SIGCHLD or waits for any child takes exit statuses from the
  *   library: errors then say that the exit status is not known.
- *   The environment is read by pyproc_pool_open (PATH, PYPROC_PYTHON) and whenever a worker starts: as with getenv, the
- *   program must not change it at that moment. With a pool that is open that may be at any time.
+ *   The environment is read by pyproc_pool_open (PATH, PYPROC_PYTHON) and whenever a worker starts (also TMPDIR): as
+ *   with getenv, the program must not change it at that moment. With a pool that is open that may be at any time.
  *
  * COMPATIBILITY
  *   Structs that a program fills in begin with `size` and are initialised with their _INIT, which sets it and makes all
@@ -213,6 +238,7 @@
  *   nesting of protobuf messages     100
  *   nesting of a JSON body           98
  *   workers of a pool                1024
+ *   attempts of a call               10 (max_attempts), up to 5 workers each
  *   calls in flight on a worker      1024 (max_in_flight), at most 4096
  *   calls that wait in a pool        10,000 (queue_limit)
  *   streams open on a worker         64 (max_streams), at most 1024
@@ -378,7 +404,7 @@ pid_t pyproc_error_worker_pid(const pyproc_error *error);
 /* 0: the handler has not begun and will not. 1: it may have run, partly or to its end. See above. */
 int pyproc_error_may_have_run(const pyproc_error *error);
 
-/* How many times the call was given to a worker; 0: never. */
+/* How many times the call was given to a worker, all attempts together; 0: never. */
 int pyproc_error_attempts(const pyproc_error *error);
 
 /* How far the library got in stopping a handler, when the error was made; see HOW A HANDLER IS STOPPED above. */
@@ -432,11 +458,11 @@ enum {
   PYPROC_EVENT_WORKER_READY = 1,  /* a worker can be called */
   PYPROC_EVENT_WORKER_DIED,       /* a worker has ended although nobody closed the pool; `crash` is set */
   PYPROC_EVENT_WORKER_HUNG,       /* later */
-  PYPROC_EVENT_WORKER_RECYCLED,   /* later */
-  PYPROC_EVENT_BREAKER_OPEN,      /* later */
-  PYPROC_EVENT_BREAKER_HALF_OPEN, /* later */
-  PYPROC_EVENT_BREAKER_CLOSED,    /* later */
-  PYPROC_EVENT_RELOADED           /* later */
+  PYPROC_EVENT_WORKER_RECYCLED,   /* a worker has been replaced by a new one that is ready, and will leave */
+  PYPROC_EVENT_BREAKER_OPEN,      /* calls fail at once from now on: see breaker_failures */
+  PYPROC_EVENT_BREAKER_HALF_OPEN, /* a worker is tried again */
+  PYPROC_EVENT_BREAKER_CLOSED,    /* a worker has answered: all is as before */
+  PYPROC_EVENT_RELOADED           /* all workers were replaced by pyproc_pool_reload */
 };
 
 /* One event. Valid during the callback only. */
@@ -463,7 +489,7 @@ typedef struct pyproc_pool_options {
   /* Set by PYPROC_POOL_OPTIONS_INIT. */
   size_t size;
 
-  /* Later. Leave it NULL. */
+  /* What pyproc_options_load allocated, for pyproc_options_clear; yours never. */
   void *loaded;
 
   /* Path of the worker's Python file. Required. Give an absolute path where the program changes its folder, or sets
@@ -477,14 +503,15 @@ typedef struct pyproc_pool_options {
   /* The workers' working folder. Default: the program's. */
   const char *cwd;
 
-  /* How calls are encoded: "protobuf" (default) or "json"; or "grpc": see GRPC above. Typed calls and pyproc_call_json
-   * work with all. */
+  /* How calls are encoded: "protobuf" (default), "json", or a codec of the program's own (pyproc_protocol.h); or "grpc":
+   * see GRPC above. Typed calls and pyproc_call_json work with all of them. */
   const char *protocol;
 
   /* What carries them: "auto" (default) or "uds", which are the same today: a Unix stream socket. */
   const char *channel;
 
-  /* Later. */
+  /* What makes a worker ready: "auto" (default): it says hello. "none": a worker of the Go library pyproc, see WORKERS
+   * WITHOUT A HANDSHAKE; `protocol` must be NULL or "json" then, and `services` NULL. */
   const char *handshake;
 
   /* A gRPC server elsewhere, in gRPC's syntax: "dns:///host:port", "ipv4:address:port[,…]", "unix:path". No workers are
@@ -545,13 +572,16 @@ typedef struct pyproc_pool_options {
    * larger is RESOURCE_EXHAUSTED. */
   int64_t frame_limit_bytes;
 
-  /* Later. */
+  /* A worker is replaced by a new one once it has answered so many calls, 1 or more; looked at four times a second. 0
+   * (default) and PYPROC_OFF: never. Like for the next two, the bound is drawn anew for each process, up to a tenth
+   * lower, one worker is replaced at a time, and no call fails for it: see pyproc_pool_reload. */
   int64_t recycle_calls;
 
-  /* Later. */
+  /* The same once its resident set takes more than so many bytes, 1 MiB or more. 0 (default) and PYPROC_OFF: never. Only
+   * on Linux. */
   int64_t recycle_rss_bytes;
 
-  /* Later. */
+  /* The same once it has been ready for so many milliseconds, 1 or more. 0 (default) and PYPROC_OFF: never. */
   int64_t recycle_age_ms;
 
   /* The lowest level that `log` gets, PYPROC_LOG_DEBUG to PYPROC_LOG_ERROR, or PYPROC_OFF. Default: PYPROC_LOG_INFO. */
@@ -586,17 +616,68 @@ typedef struct pyproc_pool_options {
   /* With `tls_ca_file`: PEM file of the program's own certificate, for a server that asks for one. Default: none. */
   const char *tls_cert_file;
 
-  /* PEM file of that certificate's key; both or neither. */
+  /* With `tls_cert_file`, which needs it: PEM file of its key. */
   const char *tls_key_file;
 
   /* With `target`: sent with every call as its `authorization` header, "Bearer …"; printable ASCII. Only with TLS, or to a
    * "unix:" target, as nothing else keeps it secret. Default: none. */
   const char *authorization;
+
+  /* How often a worker may fail, 1 to 2^31 - 1, within restart_window_ms: with one failure more its place rests for as
+   * long as that. PYPROC_OFF: it never does. Default: 3. To fail is not to become ready, or to die before the first
+   * answer; between failures it is started after pauses that grow from 0.1 to 30 s, half of it random. A worker that dies
+   * after it has answered is replaced at once and counts nowhere. */
+  int64_t restart_max;
+
+  /* Milliseconds, 1 to 86,400,000. Default: 60,000. */
+  int64_t restart_window_ms;
+
+  /* After so many failures in a row, 1 to 2^31 - 1, of any of its workers, the pool's breaker opens, where no worker is
+   * ready that has answered a call: nothing is started any more, and calls are UNAVAILABLE at once, with the cause.
+   * PYPROC_OFF: never. Default: 10. */
+  int64_t breaker_failures;
+
+  /* Milliseconds, 1 to 86,400,000, default 30,000, that it stays open. Then it is half open: one worker is started, and
+   * its first answer closes the breaker, while another failure opens it again. pyproc_pool_reload and _resize try at
+   * once. */
+  int64_t breaker_cooldown_ms;
 } pyproc_pool_options;
 
 /* Initialises a pyproc_pool_options: all defaults. */
 #define PYPROC_POOL_OPTIONS_INIT PYPROC_INIT_(pyproc_pool_options)
 PYPROC_DEFINE_INIT_(pyproc_pool_options)
+
+/*
+ * Sets options from a file and from the environment. What the program has set stays where neither names it: the
+ * environment beats the file, and the file beats the program. `path` is a YAML file of at most 1 MiB with one mapping
+ * of options to values, or NULL: the environment alone.
+ *
+ *   script: worker.py
+ *   workers: 4
+ *   call_timeout_ms: 500
+ *   queue_limit: unlimited      # PYPROC_UNLIMITED; also off (PYPROC_OFF) and default (0)
+ *   log_level: warning          # or debug, info, error, off
+ *   args: [--model, small]
+ *   env: {OMP_NUM_THREADS: 1}   # or a list of NAME=value
+ *
+ * In the environment the option `call_timeout_ms` is PYPROC_CALL_TIMEOUT_MS, and so are all others; lists and mappings
+ * are written as in YAML, PYPROC_ARGS="[--model, small]". An empty variable counts as none. The Go library's
+ * PYPROC_POOL_WORKERS and PYPROC_POOL_MAX_IN_FLIGHT are taken where PYPROC_WORKERS and PYPROC_MAX_IN_FLIGHT are not
+ * set. A process that has more rights than who started it (set-user-ID) sees no environment. docs/options.md lists all
+ * options. Paths are relative to the program's folder, not the file's. Callbacks and `services` are the program's to set.
+ *
+ * `options` must have been initialised. Texts that were loaded belong to it: free them with pyproc_options_clear, at any
+ * time after pyproc_pool_open. On failure `options` is unchanged and holds nothing new. One thread at a time; the
+ * environment must not change meanwhile.
+ *
+ * Errors: INVALID_ARGUMENT: "file:line: key: what is wrong and what is allowed", or the same with the variable's name;
+ * NOT_FOUND, PERMISSION_DENIED: the file; RESOURCE_EXHAUSTED: memory.
+ */
+int pyproc_options_load(pyproc_pool_options *options, const char *path, pyproc_error **reterr);
+
+/* Frees what pyproc_options_load allocated; texts of `options` that lie there become NULL, all else stays. Options that
+ * were never loaded, and NULL, are fine. */
+void pyproc_options_clear(pyproc_pool_options *options);
 
 /*
  * How one call is made.
@@ -628,7 +709,11 @@ typedef struct pyproc_call_options {
    * may pass what is left of its own; nothing is sent. (What is left may be 0: pass -1 then.) */
   int64_t timeout_ms;
 
-  /* Later: 0 (default) or 1. */
+  /* How often the call may be made in all, where it fails and another attempt may help: 2 to 10, by the schema's retry
+   * policy or, where it has none, with pauses of up to 100 ms, then 200, and so on to 5000, and for UNAVAILABLE alone.
+   * 1: it is never made again. 0 (default): as the schema says, else once. One that may have run is made again only
+   * where the schema declares the method idempotent, which pyproc_call_json does not know. Without effect on
+   * streams. */
   int64_t max_attempts;
 
   /* Cancels the call when it is fired; NULL (default): nothing does. */
@@ -651,14 +736,14 @@ PYPROC_DEFINE_INIT_(pyproc_call_options)
  * up. */
 typedef struct pyproc_health {
   size_t size;           /* set by PYPROC_HEALTH_INIT */
-  int64_t workers;       /* places for workers, as opened */
+  int64_t workers;       /* that shall run, as opened or resized */
   int64_t workers_ready; /* that can be called now */
   int64_t in_flight;     /* calls that workers hold, given-up ones among them until they are answered */
   int64_t queued;        /* calls that wait for a worker */
   int64_t restarts;      /* workers that ended since the pool was opened, each of which is replaced */
   int64_t calls;         /* that have returned, with whatever result */
   int64_t failures;      /* of these, the ones that failed */
-  int64_t breaker_open;  /* later; 0 */
+  int64_t breaker_open;  /* 1 while calls fail at once because of breaker_failures, else 0 */
 } pyproc_health;
 
 /* Initialises a pyproc_health. */
@@ -694,6 +779,43 @@ void pyproc_pool_close(pyproc_pool *pool);
 /* Tells what the pool is doing. `ret_health` must have been initialised (PYPROC_HEALTH_INIT) and may be used again. Any
  * thread; never blocks. Errors: INVALID_ARGUMENT, FAILED_PRECONDITION (in a forked child); no pyproc_error. */
 int pyproc_pool_health(pyproc_pool *pool, pyproc_health *ret_health);
+
+/*
+ * Replaces all workers, one after the other, by new ones that run what the script is by now: with `options`, or with
+ * the present ones where it is NULL. A new worker is started beside the old one; as soon as it is ready the old one gets
+ * no more calls, ends those that it has (at most drain_timeout_ms), and leaves. No call fails for it, and once this has
+ * returned 0 no old worker is left. Blocks until then; other threads go on calling. Reloads and resizes of one pool
+ * happen one after the other.
+ *
+ * Where a new worker does not start the reload stops there, the old ones that are left serve on, and the error is the
+ * one that pyproc_pool_open would give. It says how many workers had been replaced by then, if any.
+ *
+ * Of the options script, python, cwd, args, env, workers, start_timeout_ms and recycle_… may differ from those of the
+ * pool; another one that does is INVALID_ARGUMENT naming it. Any thread, but no log or event callback.
+ *
+ * Errors: those of pyproc_pool_open; UNAVAILABLE: the pool is being closed.
+ */
+int pyproc_pool_reload(pyproc_pool *pool, const pyproc_pool_options *options, pyproc_error **reterr);
+
+/*
+ * Changes the number of workers, 1 to 1024, and waits until it is reached: until new ones are ready, or those with the
+ * highest indices have ended their calls (at most drain_timeout_ms) and left. No call fails for it. Any thread, but no
+ * log or event callback.
+ *
+ * Errors: INVALID_ARGUMENT; those of pyproc_pool_open where a new worker does not start: it is given up, those that were
+ * added before stay; UNAVAILABLE: the pool is being closed.
+ */
+int pyproc_pool_resize(pyproc_pool *pool, int64_t workers, pyproc_error **reterr);
+
+/*
+ * Lets the pool come to rest: from now on new calls are UNAVAILABLE, and those that are inside, waiting ones among them,
+ * have `timeout_ms` milliseconds to end (negative: no limit). Callbacks of submitted calls that have ended may be
+ * dispatched before, during and after it. Only pyproc_pool_close is left to do then, which finds nothing to wait for.
+ * Any thread, but not from within a callback.
+ *
+ * Errors: DEADLINE_EXCEEDED: calls are still inside; call it again, or close.
+ */
+int pyproc_pool_drain(pyproc_pool *pool, int64_t timeout_ms, pyproc_error **reterr);
 
 /* ---- cancellation ---- */
 

@@ -65,6 +65,16 @@ struct pyproc_message_info {
   uint64_t well_known;                          /* PYPROC_WELL_KNOWN_* */
 };
 
+/* When a failed call is made again: option (pyproc.method).retry, its defaults filled in. */
+typedef struct pyproc_retry {
+  size_t size;                         /* sizeof(pyproc_retry) of the header it was generated for */
+  int64_t max_attempts;                /* in all, 2 to 10 */
+  int64_t initial_backoff_ms;          /* bound of the random pause before the second attempt */
+  int64_t max_backoff_ms;              /* what that bound grows to */
+  int64_t backoff_multiplier_permille; /* by which it grows each time, 1000 to 10000 */
+  uint64_t codes;                      /* bit n: gRPC's code n */
+} pyproc_retry;
+
 /* One rpc. */
 struct pyproc_method {
   size_t size;                        /* sizeof(pyproc_method) of the header it was generated for */
@@ -75,6 +85,7 @@ struct pyproc_method {
   uint64_t kind;                      /* PYPROC_RPC_* */
   uint64_t flags;                     /* PYPROC_METHOD_* */
   int64_t timeout_ms;                 /* option (pyproc.method).timeout_ms; 0: the pool's default */
+  const pyproc_retry *retry;          /* NULL: a failed call is not made again */
 };
 
 /* One service: what pyproc_pool_options.services lists. */

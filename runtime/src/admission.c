@@ -13,7 +13,15 @@ void admission_init(struct admission *self, struct lot *lot, int64_t queue_limit
 }
 
 void admission_destroy(struct admission *self) {
+  pyproc_error_free(self->broken);
   pthread_mutex_destroy(&self->lock);
+}
+
+void admission_use(struct admission *self, struct connection **connections, int count) {
+  pthread_mutex_lock(&self->lock);
+  self->connections = connections;
+  atomic_store(&self->count, count);
+  pthread_mutex_unlock(&self->lock);
 }
 
 static int room_of(const struct admission *self, const struct connection *candidate) {
@@ -46,6 +54,10 @@ static struct connection *choose(struct admission *self, bool for_stream) {
   return best;
 }
 
+static int attempts_of(const struct call *call) {
+  return call->attempts - call->attempts_before;
+}
+
 static call_list *queue_of(struct admission *self, const struct call *call) {
   return call->stream != NULL ? &self->stream_queue : &self->queue;
 }
@@ -70,6 +82,7 @@ static int find_place(struct admission *self, struct call *call, struct connecti
                       pyproc_error **reterr) {
   *ret_connection = NULL;
   if (self->closed) return error_set(reterr, PYPROC_E_UNAVAILABLE, "the pool is being closed");
+  if (self->broken != NULL) return error_give(reterr, error_copy(self->broken));
   if (queue_of(self, call)->first == NULL) *ret_connection = choose(self, call->stream != NULL);
   if (*ret_connection != NULL) return PYPROC_OK;
   if (atomic_load(&self->queued) >= self->queue_limit)
@@ -97,12 +110,13 @@ static int enter(struct admission *self, struct call *call, pyproc_error **reter
 
 int admission_enter(struct admission *self, struct call *call, pyproc_error **reterr) {
   if (call->stream == NULL) return enter(self, call, reterr);
-  int64_t places = (int64_t)self->count * self->max_streams;
+  int workers = atomic_load(&self->workers);
+  int64_t places = (int64_t)workers * self->max_streams;
   int result = PYPROC_OK;
   if (atomic_fetch_add(&self->open_streams, 1) >= places)
-    result = error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED,
-                       "%" PRId64 " streams are open, as many as %d workers may have (option max_streams)", places,
-                       self->count);
+    result =
+        error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED,
+                  "%" PRId64 " streams are open, as many as %d workers may have (option max_streams)", places, workers);
   if (result >= 0) result = enter(self, call, reterr);
   if (result < 0) admission_leave_stream(self);
   return result;
@@ -203,7 +217,7 @@ void admission_return(struct admission *self, struct call *call) {
   uint32_t bits = 0;
   pthread_mutex_lock(&self->lock);
   atomic_store(&call->connection, NULL);
-  if (self->closed || call->attempts >= ATTEMPTS_MAX)
+  if (self->closed || attempts_of(call) >= ATTEMPTS_MAX)
     bits = call_fail(call, error_new(PYPROC_E_UNAVAILABLE, "the worker stopped before it began %s", call->method.name),
                      false);
   else
@@ -220,7 +234,7 @@ void admission_lose(struct admission *self, struct connection *lost, const pypro
   lost->protocol->fail(lost, error, &unstarted);
   for (struct call *call = unstarted.first, *next; call != NULL; call = next) {
     next = call->next;
-    if (call->attempts < ATTEMPTS_MAX && !self->closed) continue;
+    if (attempts_of(call) < ATTEMPTS_MAX && !self->closed) continue;
     call_list_remove(&unstarted, call);
     bits |= call_fail(call, error_copy(error), false);
   }
@@ -230,15 +244,37 @@ void admission_lose(struct admission *self, struct connection *lost, const pypro
   admission_dispatch(self);
 }
 
-void admission_close(struct admission *self, const pyproc_error *error) {
+/* Ends the calls that wait. The lock is held. Returns the bits for lot_wake. */
+static uint32_t fail_queues(struct admission *self, const pyproc_error *error) {
   uint32_t bits = 0;
-  pthread_mutex_lock(&self->lock);
-  self->closed = true;
-  for (struct call *call;
-       error != NULL && (call = self->queue.first != NULL ? self->queue.first : self->stream_queue.first) != NULL;) {
+  for (struct call *call; (call = self->queue.first != NULL ? self->queue.first : self->stream_queue.first) != NULL;) {
     take_from_queue(self, call);
     bits |= call_fail(call, error_copy(error), false);
   }
+  return bits;
+}
+
+void admission_break(struct admission *self, pyproc_error *error) {
+  pthread_mutex_lock(&self->lock);
+  pyproc_error *before = self->broken;
+  self->broken = error;
+  uint32_t bits = error != NULL ? fail_queues(self, error) : 0;
+  pthread_mutex_unlock(&self->lock);
+  pyproc_error_free(before);
+  lot_wake(self->lot, bits);
+}
+
+bool admission_is_broken(struct admission *self) {
+  pthread_mutex_lock(&self->lock);
+  bool is_broken = self->broken != NULL;
+  pthread_mutex_unlock(&self->lock);
+  return is_broken;
+}
+
+void admission_close(struct admission *self, const pyproc_error *error) {
+  pthread_mutex_lock(&self->lock);
+  self->closed = true;
+  uint32_t bits = error != NULL ? fail_queues(self, error) : 0;
   pthread_mutex_unlock(&self->lock);
   lot_wake(self->lot, bits);
 }

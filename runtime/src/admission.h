@@ -18,19 +18,24 @@ struct admission {
   pthread_mutex_t lock;
   struct lot *lot;
   struct connection **connections; /* borrowed */
-  int count;
-  int max_in_flight; /* per connection */
-  int max_streams;   /* per connection */
-  int next;          /* where the search begins, so that equals take turns */
+  _Atomic int count;               /* it only grows */
+  _Atomic int workers;             /* that shall run; the other connections are spare. Set by the supervisor */
+  int max_in_flight;               /* per connection */
+  int max_streams;                 /* per connection */
+  int next;                        /* where the search begins, so that equals take turns */
   call_list queue, stream_queue;
   int64_t queue_limit;
   _Atomic int64_t queued;       /* in both */
   _Atomic int64_t open_streams; /* that have entered and are not over */
   bool closed;
+  pyproc_error *broken; /* what calls fail with at once; NULL: nothing */
 };
 
 void admission_init(struct admission *self, struct lot *lot, int64_t queue_limit, int max_in_flight, int max_streams);
 void admission_destroy(struct admission *self);
+
+/* These are the connections from now on: the same as before, and maybe more. Any thread. */
+void admission_use(struct admission *self, struct connection **connections, int count);
 
 /* Gives the call to the worker with the least to do, or queues it. UNAVAILABLE: closed; RESOURCE_EXHAUSTED: the queue
  * is full, or all places for streams are taken. The call's own thread. */
@@ -62,6 +67,11 @@ void admission_return(struct admission *self, struct call *call);
 /* The connection is lost, see protocol.h, fail: its calls end with `error`, but those that have not started are
  * queued again, in front. */
 void admission_lose(struct admission *self, struct connection *lost, const pyproc_error *error);
+
+/* Calls fail at once with (copies of) the error, which it takes over, those that wait in the queue among them; NULL: no
+ * longer. Any thread. */
+void admission_break(struct admission *self, pyproc_error *error);
+bool admission_is_broken(struct admission *self);
 
 /* No call enters any more; with `error` those that wait in the queue end, too. */
 void admission_close(struct admission *self, const pyproc_error *error);

@@ -33,6 +33,7 @@ void async_call_ref(async_call *self) {
 
 void async_call_unref(async_call *self) {
   if (atomic_fetch_sub(&self->references, 1) > 1) return;
+  retry_clear(&self->retry);
   if (self->destroy != NULL) self->destroy(self);
   call_clear(&self->call);
   free(self->name);
@@ -55,6 +56,7 @@ static void forget_deadline(async_call *self) {
 static void end(async_call *self) {
   pyproc_pool *pool = self->pool;
   forget_deadline(self);
+  if (self->call.error != NULL) retry_sum_up(&self->retry, &self->call, self->call.error);
   pool_count(pool, pyproc_error_code(self->call.error));
   self->ended(self);
   pool_leave(pool);
@@ -78,16 +80,47 @@ static pyproc_error *error_of(const async_call *self, async_reason reason, const
     return call_setup_given_up(self->pool, call, reason == ASYNC_LATE ? PYPROC_E_DEADLINE_EXCEEDED : PYPROC_E_CANCELLED,
                                last, self->timeout_ms, may_have_run);
   }
-  if (last != NULL) error_set_worker(error, last->peer_pid);
+  if (last != NULL) error_set_worker(error, call->worker_pid);
   error_set_may_have_run(error, may_have_run);
   error_set_attempts(error, call->attempts);
   return error;
 }
 
+/* Has the supervisor look at `at_ns`, or before. The lock is held. Returns whether it must be told. */
+static bool arm(async_state *state, int64_t at_ns) {
+  if (at_ns >= atomic_load(&state->armed_ns)) return false;
+  atomic_store(&state->armed_ns, at_ns);
+  return true;
+}
+
+/* The call has failed: it pauses, where it is to be made again. */
+static bool begin_pause(async_call *self) {
+  async_state *state = &self->pool->async;
+  struct call *call = &self->call;
+  int64_t at_ns;
+  bool is_next = false;
+  if (call->error == NULL) return false;
+  error_set_may_have_run(call->error, call->may_have_run);
+  pthread_mutex_lock(&state->lock); /* whoever cancels the call, or closes the gate, then looks for it here */
+  bool pauses = atomic_load(&self->reason) == ASYNC_LATE && !gate_is_closing(&self->pool->gate) &&
+                retry_plan(&self->retry, &call->error, &at_ns);
+  if (pauses) {
+    self->paused = true;
+    deadlines_move(&state->deadlines, &self->deadline, at_ns);
+    is_next = arm(state, at_ns);
+  }
+  pthread_mutex_unlock(&state->lock);
+  if (is_next) supervisor_wake(self->pool->supervisor);
+  return pauses;
+}
+
 /* call.finished */
 static void on_finished(struct call *call) {
   async_call *self = (async_call *)(void *)call;
-  if (call->asked != 0) call_setup_stopped(call, self->timeout_ms);
+  if (call->asked != 0)
+    call_setup_stopped(call, self->timeout_ms);
+  else if (begin_pause(self))
+    return;
   end(self);
 }
 
@@ -108,13 +141,6 @@ static int give_up(async_call *self, bool at_once) {
   call->may_have_run = may_have_run;
   end(self);
   return 0;
-}
-
-/* Has the supervisor look at `at_ns`, or before. The lock is held. Returns whether it must be told. */
-static bool arm(async_state *state, int64_t at_ns) {
-  if (at_ns >= atomic_load(&state->armed_ns)) return false;
-  atomic_store(&state->armed_ns, at_ns);
-  return true;
 }
 
 /* The supervisor looks at the call then. */
@@ -172,17 +198,74 @@ static async_call *take_late(async_state *state, int64_t now_ns) {
   return late;
 }
 
+/* Its pause is over: the call is made again, or ends. A reference is held. */
+static void go_on(async_call *self) {
+  pyproc_pool *pool = self->pool;
+  struct call *call = &self->call;
+  pyproc_error *error = NULL;
+  if (atomic_load(&self->reason) != ASYNC_LATE) {
+    call->error = call_setup_given_up(pool, call, PYPROC_E_CANCELLED, NULL, self->timeout_ms, false);
+    end(self);
+  } else if (gate_is_closing(&pool->gate) || !retry_renew(&self->retry, call)) {
+    call->error = retry_take_last(&self->retry);
+    end(self);
+  } else if (admission_enter(&pool->admission, call, &error) < 0) {
+    call_fail(call, error, false);
+  }
+}
+
+/* Ends the call's pause; the lock is held. False: it is in none. */
+static bool leave_pause(async_state *state, async_call *self) {
+  if (!self->paused) return false;
+  self->paused = false;
+  deadlines_move(&state->deadlines, &self->deadline, self->retry.deadline_ns);
+  return true;
+}
+
+static bool resume(async_call *self) {
+  async_state *state = &self->pool->async;
+  pthread_mutex_lock(&state->lock);
+  bool paused = leave_pause(state, self);
+  pthread_mutex_unlock(&state->lock);
+  if (paused) go_on(self);
+  return paused;
+}
+
+void async_end_pauses(pyproc_pool *pool) {
+  async_state *state = &pool->async;
+  call_list paused = {0};
+  pthread_mutex_lock(&state->lock);
+  for (size_t i = 0; i < state->deadlines.count; i++) {
+    async_call *one = (async_call *)(void *)((char *)state->deadlines.items[i] - offsetof(async_call, deadline));
+    if (!one->paused) continue;
+    one->paused = false;
+    atomic_fetch_add(&one->references, 1);
+    call_list_append(&paused, &one->call);
+  }
+  pthread_mutex_unlock(&state->lock);
+  for (struct call *call; (call = paused.first) != NULL;) {
+    call_list_remove(&paused, call);
+    go_on((async_call *)(void *)call);
+    async_call_unref((async_call *)(void *)call);
+  }
+}
+
+/* The call's deadline, or an earlier one of its own, has passed. */
+static void end_in_time(async_call *late, int64_t now_ns) {
+  bool is_asked = late->due != NULL && atomic_load(&late->reason) == ASYNC_LATE;
+  int64_t due_ns = is_asked ? late->due(late, now_ns) : now_ns;
+  if (due_ns > now_ns)
+    look_again(late, due_ns);
+  else
+    begin_to_give_up(late, atomic_load(&late->asked));
+}
+
 int64_t async_expire(void *argument, int64_t now_ns) {
   pyproc_pool *pool = argument;
   async_state *state = &pool->async;
   async_call *late;
   while (atomic_load(&state->armed_ns) <= now_ns && (late = take_late(state, now_ns)) != NULL) {
-    bool is_asked = late->due != NULL && atomic_load(&late->reason) == ASYNC_LATE;
-    int64_t due_ns = is_asked ? late->due(late, now_ns) : now_ns;
-    if (due_ns > now_ns)
-      look_again(late, due_ns);
-    else
-      begin_to_give_up(late, atomic_load(&late->asked));
+    if (!resume(late)) end_in_time(late, now_ns);
     async_call_unref(late);
   }
   return atomic_load(&state->armed_ns);
@@ -232,6 +315,7 @@ void *async_call_new(size_t size, pyproc_pool *pool, call_method method, frame_b
   self->token = options->cancel;
   self->entry = (cancel_entry){.fired = on_cancel, .argument = self};
   self->deadline = (deadline){.at_ns = self->call.deadline_ns};
+  retry_init(&self->retry, &self->call, options->max_attempts);
   atomic_init(&self->left_ns, platform_now_ns());
   atomic_init(&self->references, REFERENCES_AT_START);
   return self;

@@ -12,6 +12,7 @@
 #include "cancel.h"
 #include "completions.h"
 #include "deadlines.h"
+#include "retry.h"
 
 /* A pool's. */
 typedef struct async_state {
@@ -39,6 +40,8 @@ typedef struct async_call {
   pyproc_cancel *token;
   cancel_entry entry;
   deadline deadline; /* in the heap as long as the call is in flight; under the lock */
+  retry retry;
+  bool paused; /* until it is made again, at `deadline`; under the lock */
   atomic_int references;
   atomic_bool asked;       /* its worker was told to stop it, and the deadline is that of its word */
   atomic_int reason;       /* async_reason */
@@ -51,6 +54,9 @@ void async_destroy(async_state *self);
 
 /* Supervisor: ends the calls of a pool whose deadlines have passed. Returns when to look again. */
 int64_t async_expire(void *pool, int64_t now_ns);
+
+/* Ends the calls that pause before they are made again, and lets no other one pause; the pool's gate is closing. */
+void async_end_pauses(pyproc_pool *pool);
 
 /* Initialises the call in a block of `size` zeroed bytes that begins with it, or returns NULL (out of memory). Takes
  * the frame over in any case. */

@@ -11,6 +11,16 @@ frame_block *frame_block_new(call_encoding encoding) {
   return frame;
 }
 
+frame_block *frame_block_copy(const frame_block *frame) {
+  frame_block *copy = frame_block_new(frame->encoding);
+  if (copy == NULL) return NULL;
+  copy->id_offset = frame->id_offset;
+  copy->body_offset = frame->body_offset;
+  if (buffer_append(&copy->bytes, frame->bytes.data, frame->bytes.size)) return copy;
+  frame_block_unref(copy);
+  return NULL;
+}
+
 frame_block *frame_block_ref(frame_block *frame) {
   atomic_fetch_add_explicit(&frame->references, 1, memory_order_relaxed);
   return frame;

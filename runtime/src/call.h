@@ -40,6 +40,7 @@ typedef struct frame_block {
   _Atomic uint32_t references;
   call_encoding encoding;
   size_t id_offset;   /* of the digits in an envelope */
+  bool has_timeout;   /* the envelope has digits for it behind those of the id */
   size_t body_offset; /* where the encoded message begins; it goes to the end, but in an envelope */
   buffer bytes;       /* length, then the payload */
 } frame_block;
@@ -101,6 +102,7 @@ struct call {
   uint64_t id;         /* on its connection */
   int asked;           /* its worker was told to stop it, because of this code; 0: not. Under the connection's lock */
   int attempts;        /* connections that took it, and were not made to give it back */
+  int attempts_before; /* of these, the ones before it was made again, see retry.h */
   pid_t worker_pid;    /* of the last one's worker */
   call_stream *stream; /* NULL: a unary call */
 
@@ -147,6 +149,9 @@ static inline bool call_wait_is_over(const call_wait *self, const struct connect
 frame_block *frame_block_new(call_encoding encoding);
 frame_block *frame_block_ref(frame_block *frame);
 void frame_block_unref(frame_block *frame);
+
+/* Another one with the same bytes; NULL: out of memory. */
+frame_block *frame_block_copy(const frame_block *frame);
 
 /* Initialises the call; `frame` passes to it. */
 void call_init(struct call *self, struct lot *lot, call_method method, frame_block *frame, int64_t deadline_ns);

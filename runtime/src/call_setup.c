@@ -5,6 +5,7 @@
 #include "error.h"
 #include "reply.h"
 #include "request.h"
+#include "retry.h"
 #include "wire/envelope.h"
 #include "wire/frame.h"
 
@@ -15,17 +16,12 @@ static int check_options(const pyproc_call_options *given, pyproc_call_options *
   if (given == NULL) return PYPROC_OK;
   int result = options_copy_sized(options, sizeof *options, given, "pyproc_call_options", reterr);
   if (result < 0) return result;
-  if (options->max_attempts > 1)
-    return error_set(reterr, PYPROC_E_UNIMPLEMENTED, "option max_attempts is not part of this version; leave it 0");
-  if (options->max_attempts < 0)
-    return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "option max_attempts is %" PRId64 "; allowed are 0 and 1",
-                     options->max_attempts);
-  return PYPROC_OK;
+  return retry_check(options->max_attempts, reterr);
 }
 
 static int check_table(const pyproc_method *method, pyproc_error **reterr) {
   if (method == NULL) return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "method is NULL");
-  if (method->size != sizeof *method)
+  if (method->size != sizeof *method || (method->retry != NULL && method->retry->size != sizeof *method->retry))
     return error_set(reterr, PYPROC_E_FAILED_PRECONDITION,
                      "the code of this method was generated for another version of the library: run pyproc-gen again");
   return PYPROC_OK;
@@ -141,7 +137,7 @@ pyproc_error *call_setup_given_up(pyproc_pool *pool, const struct call *call, in
   if (failure != NULL) error_append(error, "; no worker is ready: %s", pyproc_error_message(failure));
   pyproc_error_free(failure);
   set_stop(error, may_have_run ? PYPROC_STOP_ASKED : PYPROC_STOP_NONE);
-  if (last != NULL) error_set_worker(error, last->peer_pid);
+  if (last != NULL) error_set_worker(error, call->worker_pid);
   error_set_may_have_run(error, may_have_run);
   error_set_attempts(error, call->attempts);
   return error;
@@ -190,8 +186,8 @@ static int unpack(const struct call *call, const struct codec *codec, int64_t fr
                   const stream_message *message, ProtobufCMessage **ret_message, pyproc_error **reterr) {
   pyproc_error *error = NULL;
   ProtobufCMessage *unpacked;
-  int result = codec->unpack(call->method.typed->reply, message->body, message->size,
-                             (size_t)frame_limit * BUDGET_PER_FRAME_BYTE, &unpacked, &error);
+  int result = codec_unpack(codec, call->method.typed->reply, message->body, message->size,
+                            (size_t)frame_limit * BUDGET_PER_FRAME_BYTE, &unpacked, &error);
   if (result < 0) return give_reply_error(call, error, reterr);
   result = give_metadata(call, message->metadata, message->metadata_size, unpacked, reterr);
   if (result >= 0) *ret_message = unpacked;
@@ -212,7 +208,14 @@ int call_setup_unpack_message(const struct call *call, const struct codec *codec
   return unpack(call, codec, frame_limit, message, ret_message, reterr);
 }
 
-int call_setup_take_json(const struct call *call, char **ret_body, pyproc_error **reterr) {
+int call_setup_take_json(const struct call *call, const struct codec *codec, int64_t frame_limit, char **ret_body,
+                         pyproc_error **reterr) {
+  if (call->frame->encoding == CALL_BODY_CODEC) {
+    pyproc_error *error = NULL;
+    int result = codec_unpack_json(codec, call->body, call->body_size, (size_t)frame_limit * BUDGET_PER_FRAME_BYTE,
+                                   ret_body, &error);
+    return result < 0 ? give_reply_error(call, error, reterr) : result;
+  }
   const char *body = (const char *)call->body;
   const char *wrong = call->is_checked ? NULL : envelope_check_body(body, call->body_size);
   if (wrong != NULL) return give_reply_error(call, error_new(PYPROC_E_DATA_LOSS, "%s", wrong), reterr);

@@ -55,6 +55,7 @@ int call_setup_take_message(const struct call *call, const struct codec *codec, 
 /* The same of a stream's message. */
 int call_setup_unpack_message(const struct call *call, const struct codec *codec, int64_t frame_limit,
                               const stream_message *message, ProtobufCMessage **ret_message, pyproc_error **reterr);
-int call_setup_take_json(const struct call *call, char **ret_body, pyproc_error **reterr);
+int call_setup_take_json(const struct call *call, const struct codec *codec, int64_t frame_limit, char **ret_body,
+                         pyproc_error **reterr);
 
 #endif

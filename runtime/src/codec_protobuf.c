@@ -86,11 +86,15 @@ static int check_message(const checker *check, const ProtobufCMessageDescriptor 
   return PYPROC_OK;
 }
 
-static int protobuf_pack(const pyproc_message_info *info, const ProtobufCMessage *message, buffer *out,
-                         pyproc_error **reterr) {
+int codec_check_message(const pyproc_message_info *info, const ProtobufCMessage *message, pyproc_error **reterr) {
   checker check = {info->name, reterr};
-  int result = check_message(&check, info->descriptor, message, NULL, 1);
-  if (result != PYPROC_OK) return result;
+  return check_message(&check, info->descriptor, message, NULL, 1);
+}
+
+static int protobuf_pack(const pyproc_protocol *self, const pyproc_message_info *info, const ProtobufCMessage *message,
+                         pyproc_output *output, pyproc_error **reterr) {
+  (void)self;
+  buffer *out = output->bytes;
   size_t size = protobuf_c_message_get_packed_size(message);
   if (!buffer_reserve(out, size))
     return error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED, "%s: no memory for a message of %zu bytes", info->name, size);
@@ -98,17 +102,13 @@ static int protobuf_pack(const pyproc_message_info *info, const ProtobufCMessage
   return PYPROC_OK;
 }
 
-static int protobuf_unpack(const pyproc_message_info *info, const uint8_t *data, size_t size, size_t budget,
-                           ProtobufCMessage **ret_message, pyproc_error **reterr) {
-  return reply_unpack(info->descriptor, data, size, budget, ret_message, reterr);
+static int protobuf_unpack(const pyproc_protocol *self, const pyproc_message_info *info, const uint8_t *data,
+                           size_t size, pyproc_arena *arena, ProtobufCMessage **ret_message, pyproc_error **reterr) {
+  (void)self;
+  return reply_unpack_into(info->descriptor, data, size, &arena->memory, ret_message, reterr);
 }
 
-const struct codec codec_protobuf = {
-    .name = "protobuf", .pack = protobuf_pack, .unpack = protobuf_unpack, .envelope = false};
+static const pyproc_protocol protobuf = {
+    .size = sizeof(pyproc_protocol), .name = "protobuf", .pack = protobuf_pack, .unpack = protobuf_unpack};
 
-const struct codec *codec_find(const char *name) {
-  const struct codec *const all[] = {&codec_protobuf, &codec_json};
-  for (size_t i = 0; i < sizeof all / sizeof *all; i++)
-    if (strcmp(name, all[i]->name) == 0) return all[i];
-  return NULL;
-}
+const struct codec codec_protobuf = {.name = "protobuf", .protocol = &protobuf, .self = &protobuf};

@@ -184,6 +184,10 @@ void error_set_python(pyproc_error *error, const char *type, size_t type_size, c
   text_replace(&error->traceback, traceback == NULL ? NULL : text_new(traceback, traceback_size));
 }
 
+void error_set_code(pyproc_error *error, int code) {
+  if (is_writable(error)) error->code = code;
+}
+
 void error_set_worker(pyproc_error *error, pid_t pid) {
   if (is_writable(error)) error->worker_pid = pid;
 }

@@ -32,6 +32,7 @@ void error_prefix(pyproc_error *error, const char *format, ...) ERROR_PRINTF(2);
 /* What the Python side said. `type` and `traceback` may be NULL: none. */
 void error_set_python(pyproc_error *error, const char *type, size_t type_size, const char *traceback,
                       size_t traceback_size);
+void error_set_code(pyproc_error *error, int code);
 void error_set_worker(pyproc_error *error, pid_t pid);
 void error_set_log(pyproc_error *error, const char *text); /* the worker's last lines */
 void error_set_may_have_run(pyproc_error *error, int may_have_run);

@@ -8,16 +8,12 @@
 
 #include "error.h"
 
-#include <pyproc.h>
+#include <pyproc_protocol.h>
 #include <stddef.h>
 
-#define FIELD_PATH_NO_INDEX SIZE_MAX
+#define FIELD_PATH_NO_INDEX PYPROC_NO_INDEX
 
-typedef struct field_path {
-  const struct field_path *parent; /* NULL at the message that the walk began with */
-  const char *name;                /* of the field */
-  size_t index;                    /* of the element, FIELD_PATH_NO_INDEX where the field is not repeated */
-} field_path;
+typedef pyproc_field_path field_path;
 
 /* Sets an error "MESSAGE: field \"PATH\": WHAT", without the middle where path is NULL. Returns the code. */
 int field_path_error(pyproc_error **reterr, int code, const char *message_name, const field_path *path,

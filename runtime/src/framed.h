@@ -7,6 +7,7 @@
  *   framed_reader.c     what the reader's role does: receive, dispatch, hello
  *   framed_writer.c     what the writer's role does
  *   framed_stream.c     streams: messages and credit
+ *   framed_bare.c       workers without a handshake
  *   framed_table.c      the calls in flight, and the end of a connection: what all the others stand on
  *
  * Roles. `reading` is taken by one thread at a time, which may touch `receiver` and wait on the channel. `writing`
@@ -23,6 +24,7 @@
 #include "protocol.h"
 #include "receiver.h"
 #include "send_queue.h"
+#include "wire/envelope.h"
 #include "wire/frame.h"
 
 /* One call in flight. */
@@ -34,8 +36,26 @@ typedef struct framed_slot {
   bool is_stream;
 } framed_slot;
 
+struct framed;
+
+/* What is said until calls may start, and what the worker understands afterwards. */
+typedef struct framed_handshake {
+  bool has_frames;  /* it knows frames beside the JSON envelopes */
+  int prefetch_max; /* calls that may wait in the worker */
+  /* The connection was opened. Supervisor, no lock held. */
+  void (*begin)(struct framed *self);
+  /* A payload while the state is CONNECTION_HANDSHAKE. The reader's role is held, no lock. */
+  void (*take)(struct framed *self, const struct payload *payload);
+  /* The caller of a call that was sent has left. The lock is held. */
+  void (*give_up)(struct framed *self, uint64_t id, int code);
+} framed_handshake;
+
+extern const framed_handshake framed_hello; /* framed_reader.c */
+extern const framed_handshake framed_bare;  /* framed_bare.c */
+
 typedef struct framed {
   struct connection base;
+  const framed_handshake *handshake;
   connection_settings settings;
   int cpu_count;
 
@@ -82,6 +102,12 @@ static inline bool framed_is_open(const framed *self) {
 /* framed_reader.c. The reader's role is held, no lock. Reads what is there, dispatches it, and returns the number of
  * frames. */
 int framed_pump(framed *self);
+
+/* The error of a JSON envelope that is a reply and not ok. */
+pyproc_error *framed_envelope_error(const framed *self, const struct envelope *envelope);
+
+/* framed_bare.c. The worker answered that it cannot go on, and to which call it does not say. */
+void framed_gave_up(framed *self, const struct envelope *envelope);
 
 /* framed_writer.c. The lock is held (and let go of meanwhile). Writes what the channel takes, unless somebody is
  * writing. */

@@ -97,7 +97,7 @@ static void complete(framed *self, struct turn *turn, const reply_view *reply, s
   turn->wake_bits |= call_finish(call);
 }
 
-static pyproc_error *envelope_error(const struct envelope *envelope) {
+pyproc_error *framed_envelope_error(const framed *self, const struct envelope *envelope) {
   size_t size = envelope->error.size + envelope->error_type.size + envelope->traceback.size + 3;
   char *text = malloc(size), *end = text;
   if (text == NULL) return error_new(PYPROC_E_RESOURCE_EXHAUSTED, "out of memory");
@@ -106,10 +106,14 @@ static pyproc_error *envelope_error(const struct envelope *envelope) {
   size_t type_size = envelope_unescape(envelope->error_type, type);
   char *traceback = (end += type_size + 1);
   size_t traceback_size = envelope_unescape(envelope->traceback, traceback);
-  pyproc_error *error = error_new(envelope->code == 0 ? PYPROC_E_UNKNOWN : error_from_wire(envelope->code), "%s", text);
-  error_set_python(error, type_size > 0 ? type : NULL, type_size, traceback_size > 0 ? traceback : NULL,
-                   traceback_size);
-  error_set_stop(error, envelope->interrupted ? PYPROC_STOP_INTERRUPTED : PYPROC_STOP_NONE);
+  bool is_bare = !self->handshake->has_frames; /* knows nothing but the message */
+  pyproc_error *error =
+      error_new(envelope->code == 0 || is_bare ? PYPROC_E_UNKNOWN : error_from_wire(envelope->code), "%s", text);
+  if (!is_bare) {
+    error_set_python(error, type_size > 0 ? type : NULL, type_size, traceback_size > 0 ? traceback : NULL,
+                     traceback_size);
+    error_set_stop(error, envelope->interrupted ? PYPROC_STOP_INTERRUPTED : PYPROC_STOP_NONE);
+  }
   free(text);
   return error;
 }
@@ -123,12 +127,16 @@ static void take_envelope(framed *self, struct turn *turn, struct payload *paylo
     break_with(self, PYPROC_E_DATA_LOSS, what);
     return;
   }
+  if (!self->handshake->has_frames && envelope.id == 0 && !envelope.ok) {
+    framed_gave_up(self, &envelope);
+    return;
+  }
   reply_view reply = {.id = envelope.id, .is_envelope = true};
   if (envelope.ok) {
     reply.body = (const uint8_t *)(envelope.body.data != NULL ? envelope.body.data : "null");
     reply.body_size = envelope.body.data != NULL ? envelope.body.size : 4;
   } else {
-    reply.error = envelope_error(&envelope);
+    reply.error = framed_envelope_error(self, &envelope);
   }
   complete(self, turn, &reply, payload);
 }
@@ -174,7 +182,7 @@ static bool send_welcome(framed *self, bool with_page, int page_fd) {
       body, sizeof body,
       "{\"version\":%d,\"codec\":\"%s\",\"frame_limit\":%lld,\"worker_index\":%d,\"cancel_grace_ms\":%lld,"
       "\"spin_us\":%lld,\"max_streams\":%d,\"stream_window\":%lld}",
-      WIRE_VERSION, self->settings.codec->name, (long long)self->settings.frame_limit, self->settings.index,
+      WIRE_VERSION, self->settings.codec->name, (long long)self->settings.frame_limit, self->base.index,
       (long long)self->settings.cancel_grace_ms, (long long)(self->cpu_count > 1 ? self->settings.spin_ns / 1000 : 0),
       self->settings.max_streams, (long long)self->settings.stream_window);
   wire_header header = {.kind = WIRE_WELCOME, .flags = WIRE_FLAG_JSON};
@@ -190,11 +198,8 @@ static void take_hello(framed *self, const wire_header *header, const struct pay
   method_table *methods = NULL;
   pyproc_error *error = NULL;
   const char *body = (const char *)payload->data + WIRE_HEADER_SIZE + header->metadata_size;
-  if (atomic_load(&self->base.state) != CONNECTION_HANDSHAKE) {
-    break_with(self, PYPROC_E_DATA_LOSS, "a second hello");
-    return;
-  }
   int result = method_table_parse(body, payload->size - WIRE_HEADER_SIZE - header->metadata_size, &methods, &error);
+  if (result >= 0) result = method_table_check_codec(methods, self->settings.codec, &error);
   if (result >= 0) result = method_table_check(methods, self->settings.services, &error);
   if (result < 0) {
     method_table_free(methods);
@@ -228,19 +233,44 @@ static void take_failed(framed *self, const wire_header *header, const struct pa
   framed_break(self, error);
 }
 
+static void begin_hello(framed *self) {
+  (void)self; /* the worker speaks first */
+}
+
+static void take_before_hello(framed *self, const struct payload *payload) {
+  wire_header header;
+  if (wire_header_get(payload->data, payload->size, &header) < 0)
+    break_with(self, PYPROC_E_DATA_LOSS, "bytes that are no frame");
+  else if (header.kind == WIRE_HELLO)
+    take_hello(self, &header, payload);
+  else if (header.kind == WIRE_FAILED)
+    take_failed(self, &header, payload);
+  else
+    break_with(self, PYPROC_E_DATA_LOSS, "a frame before its hello");
+}
+
+static void send_cancel(framed *self, uint64_t id, int code) {
+  framed_send_control(self, WIRE_CANCEL, (uint16_t)-code, id, NULL, 0);
+  framed_flush(self);
+}
+
+const framed_handshake framed_hello = {
+    .has_frames = true, .prefetch_max = 64, .begin = begin_hello, .take = take_before_hello, .give_up = send_cancel};
+
 static void take_payload(framed *self, struct turn *turn, struct payload *payload) {
   wire_header header;
-  bool open = atomic_load(&self->base.state) != CONNECTION_HANDSHAKE;
-  if (open && payload->data[0] == '{') {
+  if (atomic_load(&self->base.state) == CONNECTION_HANDSHAKE) {
+    self->handshake->take(self, payload);
+  } else if (payload->data[0] == '{') {
     take_envelope(self, turn, payload);
+  } else if (!self->handshake->has_frames) {
+    break_with(self, PYPROC_E_DATA_LOSS, "bytes that are no JSON envelope");
   } else if (wire_header_get(payload->data, payload->size, &header) < 0) {
     break_with(self, PYPROC_E_DATA_LOSS, "bytes that are no frame");
   } else if (header.kind == WIRE_HELLO) {
-    take_hello(self, &header, payload);
+    break_with(self, PYPROC_E_DATA_LOSS, "a second hello");
   } else if (header.kind == WIRE_FAILED) {
     take_failed(self, &header, payload);
-  } else if (!open) {
-    break_with(self, PYPROC_E_DATA_LOSS, "a frame before its hello");
   } else if (header.kind == WIRE_REPLY) {
     take_reply(self, turn, &header, payload);
   } else if (header.kind == WIRE_STARTED) {
@@ -253,7 +283,7 @@ static void take_payload(framed *self, struct turn *turn, struct payload *payloa
 
 static void end_turn(framed *self, const struct turn *turn) {
   if (turn->good > 0) atomic_fetch_add_explicit(&self->base.good_calls, (uint64_t)turn->good, memory_order_relaxed);
-  if (turn->replies > 0)
+  if (turn->replies > 0 && self->handshake->prefetch_max > 0)
     prefetch_adapt(&self->base, &self->service_ns, turn->replies, self->base.page != NULL);
   if (turn->wake_bits != 0) lot_wake(self->settings.lot, turn->wake_bits);
   if (turn->room) self->base.owner_ops->freed(self->base.owner);

@@ -31,6 +31,7 @@ void framed_reset_slots(framed *self) {
   self->free_count = STATUS_PAGE_SLOTS;
   self->thread_count = 0;
   self->orphan_count = 0;
+  atomic_store(&self->base.answer_due_ns, INT64_MAX);
   self->idle_streams = 0;
 }
 
@@ -58,8 +59,8 @@ bool framed_release(framed *self, uint64_t id, framed_slot *ret_slot) {
   *ret_slot = *slot;
   if (slot->call != NULL)
     framed_remove(self, slot->call);
-  else
-    self->orphan_count--;
+  else if (--self->orphan_count == 0)
+    atomic_store(&self->base.answer_due_ns, INT64_MAX);
   atomic_fetch_sub(slot->is_stream ? &self->base.streams : &self->base.load, 1);
   *slot = (framed_slot){0};
   self->free_slots[self->free_count++] = (uint16_t)(id % STATUS_PAGE_SLOTS);

@@ -7,6 +7,7 @@
 #include "call_setup.h"
 #include "cancel.h"
 #include "error.h"
+#include "retry.h"
 
 /* ---- waiting ---- */
 
@@ -88,7 +89,15 @@ static int invoke(pyproc_pool *pool, struct call *call, call_method method, fram
   int64_t timeout_ms = call_setup_timeout(pool, method.typed, options);
   call_init(call, &pool->lot, method, frame, call_setup_deadline(timeout_ms));
   int result = call_setup_check(pool, call, timeout_ms, reterr);
-  return result >= 0 ? run(pool, call, timeout_ms, options->cancel, reterr) : result;
+  if (result < 0) return result;
+  retry again;
+  pyproc_error *error = NULL;
+  retry_init(&again, call, options->max_attempts);
+  do result = run(pool, call, timeout_ms, options->cancel, &error);
+  while (result < 0 && retry_wait(&again, pool, call, options->cancel, timeout_ms, &error));
+  if (result < 0) retry_sum_up(&again, call, error);
+  retry_clear(&again);
+  return result < 0 ? error_give(reterr, error) : result;
 }
 
 static int count(pyproc_pool *pool, int result) {
@@ -125,7 +134,8 @@ int pyproc_call_json(pyproc_pool *pool, const char *method, const char *body, co
   if (result >= 0) result = call_setup_json(pool, method, body, given, &options, &frame, reterr);
   if (result < 0) return count(pool, result);
   result = invoke(pool, &call, (call_method){.name = method}, frame, &options, reterr);
-  if (result >= 0) result = call_setup_take_json(&call, ret_body, reterr);
+  if (result >= 0)
+    result = call_setup_take_json(&call, pool->options.codec, pool->options.frame_limit, ret_body, reterr);
   call_clear(&call);
   return count(pool, result);
 }

@@ -15,12 +15,13 @@
 #include <pyproc_generated.h>
 #include <stddef.h>
 
-/* Appends the message as JSON text; on failure `out` has its old size. See codec.pack. */
+/* Appends the message as JSON text; on failure `out` has its old size. See codec_pack. */
 int json_message_pack(const pyproc_message_info *info, const ProtobufCMessage *message, buffer *out,
                       pyproc_error **reterr);
 
-/* Makes the message of a JSON text (UTF-8, untrusted). See codec.unpack. */
-int json_message_unpack(const pyproc_message_info *info, const char *text, size_t size, size_t budget,
+/* Makes the message of a JSON text (UTF-8, untrusted) in an arena that has a budget and is not begun; on failure it is as
+ * it was. See codec_unpack. */
+int json_message_unpack(const pyproc_message_info *info, const char *text, size_t size, reply_arena *arena,
                         ProtobufCMessage **ret_message, pyproc_error **reterr);
 
 /* Makes a message one with nothing set; protobuf_c_message_init cannot where the generated code has no function for

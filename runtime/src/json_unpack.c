@@ -670,22 +670,22 @@ static int read_message(reader *from, const pyproc_message_info *info, const fie
   return result;
 }
 
-int json_message_unpack(const pyproc_message_info *info, const char *text, size_t size, size_t budget,
+int json_message_unpack(const pyproc_message_info *info, const char *text, size_t size, reply_arena *arena,
                         ProtobufCMessage **ret_message, pyproc_error **reterr) {
-  reply_arena arena;
-  reader from = {.at = text, .end = text + size, .arena = &arena, .root = info, .reterr = reterr};
+  size_t budget = arena->budget;
+  reader from = {.at = text, .end = text + size, .arena = arena, .root = info, .reterr = reterr};
   const char *wrong = envelope_check_json(text, size);
   if (wrong != NULL) return read_error(&from, NULL, wrong);
   size_t least = info->descriptor->sizeof_message, expected = least + size;
   if (expected > budget - budget / 8) expected = least;
-  if (!reply_arena_begin(&arena, expected, budget)) return no_memory(&from);
+  if (!reply_arena_begin(arena, expected, budget)) return no_memory(&from);
   skip_space(&from);
   ProtobufCMessage *message = NULL;
   int result = read_message(&from, info, NULL, &message);
   if (result != VALUE_TAKEN) {
-    reply_arena_abandon(&arena);
+    reply_arena_abandon(arena);
     return result == VALUE_IGNORED ? read_error(&from, NULL, "not a value that is known here") : result;
   }
-  *ret_message = reply_arena_end(&arena);
+  *ret_message = message;
   return PYPROC_OK;
 }

@@ -17,6 +17,7 @@ typedef struct known_method {
 } known_method;
 
 struct method_table {
+  bool has_any;     /* of a worker without a hello; nothing else is set */
   json_t *hello;    /* owns all text below */
   json_t *methods;  /* borrowed from hello */
   json_t *messages; /* borrowed from hello; NULL: none */
@@ -113,13 +114,32 @@ int method_table_parse(const char *json, size_t size, method_table **ret_table, 
   return result;
 }
 
-bool method_table_has_feature(const method_table *table, const char *feature) {
-  const json_t *features = json_object_get(table->hello, "features");
-  for (size_t i = 0; i < json_array_size(features) && i < FEATURES_MAX; i++) {
-    const char *text = json_string_value(json_array_get(features, i));
-    if (text != NULL && strcmp(text, feature) == 0) return true;
+method_table *method_table_any(void) {
+  method_table *table = calloc(1, sizeof *table);
+  if (table != NULL) *table = (method_table){.has_any = true, .threads = 1, .concurrency = 1};
+  return table;
+}
+
+/* Whether a list of the hello has the text among its first. */
+static bool lists(const method_table *table, const char *member, const char *wanted) {
+  const json_t *list = json_object_get(table->hello, member);
+  for (size_t i = 0; i < json_array_size(list) && i < FEATURES_MAX; i++) {
+    const char *text = json_string_value(json_array_get(list, i));
+    if (text != NULL && strcmp(text, wanted) == 0) return true;
   }
   return false;
+}
+
+bool method_table_has_feature(const method_table *table, const char *feature) {
+  return lists(table, "features", feature);
+}
+
+int method_table_check_codec(const method_table *table, const struct codec *codec, pyproc_error **reterr) {
+  if (!codec->registered || lists(table, "codecs", codec->name)) return PYPROC_OK;
+  return error_set(reterr, PYPROC_E_FAILED_PRECONDITION,
+                   "the worker has no codec \"%s\": call pyproc_worker.register_codec(\"%s\", ...) in its script "
+                   "before it serves",
+                   codec->name, codec->name);
 }
 
 int method_table_threads(const method_table *table) {
@@ -172,7 +192,16 @@ static int check_typed(const method_table *table, const pyproc_method *method, c
                             reterr);
 }
 
+static int find_any(const call_method *method, uint32_t *ret_index, pyproc_error **reterr) {
+  if (method->typed != NULL && method->typed->kind != PYPROC_RPC_UNARY)
+    return error_set(reterr, PYPROC_E_UNIMPLEMENTED, "%s is a stream, which a worker without a handshake does not have",
+                     method->name);
+  *ret_index = 0;
+  return PYPROC_OK;
+}
+
 int method_table_find(method_table *table, const call_method *method, uint32_t *ret_index, pyproc_error **reterr) {
+  if (table->has_any) return find_any(method, ret_index, reterr);
   if (method->typed != NULL && table->known_capacity > 0) {
     const known_method *known = find_known(table, method->typed);
     if (known->method != NULL) {

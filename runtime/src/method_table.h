@@ -13,11 +13,18 @@ typedef struct method_table method_table;
  * anything else that is wrong with it. */
 int method_table_parse(const char *json, size_t size, method_table **ret_table, pyproc_error **reterr);
 
+/* The table of a worker that says nothing about its methods: every unary method is found, at index 0, unchecked. NULL:
+ * out of memory. */
+method_table *method_table_any(void);
+
 /* Whether the hello lists the feature, how many plain handlers the worker runs at once (1 … 64), and how many handlers
  * of any kind (at least as many, at most 4096). */
 bool method_table_has_feature(const method_table *table, const char *feature);
 int method_table_threads(const method_table *table);
 int method_table_concurrency(const method_table *table);
+
+/* Whether the worker can speak the codec: FAILED_PRECONDITION where a registered one is not among its own. */
+int method_table_check_codec(const method_table *table, const struct codec *codec, pyproc_error **reterr);
 
 /* Finds the method and, where it is typed, checks that both sides mean the same by it; the verdict on a typed one is
  * remembered. UNIMPLEMENTED: the worker lacks it. FAILED_PRECONDITION: it differs, the message names method and

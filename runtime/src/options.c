@@ -9,64 +9,60 @@
 #include <unistd.h>
 
 #include "error.h"
+#include "option_table.h"
 #include "platform.h"
-#include "wire/frame.h"
-#include "wire/status_page.h"
 
-enum { SIZE_MAX_SANE = 64 << 10, LIST_MAX = 65536, SPIN_US_DEFAULT = 50, DAY_MS = 86400000 };
+enum { SIZE_MAX_SANE = 64 << 10 };
 
-/* One numeric option: its place on both sides, what 0 means, and what is allowed. */
-typedef struct number_option {
+/* Where the checked copy has a number of the user's, and what PYPROC_OFF and PYPROC_UNLIMITED become there. */
+typedef struct number_place {
   const char *name;
-  size_t from, to;
-  int64_t fallback, lowest, highest;
-  bool can_be_off, can_be_unlimited;
-  int64_t off, unlimited; /* what these become */
-} number_option;
+  size_t to;
+  int64_t off, unlimited;
+  bool can_change; /* while the pool is open */
+} number_place;
 
-#define NUMBER(option, member) \
-  .name = #option, .from = offsetof(pyproc_pool_options, option), .to = offsetof(struct options, member)
+#define PLACE(option, member) .name = #option, .to = offsetof(struct options, member)
 
-static const number_option numbers[] = {
-    {NUMBER(workers, workers), .fallback = 0, .lowest = 1, .highest = 1024},
-    {NUMBER(max_in_flight, max_in_flight), .fallback = 1024, .lowest = 1, .highest = STATUS_PAGE_SLOTS},
-    {NUMBER(queue_limit, queue_limit), .fallback = 10000, .lowest = 1, .highest = INT32_MAX, .can_be_off = true,
-     .off = 0, .can_be_unlimited = true, .unlimited = INT64_MAX},
-    {NUMBER(start_timeout_ms, start_timeout_ms), .fallback = 30000, .lowest = 1, .highest = DAY_MS},
-    {NUMBER(call_timeout_ms, call_timeout_ms), .fallback = 60000, .lowest = 1, .highest = INT64_MAX},
-    {NUMBER(cancel_grace_ms, cancel_grace_ms), .fallback = 1000, .lowest = 1, .highest = DAY_MS},
-    {NUMBER(drain_timeout_ms, drain_timeout_ms), .fallback = 5000, .lowest = 1, .highest = DAY_MS, .can_be_off = true,
-     .off = 0},
-    {NUMBER(spin_us, spin_ns), .fallback = SPIN_US_DEFAULT, .lowest = 1, .highest = 1000000, .can_be_off = true,
-     .off = 0},
-    {NUMBER(frame_limit_bytes, frame_limit), .fallback = WIRE_FRAME_LIMIT_DEFAULT, .lowest = WIRE_FRAME_LIMIT_MIN,
-     .highest = WIRE_FRAME_LIMIT_MAX},
-    {NUMBER(max_streams, max_streams), .fallback = 64, .lowest = 1, .highest = 1024},
-    {NUMBER(stream_window_bytes, stream_window), .fallback = WIRE_STREAM_WINDOW_DEFAULT,
-     .lowest = WIRE_STREAM_WINDOW_MIN, .highest = WIRE_STREAM_WINDOW_MAX},
-    {NUMBER(stream_idle_timeout_ms, stream_idle_timeout_ms), .fallback = 300000, .lowest = 1, .highest = DAY_MS,
-     .can_be_off = true, .off = INT64_MAX},
-    {NUMBER(log_level, log_level), .fallback = PYPROC_LOG_INFO, .lowest = PYPROC_LOG_DEBUG, .highest = PYPROC_LOG_ERROR,
-     .can_be_off = true, .off = PYPROC_OFF},
+static const number_place places[] = {
+    {PLACE(workers, workers), .can_change = true},
+    {PLACE(max_in_flight, max_in_flight)},
+    {PLACE(queue_limit, queue_limit), .unlimited = INT64_MAX},
+    {PLACE(start_timeout_ms, start_timeout_ms), .can_change = true},
+    {PLACE(call_timeout_ms, call_timeout_ms)},
+    {PLACE(cancel_grace_ms, cancel_grace_ms)},
+    {PLACE(drain_timeout_ms, drain_timeout_ms)},
+    {PLACE(spin_us, spin_ns)},
+    {PLACE(frame_limit_bytes, frame_limit)},
+    {PLACE(max_streams, max_streams)},
+    {PLACE(stream_window_bytes, stream_window)},
+    {PLACE(stream_idle_timeout_ms, stream_idle_timeout_ms), .off = INT64_MAX},
+    {PLACE(recycle_calls, recycle_calls), .can_change = true},
+    {PLACE(recycle_rss_bytes, recycle_rss_bytes), .can_change = true},
+    {PLACE(recycle_age_ms, recycle_age_ms), .can_change = true},
+    {PLACE(restart_max, restart_max)},
+    {PLACE(restart_window_ms, restart_window_ms)},
+    {PLACE(breaker_failures, breaker_failures)},
+    {PLACE(breaker_cooldown_ms, breaker_cooldown_ms)},
+    {PLACE(log_level, log_level), .off = PYPROC_OFF},
 };
 
-static int copy_number(struct options *to, const pyproc_pool_options *from, const number_option *option,
+static int copy_number(struct options *to, const pyproc_pool_options *from, const number_place *place,
                        pyproc_error **reterr) {
-  int64_t value, *place = (int64_t *)(void *)((char *)to + option->to);
-  memcpy(&value, (const char *)from + option->from, sizeof value);
+  const option_row *row = option_find(place->name);
+  int64_t value, *at = (int64_t *)(void *)((char *)to + place->to);
+  memcpy(&value, (const char *)from + row->offset, sizeof value);
+  if (!option_allows(row, value)) {
+    char allowed[OPTION_DESCRIPTION_SIZE];
+    option_describe(row, allowed, sizeof allowed);
+    return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "option %s is %" PRId64 "; %s", row->name, value, allowed);
+  }
   if (value == 0)
-    *place = option->fallback;
-  else if (value == PYPROC_OFF && option->can_be_off)
-    *place = option->off;
-  else if (value == PYPROC_UNLIMITED && option->can_be_unlimited)
-    *place = option->unlimited;
-  else if (value >= option->lowest && value <= option->highest)
-    *place = value;
+    *at = row->fallback;
+  else if (value == PYPROC_OFF)
+    *at = place->off;
   else
-    return error_set(reterr, PYPROC_E_INVALID_ARGUMENT,
-                     "option %s is %" PRId64 "; allowed are %" PRId64 " to %" PRId64 ", 0 (default %" PRId64 ")%s%s",
-                     option->name, value, option->lowest, option->highest, option->fallback,
-                     option->can_be_off ? ", PYPROC_OFF" : "", option->can_be_unlimited ? ", PYPROC_UNLIMITED" : "");
+    *at = value == PYPROC_UNLIMITED ? place->unlimited : value;
   return PYPROC_OK;
 }
 
@@ -84,10 +80,10 @@ static void free_list(char **list) {
 static int copy_list(char ***to, const char *const *from, const char *name, pyproc_error **reterr) {
   size_t count = 0;
   if (from == NULL) return PYPROC_OK;
-  while (count <= LIST_MAX && from[count] != NULL) count++;
-  if (count > LIST_MAX)
+  while (count <= OPTION_LIST_MAX && from[count] != NULL) count++;
+  if (count > OPTION_LIST_MAX)
     return error_set(reterr, PYPROC_E_INVALID_ARGUMENT,
-                     "option %s has more than %d entries, or no NULL behind the last", name, LIST_MAX);
+                     "option %s has more than %d entries, or no NULL behind the last", name, OPTION_LIST_MAX);
   char **list = calloc(count + 1, sizeof *list);
   if (list == NULL) return error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED, "out of memory");
   for (size_t i = 0; i < count; i++) {
@@ -107,27 +103,22 @@ static int check_env(const struct options *self, pyproc_error **reterr) {
   return PYPROC_OK;
 }
 
-static bool is_number_set(int64_t value) {
-  return value != 0 && value != PYPROC_OFF;
+static bool is_set(const pyproc_pool_options *from, const option_row *row) {
+  const char *text;
+  int64_t number;
+  if (row->type == OPTION_TEXT) {
+    memcpy(&text, (const char *)from + row->offset, sizeof text);
+    return text != NULL;
+  }
+  memcpy(&number, (const char *)from + row->offset, sizeof number);
+  return !option_allows(row, number);
 }
 
-static int refuse_later(const pyproc_pool_options *from, pyproc_error **reterr) {
-  const struct {
-    const char *name;
-    bool is_set;
-  } later[] = {
-      {"handshake", from->handshake != NULL},
-      {"socket_path", from->socket_path != NULL},
-      {"preload", from->preload != NULL},
-      {"loaded", from->loaded != NULL},
-      {"recycle_calls", is_number_set(from->recycle_calls)},
-      {"recycle_rss_bytes", is_number_set(from->recycle_rss_bytes)},
-      {"recycle_age_ms", is_number_set(from->recycle_age_ms)},
-  };
-  for (size_t i = 0; i < sizeof later / sizeof *later; i++)
-    if (later[i].is_set)
+static int check_choices(const pyproc_pool_options *from, pyproc_error **reterr) {
+  for (size_t i = 0; i < option_table_size; i++)
+    if (option_table[i].is_later && is_set(from, &option_table[i]))
       return error_set(reterr, PYPROC_E_UNIMPLEMENTED, "option %s is not part of this version; leave it 0",
-                       later[i].name);
+                       option_table[i].name);
   if (from->channel != NULL && strcmp(from->channel, "uds") != 0 && strcmp(from->channel, "auto") != 0)
     return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "option channel is \"%s\"; allowed are \"auto\" and \"uds\"",
                      from->channel);
@@ -140,10 +131,31 @@ static int choose_protocol(struct options *to, const pyproc_pool_options *from, 
   to->codec = protocol == NULL || to->grpc ? &codec_protobuf : codec_find(protocol);
   if (to->codec == NULL)
     return error_set(reterr, PYPROC_E_INVALID_ARGUMENT,
-                     "option protocol is \"%s\"; allowed are \"protobuf\" (default), \"json\" and \"grpc\"", protocol);
+                     "option protocol is \"%s\"; allowed are \"protobuf\" (default), \"json\", \"grpc\", and what was "
+                     "registered with pyproc_protocol_register",
+                     protocol);
   if (from->target != NULL && !to->grpc)
     return error_set(reterr, PYPROC_E_INVALID_ARGUMENT,
                      "options target and protocol: a target speaks gRPC, but protocol is \"%s\"", protocol);
+  return PYPROC_OK;
+}
+
+static int choose_handshake(struct options *to, const pyproc_pool_options *from, pyproc_error **reterr) {
+  if (from->handshake == NULL || strcmp(from->handshake, "auto") == 0) return PYPROC_OK;
+  if (strcmp(from->handshake, "none") != 0)
+    return error_set(reterr, PYPROC_E_INVALID_ARGUMENT,
+                     "option handshake is \"%s\"; allowed are \"auto\" (default) and \"none\"", from->handshake);
+  if (from->protocol != NULL && strcmp(from->protocol, "json") != 0)
+    return error_set(reterr, PYPROC_E_INVALID_ARGUMENT,
+                     "option protocol is \"%s\" and option handshake is \"none\": such workers speak \"json\" only",
+                     from->protocol);
+  if (from->services != NULL)
+    return error_set(
+        reterr, PYPROC_E_INVALID_ARGUMENT,
+        "option services is set and option handshake is \"none\": such workers do not tell their methods, so "
+        "that there is nothing to check; leave services NULL");
+  to->codec = &codec_json_bare;
+  to->bare_workers = true;
   return PYPROC_OK;
 }
 
@@ -155,9 +167,9 @@ static int refuse_with_target(const pyproc_pool_options *from, pyproc_error **re
     const char *name;
     bool is_set;
   } ours[] = {
-      {"script", from->script != NULL},     {"python", from->python != NULL}, {"cwd", from->cwd != NULL},
-      {"channel", from->channel != NULL},   {"args", from->args != NULL},     {"env", from->env != NULL},
-      {"services", from->services != NULL}, {"workers", from->workers != 0},
+      {"script", from->script != NULL},   {"python", from->python != NULL},       {"cwd", from->cwd != NULL},
+      {"channel", from->channel != NULL}, {"handshake", from->handshake != NULL}, {"args", from->args != NULL},
+      {"env", from->env != NULL},         {"services", from->services != NULL},   {"workers", from->workers != 0},
   };
   for (size_t i = 0; i < sizeof ours / sizeof *ours; i++)
     if (ours[i].is_set)
@@ -224,8 +236,8 @@ static int64_t default_workers(void) {
 }
 
 static int copy_numbers(struct options *to, const pyproc_pool_options *from, pyproc_error **reterr) {
-  for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
-    int result = copy_number(to, from, &numbers[i], reterr);
+  for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+    int result = copy_number(to, from, &places[i], reterr);
     if (result < 0) return result;
   }
   if (to->workers == 0) to->workers = from->target != NULL ? 1 : default_workers();
@@ -286,13 +298,33 @@ int options_copy(struct options *to, const pyproc_pool_options *from, pyproc_err
                          .log_userdata = given.log_userdata,
                          .event = given.event,
                          .event_userdata = given.event_userdata};
-  result = refuse_later(&given, reterr);
+  result = check_choices(&given, reterr);
   if (result >= 0) result = choose_protocol(to, &given, reterr);
   if (result >= 0) result = copy_remote(to, &given, reterr);
+  if (result >= 0) result = choose_handshake(to, &given, reterr);
   if (result >= 0) result = copy_numbers(to, &given, reterr);
   if (result >= 0) result = copy_texts(to, &given, reterr);
   if (result < 0) options_free(to);
   return result;
+}
+
+int options_check_change(const struct options *now, const struct options *wanted, pyproc_error **reterr) {
+  const char *fixed = NULL;
+  for (size_t i = 0; i < sizeof places / sizeof *places && fixed == NULL; i++)
+    if (!places[i].can_change &&
+        memcmp((const char *)now + places[i].to, (const char *)wanted + places[i].to, sizeof(int64_t)) != 0)
+      fixed = places[i].name;
+  if (now->codec != wanted->codec || now->grpc != wanted->grpc) fixed = "protocol";
+  if (wanted->target != NULL) fixed = "target";
+  if (now->bare_workers != wanted->bare_workers) fixed = "handshake";
+  if (now->services != wanted->services) fixed = "services";
+  if (now->log != wanted->log) fixed = "log";
+  if (now->log_userdata != wanted->log_userdata) fixed = "log_userdata";
+  if (now->event != wanted->event) fixed = "event";
+  if (now->event_userdata != wanted->event_userdata) fixed = "event_userdata";
+  if (fixed == NULL) return PYPROC_OK;
+  return error_set(reterr, PYPROC_E_INVALID_ARGUMENT,
+                   "option %s cannot change while the pool is open: leave it as it was, or open another pool", fixed);
 }
 
 void options_free(struct options *self) {

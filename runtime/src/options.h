@@ -14,12 +14,16 @@ struct options {
   char **args, **env;          /* NULL-terminated copies, or NULL */
   const pyproc_service *const *services;
   const struct codec *codec;
+  bool bare_workers;                                                /* handshake "none": those of the Go library */
   bool grpc;                                                        /* protocol is "grpc" */
   char *target;                                                     /* NULL: workers */
   char *tls_ca_file, *tls_cert_file, *tls_key_file, *authorization; /* NULL: none */
   int64_t workers, max_in_flight, queue_limit, start_timeout_ms, call_timeout_ms, cancel_grace_ms, drain_timeout_ms;
   int64_t spin_ns; /* 0: never */
   int64_t frame_limit, log_level;
+  int64_t restart_max, restart_window_ms;                     /* restart_max 0: without bound */
+  int64_t breaker_failures, breaker_cooldown_ms;              /* breaker_failures 0: never */
+  int64_t recycle_calls, recycle_rss_bytes, recycle_age_ms;   /* 0: never */
   int64_t max_streams, stream_window, stream_idle_timeout_ms; /* INT64_MAX: off */
   pyproc_log_callback *log;
   void *log_userdata;
@@ -31,6 +35,9 @@ struct options {
  * nothing is left. */
 int options_copy(struct options *to, const pyproc_pool_options *from, pyproc_error **reterr);
 void options_free(struct options *self);
+
+/* Whether a pool that is open with `now` can go on with `wanted`. INVALID_ARGUMENT names what cannot change. */
+int options_check_change(const struct options *now, const struct options *wanted, pyproc_error **reterr);
 
 /* A sized struct of the user's: copies what this library knows of it into `to` (of `size` bytes, zeroed).
  * INVALID_ARGUMENT when its size is 0 or its unknown tail is not all zero. `what` names it. */

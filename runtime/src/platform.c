@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
+#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -41,6 +42,38 @@ void platform_close_fd(int fd) {
   int saved = errno;
   if (fd >= 0) close(fd);
   errno = saved;
+}
+
+#ifdef SOCK_CLOEXEC
+enum { STREAM_SOCKET = SOCK_STREAM | SOCK_CLOEXEC };
+#else
+enum { STREAM_SOCKET = SOCK_STREAM };
+#endif
+
+static int stream_socket(void) {
+  int fd = platform_lift_fd(socket(AF_UNIX, STREAM_SOCKET, 0));
+  if (fd < 0) return -1;
+#ifdef SO_NOSIGPIPE
+  int on = 1;
+  setsockopt(fd, SOL_SOCKET, SO_NOSIGPIPE, &on, sizeof on);
+#endif
+  if (platform_set_nonblocking(fd) >= 0 && fcntl(fd, F_SETFD, FD_CLOEXEC) >= 0) return fd;
+  platform_close_fd(fd);
+  return -1;
+}
+
+int platform_connect(const char *path) {
+  struct sockaddr_un address = {.sun_family = AF_UNIX};
+  size_t size = strlen(path) + 1;
+  if (size > sizeof address.sun_path) {
+    errno = ENAMETOOLONG;
+    return -1;
+  }
+  memcpy(address.sun_path, path, size);
+  int fd = stream_socket();
+  if (fd < 0 || connect(fd, (const struct sockaddr *)&address, sizeof address) == 0) return fd;
+  platform_close_fd(fd);
+  return -1;
 }
 
 ssize_t platform_send_fd(int socket, const void *data, size_t size, int fd) {

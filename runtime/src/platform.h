@@ -85,6 +85,10 @@ int platform_pipe(int fds[2]);
 /* A stream socketpair: fds[0] is the host's end and does not block, fds[1] is for a worker and blocks. */
 int platform_socketpair(int fds[2]);
 
+/* A socket that is connected to the one that listens on the path, and does not block; -1 at once where nobody listens
+   (ENOENT, ECONNREFUSED) or is slow to accept (EAGAIN). */
+int platform_connect(const char *path);
+
 /* send(2) that raises no SIGPIPE. With `fd` >= 0 the first byte carries that descriptor (SCM_RIGHTS), once any byte was
    sent; then `size` must not be 0. Returns the bytes sent, which may be fewer than `size`. */
 ssize_t platform_send_fd(int socket, const void *data, size_t size, int fd);
@@ -129,12 +133,22 @@ int platform_kill_group(pid_t pgid, int signo);
    then. No fork handlers of the host run where that can be had. Returns the child's pid. */
 pid_t platform_fork_exec(void (*child)(void *argument), void *argument);
 
+/* For a child between fork and exec: it is killed when the thread that made it ends, or at once when that is not
+   `parent`'s any more. Async-signal-safe. Does nothing where the system has no such thing. */
+void platform_die_with(pid_t parent);
+
 /* A number that differs between a process and the children that it forked. Cheap after the first call. */
 unsigned platform_fork_generation(void);
 
 /* Folder of the shared object, or the program, that holds this library: absolute, symbolic links resolved, no trailing
    slash. Returns `buffer`, or NULL when it cannot be told or does not fit. */
 const char *platform_library_dir(char *buffer, size_t size);
+
+/* The resident set of a process in bytes; -1 where that cannot be told. */
+int64_t platform_process_rss(pid_t pid);
+
+/* getenv, which sees nothing where the process has more rights than who started it (set-user-ID and the like). */
+const char *platform_getenv(const char *name);
 
 /* strerror for threads. Returns `buffer` or a constant string. */
 const char *platform_error_text(int errnum, char *buffer, size_t size);

@@ -20,6 +20,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -317,6 +318,11 @@ pid_t platform_fork_exec(void (*child)(void *argument), void *argument) {
   return pid;
 }
 
+void platform_die_with(pid_t parent) {
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  if (getppid() != parent) _exit(127); /* it was quicker */
+}
+
 typedef struct object_search {
   uintptr_t address;
   char *buffer;
@@ -451,4 +457,19 @@ int poller_wait(poller *self, poller_event *events, int max, int64_t timeout_ns)
 void poller_close(poller *self) {
   if (self->fd > 0) platform_close_fd(self->fd);
   self->fd = -1;
+}
+
+const char *platform_getenv(const char *name) {
+  return secure_getenv(name);
+}
+
+int64_t platform_process_rss(pid_t pid) {
+  char path[64];
+  long long size = 0, resident = -1;
+  snprintf(path, sizeof path, "/proc/%ld/statm", (long)pid);
+  FILE *file = fopen(path, "re");
+  if (file == NULL) return -1;
+  if (fscanf(file, "%lld %lld", &size, &resident) != 2) resident = -1;
+  fclose(file);
+  return resident < 0 ? -1 : (int64_t)resident * sysconf(_SC_PAGESIZE);
 }

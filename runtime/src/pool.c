@@ -87,6 +87,8 @@ static void end_calls(pyproc_pool *pool) {
   gate_close(&pool->gate);
   completions_close(&pool->async.completions);
   admission_close(&pool->admission, NULL);
+  async_end_pauses(pool);
+  lot_wake(&pool->lot, UINT32_MAX); /* blocking calls that pause */
   drain(pool);
   pyproc_error *error = error_new(PYPROC_E_UNAVAILABLE, "the pool was closed");
   admission_close(&pool->admission, error);
@@ -117,14 +119,16 @@ int pyproc_pool_health(pyproc_pool *pool, pyproc_health *ret_health) {
   if (result >= 0) result = pool_enter(pool, NULL);
   if (result < 0) return result;
   size_t size = health.size < sizeof health ? health.size : sizeof health;
-  health.workers = pool->options.workers;
+  health.workers = supervisor_wanted_workers(pool->supervisor);
   health.workers_ready = supervisor_ready_workers(pool->supervisor);
   health.queued = atomic_load(&pool->admission.queued);
   health.in_flight = 0;
-  for (int i = 0; i < pool->admission.count; i++)
+  int count = atomic_load(&pool->admission.count);
+  for (int i = 0; i < count; i++)
     health.in_flight +=
         atomic_load(&pool->admission.connections[i]->load) + atomic_load(&pool->admission.connections[i]->streams);
   health.restarts = supervisor_restarts(pool->supervisor);
+  health.breaker_open = supervisor_breaker_is_open(pool->supervisor);
   health.calls = atomic_load(&pool->calls);
   health.failures = atomic_load(&pool->failures);
   memcpy(ret_health, &health, size);

@@ -55,8 +55,8 @@
  * the program takes (credit for frames, one message read ahead for gRPC) and pulls no more than the other side lets it
  * send. A client stream's one message is the call's body, like that of a unary call, and so may be no message of its own.
  */
-#ifndef PYPROC_PROTOCOL_H
-#define PYPROC_PROTOCOL_H
+#ifndef PYPROC_SRC_PROTOCOL_H
+#define PYPROC_SRC_PROTOCOL_H
 
 #include "call.h"
 #include "wire/status_page.h"
@@ -86,6 +86,7 @@ typedef struct connection_owner {
   void (*returned)(void *owner, struct call *call);
   void (*broken)(void *owner);                /* the connection is of no more use: `reason` says why */
   void (*watch)(void *owner, bool for_write); /* the supervisor should poll fd: something is owed and nobody reads */
+  void (*overdue)(void *owner);               /* answer_due_ns was set; locks may be held */
   /* While the supervisor is held up in a callback, whoever blocks here also polls these (at most two; returns how many)
    * and calls `drain` when it wakes, so that a worker never waits for its log to be read. */
   int (*logs)(void *owner, int fds[2]);
@@ -100,7 +101,8 @@ typedef struct connection_settings {
   int max_in_flight;
   int max_streams;       /* open at once */
   int64_t stream_window; /* bytes on the way, each direction of each stream */
-  int index;
+  bool bare;             /* the worker knows no handshake and no frames but JSON envelopes */
+  int place;             /* no two connections of a pool have the same */
 
   /* For gRPC alone. */
   const struct private_dir *folder; /* for the workers' sockets; NULL: there are none */
@@ -146,9 +148,13 @@ struct connection {
   _Atomic int prefetch;        /* calls that may wait in the worker beyond these; adapts */
   _Atomic int64_t progress_ns; /* when the worker last answered, or began to have something to do */
   _Atomic uint64_t good_calls; /* replies since open */
-  pid_t peer_pid;              /* of the process behind it; set by the owner */
-  pyproc_error *reason;        /* why it broke or was refused; set once before the state is CONNECTION_BROKEN */
-  status_page *page;           /* NULL: none */
+  /* When a worker that cannot be told to stop a call has to have answered the one that was given up, or is to be killed;
+   * INT64_MAX: there is none. It is set back before the call is out of `load`. */
+  _Atomic int64_t answer_due_ns;
+  pid_t peer_pid;       /* of the process behind it; set by the owner */
+  int index;            /* of the worker in its pool, likewise */
+  pyproc_error *reason; /* why it broke or was refused; set once before the state is CONNECTION_BROKEN */
+  status_page *page;    /* NULL: none */
 };
 
 extern const protocol protocol_framed;

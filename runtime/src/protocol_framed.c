@@ -44,6 +44,7 @@ static struct connection *framed_create(const connection_settings *settings, con
   if (self == NULL) goto no_memory;
   self->base = (struct connection){.protocol = &protocol_framed, .owner_ops = owner_ops, .owner = owner};
   self->settings = *settings;
+  self->handshake = settings->bare ? &framed_bare : &framed_hello;
   self->cpu_count = platform_cpu_count();
   self->page_fd = -1;
   self->generation = platform_random64() % 65536 + 1;
@@ -103,6 +104,7 @@ static int framed_open(struct connection *base, int socket, pyproc_error **reter
   atomic_store(&base->capacity, 1);
   atomic_store(&base->prefetch, 0);
   atomic_store(&base->state, CONNECTION_HANDSHAKE);
+  self->handshake->begin(self);
   return PYPROC_OK;
 }
 
@@ -110,6 +112,10 @@ static int framed_open(struct connection *base, int socket, pyproc_error **reter
 static int take_call(framed *self, struct call *call, pyproc_error **reterr) {
   uint32_t index;
   bool is_stream = call->stream != NULL;
+  if (!self->handshake->has_frames && call->frame->encoding != CALL_BODY_ENVELOPE)
+    return error_set(reterr, PYPROC_E_UNIMPLEMENTED,
+                     "%s: a worker without a handshake takes JSON envelopes only, so neither streams nor metadata",
+                     call->method.name);
   int result = method_table_find(self->methods, &call->method, &index, reterr);
   if (result < 0) return result;
   if (is_stream && !self->has_streams)
@@ -153,12 +159,13 @@ static connection_start framed_start(struct connection *base, struct call *call)
     return is_open ? CONNECTION_FULL : CONNECTION_CLOSED;
   }
   int result = take_call(self, call, &error);
+  pid_t pid = base->peer_pid;
   if (result >= 0 && is_stream) framed_begin_stream(self, call, &bits);
   if (result >= 0) framed_flush(self);
   pthread_mutex_unlock(&self->lock);
   lot_wake(self->settings.lot, bits);
   if (result < 0) {
-    error_set_worker(error, base->peer_pid);
+    error_set_worker(error, pid);
     lot_wake(self->settings.lot, call_fail(call, error, false));
     return CONNECTION_REFUSED;
   }
@@ -186,11 +193,11 @@ static int give_up(struct connection *base, struct call *call, int code, bool at
     bool revoked = base->page != NULL && status_page_revoke(base->page, call->id);
     if (!revoked) {
       call->asked = code;
-      result = at_once ? framed_may_have_run(self, call->id) : CONNECTION_ASKED;
+      result = at_once || !self->handshake->has_frames ? framed_may_have_run(self, call->id) : CONNECTION_ASKED;
     }
     uint64_t id = call->id;
     if (result != CONNECTION_ASKED) framed_orphan(self, call);
-    if (!was_asked) framed_send_control(self, WIRE_CANCEL, (uint16_t)-code, id, NULL, 0);
+    if (!was_asked) self->handshake->give_up(self, id, code);
     framed_flush(self); /* lets go of the lock: a call that stays may end from here on */
   }
   pthread_mutex_unlock(&self->lock);
@@ -331,6 +338,8 @@ static bool framed_close(struct connection *base) {
   if (!busy) {
     self->channel->ops->close(self->channel);
     self->channel = NULL;
+    pyproc_error_free(base->reason);
+    base->reason = NULL;
     atomic_store(&base->state, CONNECTION_DOWN);
   }
   pthread_mutex_unlock(&self->lock);

@@ -32,7 +32,7 @@ static int on_logs(void *owner, int fds[2]) {
   return 0;
 }
 
-const connection_owner remote_connection_owner = {
+static const connection_owner owner_ops = {
     .ready = on_ready,
     .freed = on_freed,
     .returned = on_returned,
@@ -42,8 +42,15 @@ const connection_owner remote_connection_owner = {
     .drain = on_broken,
 };
 
-void remote_init(remote *self, struct admission *admission, const wake *waker) {
+int remote_create(remote *self, struct admission *admission, const wake *waker, const protocol *spoken,
+                  const connection_settings *settings, pyproc_error **reterr) {
   *self = (remote){.admission = admission, .wake = waker};
+  pyproc_error *error = NULL;
+  self->connection = spoken->create(settings, &owner_ops, self, &error);
+  if (self->connection == NULL) return error_give(reterr, error);
+  atomic_store(&admission->workers, 1);
+  admission_use(admission, &self->connection, 1);
+  return PYPROC_OK;
 }
 
 static void try_to_close(remote *self, int64_t now_ns) {
@@ -81,6 +88,8 @@ void remote_leave(remote *self) {
   self->due_ns = 0;
 }
 
-void remote_clear(remote *self) {
+void remote_destroy(remote *self) {
+  if (self->connection != NULL) self->connection->protocol->destroy(self->connection);
+  self->connection = NULL;
   pyproc_error_free(self->failure);
 }

@@ -18,16 +18,17 @@ typedef struct remote {
   atomic_bool became_ready;
 } remote;
 
-/* In place. The connection must be created by the caller with remote_connection_owner and this as owner. */
-void remote_init(remote *self, struct admission *admission, const wake *waker);
-extern const connection_owner remote_connection_owner;
+/* In place; admission gets the connection. */
+int remote_create(remote *self, struct admission *admission, const wake *waker, const protocol *spoken,
+                  const connection_settings *settings, pyproc_error **reterr);
+
+/* Frees what it holds; nothing where it was never created. */
+void remote_destroy(remote *self);
 
 /* Does what is due and returns when to call again (CLOCK_MONOTONIC ns). */
 int64_t remote_step(remote *self, int64_t now_ns);
 
 /* No more calls: those that are left end now. */
 void remote_leave(remote *self);
-
-void remote_clear(remote *self);
 
 #endif

@@ -56,14 +56,17 @@ bool reply_arena_begin(reply_arena *arena, size_t expected, size_t budget) {
 static bool arena_grow(reply_arena *arena, size_t size) {
   reply_block *last = arena->last;
   size_t least = sizeof(reply_block) + size;
-  size_t wanted = (size_t)(arena->end - (uint8_t *)last) * 2;
+  size_t wanted = last == NULL ? 0 : (size_t)(arena->end - (uint8_t *)last) * 2;
   if (wanted < BLOCK_MIN) wanted = BLOCK_MIN;
   if (wanted < least) wanted = least;
   if (wanted > arena->budget) wanted = arena->budget;
   if (wanted < least) return false;
   reply_block *block = block_new(arena, wanted);
   if (block == NULL) return false;
-  last->next = block;
+  if (last == NULL)
+    arena->first = block;
+  else
+    last->next = block;
   return true;
 }
 
@@ -312,8 +315,9 @@ static void arena_free(void *arena, void *pointer) {
   (void)pointer;
 }
 
-int reply_unpack(const ProtobufCMessageDescriptor *descriptor, const uint8_t *data, size_t size, size_t budget,
-                 ProtobufCMessage **ret_message, pyproc_error **reterr) {
+int reply_unpack_into(const ProtobufCMessageDescriptor *descriptor, const uint8_t *data, size_t size,
+                      reply_arena *arena, ProtobufCMessage **ret_message, pyproc_error **reterr) {
+  size_t budget = arena->budget;
   scan in;
   in.depth = in.expected = 0;
   in.field = NULL;
@@ -321,18 +325,14 @@ int reply_unpack(const ProtobufCMessageDescriptor *descriptor, const uint8_t *da
   if (!scan_message(&in, descriptor, data, size)) return scan_error(&in, reterr);
   size_t room = budget < sizeof(reply_block) ? 0 : budget - sizeof(reply_block);
   room &= ~(size_t)(ALIGNMENT - 1);
-  reply_arena arena;
   ProtobufCMessage *message = NULL;
   bool exhausted =
-      room < descriptor->sizeof_message || !reply_arena_begin(&arena, in.expected < room ? in.expected : room, budget);
+      room < descriptor->sizeof_message || !reply_arena_begin(arena, in.expected < room ? in.expected : room, budget);
   if (!exhausted) {
-    ProtobufCAllocator allocator = {arena_alloc, arena_free, &arena};
+    ProtobufCAllocator allocator = {arena_alloc, arena_free, arena};
     message = protobuf_c_message_unpack(descriptor, &allocator, size, data);
-    exhausted = arena.exhausted;
-    if (message != NULL)
-      message = reply_arena_end(&arena);
-    else
-      reply_arena_abandon(&arena);
+    exhausted = arena->exhausted;
+    if (message == NULL) reply_arena_abandon(arena);
   }
   if (message != NULL) {
     *ret_message = message;
@@ -343,4 +343,13 @@ int reply_unpack(const ProtobufCMessageDescriptor *descriptor, const uint8_t *da
                             "unpacking %zu bytes takes more than %zu bytes of memory", size, budget);
   return field_path_error(reterr, PYPROC_E_DATA_LOSS, descriptor->name, NULL,
                           "a required field is missing or a packed field is broken");
+}
+
+int reply_unpack(const ProtobufCMessageDescriptor *descriptor, const uint8_t *data, size_t size, size_t budget,
+                 ProtobufCMessage **ret_message, pyproc_error **reterr) {
+  reply_arena arena = {.budget = budget};
+  ProtobufCMessage *message;
+  int result = reply_unpack_into(descriptor, data, size, &arena, &message, reterr);
+  if (result >= 0) *ret_message = reply_arena_end(&arena);
+  return result;
 }

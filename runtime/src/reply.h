@@ -27,7 +27,8 @@ typedef struct reply_arena {
  * together take at most `budget` bytes. False: not possible, and nothing is allocated. */
 bool reply_arena_begin(reply_arena *arena, size_t expected, size_t budget);
 
-/* `size` bytes, or NULL when the budget or the memory is used up. */
+/* `size` bytes, or NULL when the budget or the memory is used up. An arena that is zero but for its budget begins with
+ * the first allocation. */
 void *reply_arena_take(reply_arena *arena, size_t size);
 
 /* Ends it: the pointer that the first reply_arena_take returned is now the caller's, for pyproc_reply_free. */
@@ -36,9 +37,13 @@ void *reply_arena_end(reply_arena *arena);
 /* Ends it and frees everything. */
 void reply_arena_abandon(reply_arena *arena);
 
-/* Unpacks a message of the protobuf encoding into a block of at most `budget` bytes. Untrusted: DATA_LOSS where the
+/* Unpacks a message of the protobuf encoding into an arena that has a budget and is not begun. Untrusted: DATA_LOSS where the
  * bytes are no such message (nested deeper than WIRE_NESTING_MAX, groups, a string that is not UTF-8 or holds a NUL,
  * a missing required field), RESOURCE_EXHAUSTED where the budget is used up. Names the field where it can. */
+int reply_unpack_into(const ProtobufCMessageDescriptor *descriptor, const uint8_t *data, size_t size,
+                      reply_arena *arena, ProtobufCMessage **ret_message, pyproc_error **reterr);
+
+/* The same into a block of at most `budget` bytes, for pyproc_reply_free. */
 int reply_unpack(const ProtobufCMessageDescriptor *descriptor, const uint8_t *data, size_t size, size_t budget,
                  ProtobufCMessage **ret_message, pyproc_error **reterr);
 

@@ -41,6 +41,7 @@ typedef struct spawn_plan {
   int fds[SPAWN_FD_MAX + 1]; /* the death pipe may be one more */
   int fd_count;
   int report_fd;
+  pid_t dies_with; /* 0: nobody */
 } spawn_plan;
 
 /* ---- the child, between fork and exec: async-signal-safe, and changes no memory but its own stack ---- */
@@ -87,6 +88,7 @@ static int child_set_fds(const spawn_plan *plan) {
 static void child_run(void *argument) {
   const spawn_plan *plan = argument;
   child_reset_signals();
+  if (plan->dies_with != 0) platform_die_with(plan->dies_with);
   int report_fd = child_set_fds(plan);
   if (setpgid(0, 0) < 0) child_fail(report_fd, STEP_GROUP);
   if (plan->cwd != NULL && chdir(plan->cwd) < 0) child_fail(report_fd, STEP_CWD);
@@ -381,7 +383,8 @@ int spawn_process(const spawn_request *request, pid_t *ret_pid, int *ret_watch_f
                      .argv = request->argv,
                      .envp = request->envp == NULL ? environ : request->envp,
                      .cwd = request->cwd,
-                     .fd_count = (int)request->fd_count};
+                     .fd_count = (int)request->fd_count,
+                     .dies_with = request->dies_with_host ? getpid() : 0};
   for (size_t i = 0; i < request->fd_count; i++) plan.fds[i] = request->fds[i];
   return start_plan(request, &plan, ret_pid, ret_watch_fd, reterr);
 }

@@ -9,6 +9,7 @@
 
 #include "pyproc.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <sys/types.h>
 
@@ -21,6 +22,7 @@ typedef struct spawn_request {
   const char *cwd;     /* NULL: the host's. A relative `program` is relative to the host's all the same */
   const int *fds;      /* fds[i] becomes descriptor i of the child; -1: /dev/null. They may repeat and overlap */
   size_t fd_count;     /* at most SPAWN_FD_MAX */
+  bool dies_with_host; /* it is killed when the calling thread ends, where the system can do that */
 } spawn_request;
 
 /*

@@ -36,13 +36,15 @@ static void deliver_typed(completion *item) {
 
 static void deliver_json(completion *item) {
   submitted *self = (submitted *)(void *)((char *)item - offsetof(submitted, completion));
+  const pyproc_pool *pool = self->base.pool;
   pyproc_json_done *done = self->json_done;
   void *userdata = self->userdata;
   char *body = NULL;
   pyproc_error *error = NULL;
   async_call_detach(&self->base);
   int result = call_setup_result(&self->base.call, &error);
-  if (result >= 0) result = call_setup_take_json(&self->base.call, &body, &error);
+  if (result >= 0)
+    result = call_setup_take_json(&self->base.call, pool->options.codec, pool->options.frame_limit, &body, &error);
   async_call_unref(&self->base);
   done(result, body, error, userdata);
 }

@@ -11,12 +11,13 @@
 
 #include "error.h"
 #include "grpc_module.h"
+#include "guard.h"
 #include "private_dir.h"
 #include "remote.h"
+#include "roster.h"
 #include "spawn.h"
-#include "worker.h"
 
-enum { EVENTS_MAX = 64, LOG_BATCH = 64, PATH_SIZE = 4096, BALANCE_NS = 2000000 };
+enum { EVENTS_MAX = 64, LOG_BATCH = 64, PATH_SIZE = SUPERVISOR_PATH_SIZE, BALANCE_NS = 2000000 };
 
 #ifndef PYPROC_WORKER_DIR
 #define PYPROC_WORKER_DIR "/usr/local/lib/pyproc/worker"
@@ -26,11 +27,9 @@ struct supervisor {
   const struct options *options;
   supervisor_tick tick;
   worker_shop shop;
-  struct worker *workers; /* NULL: there is a server elsewhere instead */
-  remote remote;
+  roster roster;
+  remote remote;      /* with option target: instead of workers */
   private_dir folder; /* for the sockets of gRPC's workers */
-  struct connection **connections;
-  int count;
   poller poller;
   wake wake;
   int host_fd, host_keep_fd;
@@ -43,7 +42,15 @@ struct supervisor {
   _Atomic int ready_count;
   pyproc_error *last_error; /* of the worker that failed last */
   int64_t failures;         /* how many did */
+  change *asked;            /* for, and not begun yet */
+  bool is_changing;         /* somebody waits for a change to be over */
+  bool is_over;             /* the thread serves no more */
 };
+
+/* A server elsewhere takes the place of workers. */
+static bool is_remote(const struct supervisor *self) {
+  return self->options->target != NULL;
+}
 
 /* ---- opening ---- */
 
@@ -83,16 +90,15 @@ static void wake_thread(void *argument) {
 /* All that a worker is started from, and the folder for its socket. */
 static int find_files(struct supervisor *self, pyproc_error **reterr) {
   const struct options *options = self->options;
-  int result = check_script(options->script, reterr);
-  if (result >= 0) result = spawn_find_program(options->python, self->python, sizeof self->python, reterr);
-  if (result >= 0) result = find_bootstrap(self->bootstrap, sizeof self->bootstrap, reterr);
+  int result = supervisor_find_python(options, self->python, sizeof self->python, reterr);
+  if (result >= 0 && !options->bare_workers) result = find_bootstrap(self->bootstrap, sizeof self->bootstrap, reterr);
   if (result >= 0 && options->grpc) result = private_dir_open(&self->folder, reterr);
   return result;
 }
 
 static int open_shop(struct supervisor *self, struct admission *admission, pyproc_error **reterr) {
   const struct options *options = self->options;
-  int result = options->target == NULL ? find_files(self, reterr) : PYPROC_OK;
+  int result = is_remote(self) ? PYPROC_OK : find_files(self, reterr);
   if (result < 0) return result;
   if (wake_open(&self->wake) < 0 || poller_open(&self->poller) < 0 ||
       platform_host_watch(&self->host_fd, &self->host_keep_fd) < 0 ||
@@ -104,70 +110,43 @@ static int open_shop(struct supervisor *self, struct admission *admission, pypro
                            .userdata = options->log_userdata,
                            .wake = wake_thread,
                            .wake_argument = self};
-  self->shop = (worker_shop){.options = options,
-                             .python = self->python,
-                             .bootstrap = self->bootstrap,
-                             .admission = admission,
-                             .poller = &self->poller,
-                             .log = log_queue_new(&log),
-                             .wake = &self->wake,
-                             .host_fd = self->host_fd};
+  self->shop =
+      (worker_shop){.options = options,
+                    .launch = options->bare_workers ? &launch_listening : &launch_inherited,
+                    .bootstrap = self->bootstrap,
+                    .breaker = {.failures = options->breaker_failures, .cooldown_ms = options->breaker_cooldown_ms},
+                    .admission = admission,
+                    .poller = &self->poller,
+                    .log = log_queue_new(&log),
+                    .wake = &self->wake,
+                    .host_fd = self->host_fd};
   return self->shop.log != NULL ? PYPROC_OK : error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED, "out of memory");
 }
 
-static connection_settings settings_of(struct supervisor *self, struct lot *lot, int index) {
-  const struct options *options = self->options;
-  return (connection_settings){.codec = options->codec,
-                               .lot = lot,
-                               .services = options->services,
-                               .frame_limit = options->frame_limit,
-                               .spin_ns = options->spin_ns,
-                               .cancel_grace_ms = options->cancel_grace_ms,
-                               .max_in_flight = (int)options->max_in_flight,
-                               .max_streams = (int)options->max_streams,
-                               .stream_window = options->stream_window,
-                               .index = index,
-                               .folder = &self->folder,
-                               .target = options->target,
-                               .tls_ca_file = options->tls_ca_file,
-                               .tls_cert_file = options->tls_cert_file,
-                               .tls_key_file = options->tls_key_file,
-                               .authorization = options->authorization};
-}
-
-/* One connection more; its owner is a worker, or the server elsewhere. */
-static struct connection *make_connection(struct supervisor *self, const protocol *spoken, struct lot *lot,
-                                          const connection_owner *owner_ops, void *owner, pyproc_error **reterr) {
-  connection_settings settings = settings_of(self, lot, self->count);
-  struct connection *made = spoken->create(&settings, owner_ops, owner, reterr);
-  if (made != NULL) self->connections[self->count++] = made;
-  return made;
-}
-
-static int make_places(struct supervisor *self, struct lot *lot, struct admission *admission, pyproc_error **reterr) {
+static int make_places(struct supervisor *self, struct lot *lot, pyproc_error **reterr) {
   const struct options *options = self->options;
   const protocol *spoken = &protocol_framed;
-  size_t count = (size_t)options->workers;
-  pyproc_error *error = NULL;
   int result = options->grpc ? grpc_module_load(&spoken, reterr) : PYPROC_OK;
   if (result < 0) return result;
-  self->connections = calloc(count, sizeof(struct connection *));
-  if (options->target == NULL) self->workers = calloc(count, sizeof *self->workers);
-  if (self->connections == NULL || (self->workers == NULL && options->target == NULL))
-    return error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED, "out of memory");
-  for (int i = 0; i < (int)count && error == NULL && options->target == NULL; i++) {
-    struct worker *worker = &self->workers[i];
-    worker_init(worker, &self->shop, i);
-    worker->connection = make_connection(self, spoken, lot, &worker_connection_owner, worker, &error);
-  }
-  if (options->target != NULL) {
-    remote_init(&self->remote, admission, &self->wake);
-    self->remote.connection = make_connection(self, spoken, lot, &remote_connection_owner, &self->remote, &error);
-  }
-  if (error != NULL) return error_give(reterr, error);
-  admission->connections = self->connections;
-  admission->count = self->count;
-  return PYPROC_OK;
+  const connection_settings settings = {.codec = options->codec,
+                                        .lot = lot,
+                                        .services = options->services,
+                                        .frame_limit = options->frame_limit,
+                                        .spin_ns = options->spin_ns,
+                                        .cancel_grace_ms = options->cancel_grace_ms,
+                                        .max_in_flight = (int)options->max_in_flight,
+                                        .max_streams = (int)options->max_streams,
+                                        .stream_window = options->stream_window,
+                                        .bare = options->bare_workers,
+                                        .folder = &self->folder,
+                                        .target = options->target,
+                                        .tls_ca_file = options->tls_ca_file,
+                                        .tls_cert_file = options->tls_cert_file,
+                                        .tls_key_file = options->tls_key_file,
+                                        .authorization = options->authorization};
+  if (is_remote(self))
+    return remote_create(&self->remote, self->shop.admission, &self->wake, spoken, &settings, reterr);
+  return roster_open(&self->roster, &self->shop, spoken, &settings, self->python, reterr);
 }
 
 /* ---- the thread ---- */
@@ -178,16 +157,16 @@ static bool take_stock(struct supervisor *self) {
   bool running = false;
   int64_t failures = 0;
   pthread_mutex_lock(&self->lock);
-  if (self->workers == NULL) {
+  if (is_remote(self)) {
     ready = running = self->remote.is_open;
     failures = self->remote.failure != NULL;
     if (self->last_error == NULL && failures > 0) self->last_error = error_copy(self->remote.failure);
   }
-  for (int i = 0; i < self->count && self->workers != NULL; i++) {
-    struct worker *worker = &self->workers[i];
+  for (int i = 0; i < self->roster.count; i++) {
+    struct worker *worker = &self->roster.entries[i]->worker;
     ready += worker->state == WORKER_READY;
     running |= worker->state != WORKER_DOWN;
-    failures += worker->failures;
+    failures += worker->backoff.in_a_row;
     if (worker->last_error == NULL) continue;
     pyproc_error_free(self->last_error);
     self->last_error = worker->last_error;
@@ -201,18 +180,49 @@ static bool take_stock(struct supervisor *self) {
   return running;
 }
 
-static int64_t step_places(struct supervisor *self, bool closing) {
+static int64_t step_remote(struct supervisor *self, bool closing) {
+  if (closing) remote_leave(&self->remote);
+  return remote_step(&self->remote, platform_now_ns());
+}
+
+static int64_t step_processes(struct supervisor *self, bool closing) {
   int64_t now = platform_now_ns(), due = INT64_MAX;
-  if (self->workers == NULL) {
-    if (closing) remote_leave(&self->remote);
-    return remote_step(&self->remote, now);
-  }
-  for (int i = 0; i < self->count; i++) {
-    if (closing) worker_leave(&self->workers[i], self->options->drain_timeout_ms);
-    int64_t next = worker_step(&self->workers[i], now);
-    if (next < due && !(closing && self->workers[i].state == WORKER_DOWN)) due = next;
+  for (int i = 0; i < self->roster.count; i++) {
+    struct worker *worker = &self->roster.entries[i]->worker;
+    if (closing) worker_leave(worker, self->options->drain_timeout_ms);
+    int64_t next = worker_step(worker, now);
+    if (next < due && !(closing && worker->state == WORKER_DOWN)) due = next;
   }
   return due;
+}
+
+/* Begins what was asked for, goes on with what was begun, and tells who waits for it. */
+static int64_t step_roster(struct supervisor *self, bool closing) {
+  const change *before = self->roster.change;
+  pthread_mutex_lock(&self->lock);
+  change *asked = self->asked;
+  self->asked = NULL;
+  pthread_mutex_unlock(&self->lock);
+  if (asked != NULL) {
+    guard_try(&self->shop, &self->roster);
+    roster_begin(&self->roster, asked);
+  }
+  if (closing) roster_abandon(&self->roster, PYPROC_E_UNAVAILABLE, "the pool was closed meanwhile");
+  int64_t due = closing ? INT64_MAX : roster_step(&self->roster, platform_now_ns());
+  if (self->roster.change == NULL && (before != NULL || asked != NULL)) {
+    pthread_mutex_lock(&self->lock);
+    pthread_cond_broadcast(&self->changed);
+    pthread_mutex_unlock(&self->lock);
+  }
+  return due;
+}
+
+static int64_t step_workers(struct supervisor *self, bool closing) {
+  int64_t due = step_processes(self, closing);
+  int64_t guarded = closing ? INT64_MAX : guard_step(&self->shop, &self->roster, platform_now_ns());
+  int64_t moved = step_roster(self, closing);
+  if (guarded < due) due = guarded;
+  return moved < due ? moved : due;
 }
 
 static int64_t balance(struct supervisor *self, int64_t due) {
@@ -239,7 +249,7 @@ static void *run(void *argument) {
   struct supervisor *self = argument;
   for (;;) {
     bool closing = atomic_load(&self->shop.closing);
-    int64_t due = step_places(self, closing);
+    int64_t due = is_remote(self) ? step_remote(self, closing) : step_workers(self, closing);
     bool running = take_stock(self);
     if (closing && !running) break;
     due = balance(self, due);
@@ -249,6 +259,10 @@ static void *run(void *argument) {
     wait_for_events(self, due);
   }
   while (log_deliver(self->shop.log, LOG_BATCH)) {}
+  pthread_mutex_lock(&self->lock);
+  self->is_over = true;
+  pthread_cond_broadcast(&self->changed);
+  pthread_mutex_unlock(&self->lock);
   return NULL;
 }
 
@@ -266,7 +280,7 @@ static int start_thread(struct supervisor *self, pyproc_error **reterr) {
 static int wait_until_ready(struct supervisor *self, pyproc_error **reterr) {
   int result = PYPROC_OK;
   pthread_mutex_lock(&self->lock);
-  while (self->failures == 0 && atomic_load(&self->ready_count) < self->count)
+  while (self->failures == 0 && atomic_load(&self->ready_count) < self->options->workers)
     pthread_cond_wait(&self->changed, &self->lock);
   if (self->failures > 0) {
     pyproc_error *error = self->last_error != NULL ? error_copy(self->last_error)
@@ -287,7 +301,7 @@ int supervisor_open(const struct options *options, struct lot *lot, struct admis
   pthread_mutex_init(&self->lock, NULL);
   pthread_cond_init(&self->changed, NULL);
   int result = open_shop(self, admission, reterr);
-  if (result >= 0) result = make_places(self, lot, admission, reterr);
+  if (result >= 0) result = make_places(self, lot, reterr);
   if (result >= 0) result = start_thread(self, reterr);
   if (result >= 0) result = wait_until_ready(self, reterr);
   if (result >= 0) {
@@ -308,14 +322,9 @@ void supervisor_stop(struct supervisor *self) {
 }
 
 void supervisor_free(struct supervisor *self) {
-  for (int i = 0; i < self->count; i++) {
-    if (self->workers != NULL) worker_clear(&self->workers[i]);
-    self->connections[i]->protocol->destroy(self->connections[i]);
-  }
-  remote_clear(&self->remote);
+  roster_close(&self->roster);
+  remote_destroy(&self->remote);
   if (!self->has_thread) private_dir_remove(&self->folder); /* in a forked child it is the parent's */
-  free(self->workers);
-  free(self->connections);
   if (self->shop.log != NULL) log_queue_free(self->shop.log);
   poller_close(&self->poller);
   wake_close(&self->wake);
@@ -331,14 +340,46 @@ void supervisor_wake(struct supervisor *self) {
   wake_signal(&self->wake);
 }
 
+/* Counted where calls look, too: a worker that answers is never said not to be ready. */
 int supervisor_ready_workers(const struct supervisor *self) {
-  int ready = 0; /* counted where calls look, too: a worker that answers is never said not to be ready */
-  for (int i = 0; i < self->count; i++) {
-    struct connection *one = self->connections[i];
-    ready += one->protocol->is_reached != NULL ? one->protocol->is_reached(one)
-                                               : atomic_load(&one->state) == CONNECTION_OPEN;
+  const struct admission *admission = self->shop.admission;
+  int ready = 0, count = atomic_load(&admission->count);
+  for (int i = 0; i < count; i++) {
+    struct connection *one = admission->connections[i];
+    if (one->protocol->is_reached != NULL && !one->protocol->is_reached(one)) continue;
+    ready += atomic_load(&one->state) == CONNECTION_OPEN && atomic_load(&one->capacity) > 0;
   }
   return ready;
+}
+
+int supervisor_wanted_workers(const struct supervisor *self) {
+  return atomic_load(&self->shop.admission->workers);
+}
+
+int supervisor_change(struct supervisor *self, change *wanted, pyproc_error **reterr) {
+  bool is_over;
+  pthread_mutex_lock(&self->lock);
+  while (self->is_changing && !self->is_over) pthread_cond_wait(&self->changed, &self->lock);
+  self->is_changing = true;
+  if (wanted->workers == 0) wanted->workers = supervisor_wanted_workers(self);
+  self->asked = wanted;
+  wake_signal(&self->wake);
+  while (!atomic_load(&wanted->is_done) && !self->is_over) pthread_cond_wait(&self->changed, &self->lock);
+  is_over = !atomic_load(&wanted->is_done);
+  self->is_changing = false;
+  pthread_cond_broadcast(&self->changed);
+  pthread_mutex_unlock(&self->lock);
+  if (is_over) return error_set(reterr, PYPROC_E_UNAVAILABLE, "the pool was closed");
+  return wanted->error != NULL ? error_give(reterr, wanted->error) : PYPROC_OK;
+}
+
+int supervisor_find_python(const struct options *options, char *path, size_t size, pyproc_error **reterr) {
+  int result = check_script(options->script, reterr);
+  return result >= 0 ? spawn_find_program(options->python, path, size, reterr) : result;
+}
+
+bool supervisor_breaker_is_open(const struct supervisor *self) {
+  return admission_is_broken(self->shop.admission);
 }
 
 int64_t supervisor_restarts(const struct supervisor *self) {

@@ -9,6 +9,9 @@
 #include "options.h"
 
 struct supervisor;
+struct change;
+
+enum { SUPERVISOR_PATH_SIZE = 4096 };
 
 /* What else the thread does: `run` returns when it is due again (CLOCK_MONOTONIC ns; INT64_MAX: never). */
 typedef struct supervisor_tick {
@@ -33,7 +36,16 @@ void supervisor_wake(struct supervisor *self);
 
 /* Any thread. */
 int supervisor_ready_workers(const struct supervisor *self);
+int supervisor_wanted_workers(const struct supervisor *self);
+bool supervisor_breaker_is_open(const struct supervisor *self); /* calls fail at once */
 int64_t supervisor_restarts(const struct supervisor *self);
+
+/* Looks for script and interpreter of a pool; `path` gets the latter. NOT_FOUND, PERMISSION_DENIED, INVALID_ARGUMENT. */
+int supervisor_find_python(const struct options *options, char *path, size_t size, pyproc_error **reterr);
+
+/* Has a change (roster.h) made, and waits until it is over; one after the other. `workers` 0: as many as there are.
+ * Any thread. UNAVAILABLE: the pool was closed meanwhile. */
+int supervisor_change(struct supervisor *self, struct change *wanted, pyproc_error **reterr);
 
 /* A copy of the last worker's failure, or NULL. Any thread. */
 pyproc_error *supervisor_last_error(struct supervisor *self);

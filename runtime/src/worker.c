@@ -11,16 +11,8 @@
 #include "error.h"
 #include "spawn.h"
 
-enum {
-  BACKOFF_FIRST_MS = 100,
-  BACKOFF_LAST_MS = 30000,
-  EXIT_GRACE_MS = 500,
-  TERM_GRACE_MS = 1000,
-  CLOSE_RETRY_MS = 1,
-  REAP_POLL_MS = 50
-};
-enum { FD_STDIN, FD_STDOUT, FD_STDERR, FD_WORKER, FD_HOST, FD_COUNT };
-enum { OWN_VARIABLES = 8 };
+enum { EXIT_GRACE_MS = 500, TERM_GRACE_MS = 1000, CLOSE_RETRY_MS = 1, REACH_RETRY_MS = 5, REAP_POLL_MS = 50 };
+enum { FD_STDIN, FD_STDOUT, FD_STDERR, FD_LAUNCH, VARIABLES_MAX = LAUNCH_VARIABLES + 4 };
 enum { STEP_ASKED, STEP_TERMINATED, STEP_KILLED };
 
 static int64_t ms(int64_t count) {
@@ -31,13 +23,17 @@ static void say(const struct worker *self, int level, const char *what) {
   log_write(self->shop->log, level, self->pid, "worker %d: %s", self->index, what);
 }
 
-static void tell(const struct worker *self, int kind, const char *text, const pyproc_crash *crash) {
-  const struct options *options = self->shop->options;
+void worker_tell(worker_shop *shop, pid_t pid, int kind, const char *text, const pyproc_crash *crash) {
+  const struct options *options = shop->options;
   if (options->event == NULL) return;
-  pyproc_event event = {.size = sizeof event, .kind = kind, .worker_pid = self->pid, .text = text, .crash = crash};
-  atomic_store(&self->shop->busy, true);
+  pyproc_event event = {.size = sizeof event, .kind = kind, .worker_pid = pid, .text = text, .crash = crash};
+  atomic_store(&shop->busy, true);
   options->event(&event, options->event_userdata);
-  atomic_store(&self->shop->busy, false);
+  atomic_store(&shop->busy, false);
+}
+
+static void tell(const struct worker *self, int kind, const char *text, const pyproc_crash *crash) {
+  worker_tell(self->shop, self->pid, kind, text, crash);
 }
 
 /* ---- what the connection tells us, on any thread ---- */
@@ -64,6 +60,7 @@ static void on_watch(void *owner, bool for_write) {
 
 static void on_freed(void *owner) {
   struct worker *self = owner;
+  if (atomic_load(&self->is_retiring)) raise_flag(self, &self->became_idle);
   struct admission *admission = self->shop->admission;
   admission_dispatch(admission);
   if (admission->count > 1 && atomic_load(&self->connection->load) == 0 && !atomic_load(&self->shop->lopsided) &&
@@ -74,6 +71,10 @@ static void on_freed(void *owner) {
 static void on_returned(void *owner, struct call *call) {
   struct worker *self = owner;
   admission_return(self->shop->admission, call);
+}
+
+static void on_overdue(void *owner) {
+  wake_signal(((struct worker *)owner)->shop->wake);
 }
 
 static int on_logs(void *owner, int fds[2]) {
@@ -97,6 +98,7 @@ const connection_owner worker_connection_owner = {
     .returned = on_returned,
     .broken = on_broken,
     .watch = on_watch,
+    .overdue = on_overdue,
     .logs = on_logs,
     .drain = on_drain,
 };
@@ -158,71 +160,92 @@ void worker_handle(worker_watch *watch, uint32_t events) {
 
 /* ---- start ---- */
 
-void worker_init(struct worker *self, worker_shop *shop, int index) {
-  *self = (struct worker){.shop = shop, .index = index, .state = WORKER_DOWN};
+worker_edition *worker_edition_new(struct options *options, const char *python) {
+  worker_edition *self = calloc(1, sizeof *self);
+  char *copy = strdup(python);
+  if (self == NULL || copy == NULL) {
+    free(self);
+    free(copy);
+    return NULL;
+  }
+  *self = (worker_edition){.options = options, .owned = options, .python = copy};
+  return self;
+}
+
+void worker_edition_free(worker_edition *edition) {
+  options_free(edition->owned);
+  free(edition->owned);
+  free((char *)(uintptr_t)edition->python);
+  free(edition);
+}
+
+void worker_init(struct worker *self, worker_shop *shop) {
+  *self = (struct worker){.shop = shop, .state = WORKER_DOWN, .due_ns = INT64_MAX, .site = LAUNCH_SITE_INIT};
   for (int i = 0; i < WORKER_SOURCES; i++)
     self->watches[i] = (worker_watch){.worker = self, .source = (worker_source)i, .fd = -1};
 }
 
 typedef struct worker_pipes {
-  int out[2], err[2], sockets[2];
+  int out[2], err[2];
 } worker_pipes;
 
 static void close_pipes(worker_pipes *pipes) {
   for (int i = 0; i < 2; i++) {
     platform_close_fd(pipes->out[i]);
     platform_close_fd(pipes->err[i]);
-    platform_close_fd(pipes->sockets[i]);
   }
 }
 
 static int open_pipes(worker_pipes *pipes, pyproc_error **reterr) {
   char text[128];
-  *pipes = (worker_pipes){{-1, -1}, {-1, -1}, {-1, -1}};
-  if (platform_pipe(pipes->out) >= 0 && platform_pipe(pipes->err) >= 0 && platform_socketpair(pipes->sockets) >= 0)
-    return PYPROC_OK;
-  int result = error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED,
-                         "no pipe or socket for a worker: %s (limit of open files: ulimit -n)",
-                         platform_error_text(errno, text, sizeof text));
+  *pipes = (worker_pipes){{-1, -1}, {-1, -1}};
+  if (platform_pipe(pipes->out) >= 0 && platform_pipe(pipes->err) >= 0) return PYPROC_OK;
+  int result =
+      error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED, "no pipe for a worker: %s (limit of open files: ulimit -n)",
+                platform_error_text(errno, text, sizeof text));
   close_pipes(pipes);
   return result;
 }
 
-static char **make_argv(const worker_shop *shop) {
-  size_t count = 0;
-  const struct options *options = shop->options;
+static char **make_argv(const struct worker *self) {
+  size_t count = 0, used = 0;
+  const struct options *options = self->edition->options;
   while (options->args != NULL && options->args[count] != NULL) count++;
   char **argv = calloc(count + 4, sizeof *argv);
   if (argv == NULL) return NULL;
-  argv[0] = (char *)(uintptr_t)shop->python; /* spawn does not write to them */
-  argv[1] = (char *)(uintptr_t)shop->bootstrap;
-  argv[2] = options->script;
-  for (size_t i = 0; i < count; i++) argv[3 + i] = options->args[i];
+  argv[used++] = (char *)(uintptr_t)self->edition->python; /* spawn does not write to them */
+  if (self->shop->launch->has_bootstrap) argv[used++] = (char *)(uintptr_t)self->shop->bootstrap;
+  argv[used++] = options->script;
+  for (size_t i = 0; i < count; i++) argv[used++] = options->args[i];
   return argv;
 }
 
-static int spawn(struct worker *self, const worker_pipes *pipes, int *ret_process_fd, pyproc_error **reterr) {
-  const worker_shop *shop = self->shop;
-  char worker_fd[32], host_fd[32], index[32];
-  snprintf(worker_fd, sizeof worker_fd, "PYPROC_WORKER_FD=%d", FD_WORKER);
-  snprintf(host_fd, sizeof host_fd, "PYPROC_HOST_FD=%d", FD_HOST);
+static int spawn(struct worker *self, const worker_pipes *pipes, const launch_terms *terms, int *ret_process_fd,
+                 pyproc_error **reterr) {
+  const struct options *options = self->edition->options;
+  char index[32];
+  static const char *const framed[] = {"PYPROC_PROTOCOL=", NULL}; /* what the host was configured by is not for it */
+  const char *own[VARIABLES_MAX] = {index};
+  int count = 1;
   snprintf(index, sizeof index, "PYPROC_WORKER_INDEX=%d", self->index);
-  const char *own[OWN_VARIABLES + 1] = {worker_fd, host_fd, index};
+  for (int i = 0; i < terms->variable_count; i++) own[count++] = terms->variables[i];
   const protocol *ops = self->connection->protocol;
-  const char *const *more = ops->environment != NULL ? ops->environment(self->connection) : NULL;
-  for (int i = 3; more != NULL && *more != NULL && i < OWN_VARIABLES; i++) own[i] = *more++;
-  char **argv = make_argv(shop), **env = spawn_environment((const char *const *)shop->options->env, own);
+  const char *const *more = ops->environment != NULL ? ops->environment(self->connection) : framed;
+  while (*more != NULL && count < VARIABLES_MAX - 1) own[count++] = *more++;
+  char **argv = make_argv(self), **env = spawn_environment((const char *const *)options->env, own);
   int result;
   if (argv == NULL || env == NULL) {
     result = error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED, "out of memory");
   } else {
-    const int fds[FD_COUNT] = {-1, pipes->out[1], pipes->err[1], pipes->sockets[1], shop->host_fd};
-    spawn_request request = {.program = shop->python,
+    int fds[FD_LAUNCH + LAUNCH_FDS] = {-1, pipes->out[1], pipes->err[1]};
+    for (int i = 0; i < terms->fd_count; i++) fds[FD_LAUNCH + i] = terms->fds[i];
+    spawn_request request = {.program = self->edition->python,
                              .argv = argv,
                              .envp = env,
-                             .cwd = shop->options->cwd,
+                             .cwd = options->cwd,
                              .fds = fds,
-                             .fd_count = FD_COUNT};
+                             .fd_count = FD_LAUNCH + (size_t)terms->fd_count,
+                             .dies_with_host = self->shop->launch->dies_with_host};
     result = spawn_process(&request, &self->pid, ret_process_fd, reterr);
   }
   free(argv);
@@ -230,35 +253,55 @@ static int spawn(struct worker *self, const worker_pipes *pipes, int *ret_proces
   return result;
 }
 
+/* Opens the connection, if the process can be reached already; else that is tried again soon. */
+static int reach(struct worker *self, int64_t now_ns, pyproc_error **reterr) {
+  int socket = self->shop->launch->reach(&self->site);
+  self->due_ns = now_ns + ms(REACH_RETRY_MS);
+  if (socket < 0) return PYPROC_OK;
+  self->shop->launch->clear(&self->site);
+  self->is_reached = true;
+  self->due_ns = self->start_due_ns;
+  return self->connection->protocol->open(self->connection, socket, reterr);
+}
+
 /* Takes the process and its pipes over. */
-static int adopt(struct worker *self, worker_pipes *pipes, int process_fd, pyproc_error **reterr) {
+static void adopt(struct worker *self, worker_pipes *pipes, int process_fd) {
   self->tail = log_tail_new();
   self->streams[0] = log_stream_new(pipes->out[0], PYPROC_LOG_INFO, "stdout", self->tail);
   self->streams[1] = log_stream_new(pipes->err[0], PYPROC_LOG_WARNING, "stderr", self->tail);
   pipes->out[0] = pipes->err[0] = -1;
   self->connection->peer_pid = self->pid;
-  int socket = pipes->sockets[0];
-  pipes->sockets[0] = -1;
-  int result = self->connection->protocol->open(self->connection, socket, reterr);
+  self->connection->index = self->index;
   watch(self, WORKER_PROCESS, process_fd, POLLER_IN);
   for (int i = 0; i < 2; i++) {
     if (self->streams[i] == NULL) continue;
     log_stream_set_pid(self->streams[i], self->pid);
     watch(self, i == 0 ? WORKER_STDOUT : WORKER_STDERR, log_stream_fd(self->streams[i]), POLLER_IN);
   }
-  return result;
 }
 
-static void schedule_restart(struct worker *self, int64_t now_ns) {
-  int64_t wait_ms = 0;
-  if (self->failures > 0) {
-    wait_ms = BACKOFF_LAST_MS;
-    if (self->failures < 10 && (int64_t)BACKOFF_FIRST_MS << (self->failures - 1) < wait_ms)
-      wait_ms = (int64_t)BACKOFF_FIRST_MS << (self->failures - 1);
-    wait_ms = wait_ms / 2 + (int64_t)(platform_random64() % (uint64_t)wait_ms) / 2; /* half of it is jitter */
+/* How long to wait before the next start. */
+static int64_t pause_after(struct worker *self, bool failed, int64_t now_ns) {
+  const struct options *options = self->shop->options;
+  const backoff_policy policy = {.max = options->restart_max, .window_ms = options->restart_window_ms};
+  bool rests;
+  if (!failed) {
+    backoff_reset(&self->backoff);
+    return 0;
   }
+  self->has_failed = true;
+  int64_t wait_ms = backoff_next(&self->backoff, &policy, now_ns, &rests);
+  if (rests && self->is_wanted)
+    log_write(self->shop->log, PYPROC_LOG_ERROR, 0,
+              "worker %d: failed %" PRId64 " times within %" PRId64 " ms (options restart_max, restart_window_ms): it "
+              "rests for %" PRId64 " ms",
+              self->index, policy.max + 1, policy.window_ms, wait_ms);
+  return wait_ms;
+}
+
+static void schedule_restart(struct worker *self) {
   self->state = WORKER_DOWN;
-  self->due_ns = now_ns + ms(wait_ms);
+  self->due_ns = self->is_wanted ? self->restart_ns : INT64_MAX;
 }
 
 static void keep_error(struct worker *self, pyproc_error *error) {
@@ -266,31 +309,51 @@ static void keep_error(struct worker *self, pyproc_error *error) {
   self->last_error = error;
 }
 
-static void start(struct worker *self, int64_t now_ns) {
-  worker_pipes pipes;
+/* The process runs; from here on its end is seen. */
+static void begin(struct worker *self, int64_t now_ns) {
   pyproc_error *error = NULL;
-  int process_fd = -1;
-  self->may_have_ended = false;
-  atomic_store(&self->became_ready, false);
-  atomic_store(&self->became_broken, false);
-  int result = open_pipes(&pipes, &error);
-  if (result >= 0) result = spawn(self, &pipes, &process_fd, &error);
-  if (result >= 0) result = adopt(self, &pipes, process_fd, &error);
-  close_pipes(&pipes);
-  if (self->pid == 0) { /* nothing runs */
-    self->failures++;
-    log_write(self->shop->log, PYPROC_LOG_ERROR, 0, "worker %d: %s", self->index, pyproc_error_message(error));
-    keep_error(self, error);
-    schedule_restart(self, now_ns);
-    return;
+  if (reach(self, now_ns, &error) < 0) {
+    self->verdict = error;
+    self->due_ns = now_ns;
   }
-  self->verdict = result < 0 ? error : NULL;
-  self->state = WORKER_STARTING;
-  self->due_ns = result < 0 ? now_ns : now_ns + ms(self->shop->options->start_timeout_ms);
   watch_socket(self);
 }
 
+static void start(struct worker *self, int64_t now_ns) {
+  worker_pipes pipes;
+  launch_terms terms;
+  pyproc_error *error = NULL;
+  int process_fd = -1;
+  self->may_have_ended = self->is_reached = false;
+  self->leaving_step = STEP_ASKED;
+  self->revision = self->edition->revision;
+  atomic_store(&self->is_retiring, false);
+  atomic_store(&self->became_ready, false);
+  atomic_store(&self->became_broken, false);
+  int result = open_pipes(&pipes, &error);
+  if (result >= 0) result = self->shop->launch->prepare(&self->site, self->shop->host_fd, &terms, &error);
+  if (result >= 0) result = spawn(self, &pipes, &terms, &process_fd, &error);
+  if (result >= 0) adopt(self, &pipes, process_fd);
+  close_pipes(&pipes);
+  if (result < 0) { /* nothing runs */
+    self->shop->launch->clear(&self->site);
+    self->restart_ns = now_ns + ms(pause_after(self, true, now_ns));
+    log_write(self->shop->log, PYPROC_LOG_ERROR, 0, "worker %d: %s", self->index, pyproc_error_message(error));
+    keep_error(self, error);
+    schedule_restart(self);
+    return;
+  }
+  self->state = WORKER_STARTING;
+  self->start_due_ns = now_ns + ms(self->edition->options->start_timeout_ms);
+  begin(self, now_ns);
+}
+
 /* ---- end ---- */
+
+/* Nobody needs to be told that it has ended. */
+static bool is_expected(const struct worker *self) {
+  return atomic_load(&self->shop->closing) || !self->is_wanted;
+}
 
 static void describe_exit(const struct worker *self, const platform_exit *exit, char *text, size_t size) {
   bool killed_by_us = self->state == WORKER_LEAVING && self->leaving_step == STEP_KILLED && exit->signal == SIGKILL;
@@ -298,7 +361,7 @@ static void describe_exit(const struct worker *self, const platform_exit *exit, 
     snprintf(text, size, "worker %ld has ended; the host took its exit status", (long)self->pid);
   else if (killed_by_us)
     snprintf(text, size, "worker %ld %s and was killed", (long)self->pid,
-             atomic_load(&self->shop->closing) ? "did not end in time" : "closed its connection");
+             is_expected(self) ? "did not end in time" : "closed its connection");
   else if (exit->signal != 0)
     snprintf(text, size, "worker %ld was killed by signal %d (%s)", (long)self->pid, exit->signal,
              strsignal(exit->signal));
@@ -327,13 +390,15 @@ static pyproc_error *make_error(struct worker *self, const platform_exit *exit, 
   else if (said_why)
     error = error_copy(reason);
   else if (was_ready)
-    error =
-        error_new(PYPROC_E_UNAVAILABLE, "%s%s%s%s%s", atomic_load(&self->shop->closing) ? "the pool was closed: " : "",
-                  text, running ? " in " : "", method,
-                  stuck ? ", which did not end although its call was given up (option cancel_grace_ms)" : "");
+    error = error_new(PYPROC_E_UNAVAILABLE, "%s%s%s%s%s",
+                      atomic_load(&self->shop->closing) ? "the pool was closed: "
+                      : !self->is_wanted                ? "its worker was replaced: "
+                                                        : "",
+                      text, running ? " in " : "", method,
+                      stuck ? ", which did not end although its call was given up (option cancel_grace_ms)" : "");
   else
-    error = error_new(PYPROC_E_UNAVAILABLE, "%s before it was ready: does %s call serve()?", text,
-                      self->shop->options->script);
+    error = error_new(PYPROC_E_UNAVAILABLE, "%s before it was ready: does %s %s?", text, self->edition->options->script,
+                      self->shop->launch->task);
   char *tail = self->tail != NULL ? log_tail_text(self->tail) : NULL;
   pyproc_crash crash = {.size = sizeof crash,
                         .pid = self->pid,
@@ -384,7 +449,7 @@ static void let_go(struct worker *self, int64_t now_ns) {
     self->state = WORKER_DOWN;
     self->due_ns = INT64_MAX;
   } else {
-    schedule_restart(self, now_ns);
+    schedule_restart(self);
   }
 }
 
@@ -393,19 +458,22 @@ static void bury(struct worker *self, const platform_exit *exit, int64_t now_ns)
   int process_fd = self->watches[WORKER_PROCESS].fd;
   for (int i = 0; i < WORKER_SOURCES; i++) unwatch(self, (worker_source)i);
   platform_close_fd(process_fd);
+  self->shop->launch->clear(&self->site);
   take_last_lines(self);
   self->connection->protocol->drain(self->connection);
   bool had_good_call = atomic_load(&self->connection->good_calls) > 0;
   pyproc_error *error = make_error(self, exit, was != WORKER_STARTING);
   /* its socket may have ended before it: that it is leaving does not mean that we sent it away */
-  log_write(self->shop->log, atomic_load(&self->shop->closing) ? PYPROC_LOG_DEBUG : PYPROC_LOG_ERROR, self->pid,
-            "worker %d: %s", self->index, pyproc_error_message(error));
+  log_write(self->shop->log, is_expected(self) ? PYPROC_LOG_DEBUG : PYPROC_LOG_ERROR, self->pid, "worker %d: %s",
+            self->index, pyproc_error_message(error));
   admission_lose(self->shop->admission, self->connection, error);
-  if (!atomic_load(&self->shop->closing))
-    tell(self, PYPROC_EVENT_WORKER_DIED, pyproc_error_message(error), pyproc_error_crash(error));
-  self->failures = had_good_call ? 0 : self->failures + 1;
-  keep_error(self, error);
-  if (!atomic_load(&self->shop->closing)) atomic_fetch_add(&self->shop->restarts, 1);
+  if (!is_expected(self)) tell(self, PYPROC_EVENT_WORKER_DIED, pyproc_error_message(error), pyproc_error_crash(error));
+  self->restart_ns = now_ns + ms(pause_after(self, !had_good_call && !is_expected(self), now_ns));
+  if (is_expected(self))
+    pyproc_error_free(error);
+  else
+    keep_error(self, error);
+  if (!is_expected(self)) atomic_fetch_add(&self->shop->restarts, 1);
   self->state = WORKER_GONE;
   let_go(self, now_ns);
 }
@@ -430,11 +498,45 @@ static void end_now(struct worker *self, int64_t now_ns) {
 
 void worker_leave(struct worker *self, int64_t grace_ms) {
   if (self->state == WORKER_DOWN || self->state == WORKER_GONE || self->state == WORKER_LEAVING) return;
-  bool is_listening = self->state == WORKER_READY;
+  bool is_listening = self->state == WORKER_READY || self->state == WORKER_RETIRING;
   self->connection->protocol->finish(self->connection);
+  if (self->shop->launch->stop_signal != 0) platform_kill_group(self->pid, self->shop->launch->stop_signal);
   self->state = WORKER_LEAVING;
   self->leaving_step = STEP_ASKED;
   self->due_ns = is_listening ? platform_now_ns() + ms(grace_ms) : 0;
+}
+
+void worker_employ(struct worker *self, const worker_edition *edition, int index) {
+  self->edition = edition;
+  self->index = index;
+  self->is_wanted = true;
+  self->backoff = (backoff){0};
+  self->is_probe = self->is_held = self->has_failed = false;
+  self->due_ns = 0;
+}
+
+void worker_release(struct worker *self) {
+  if (self->state == WORKER_DOWN && self->is_held) self->due_ns = 0;
+  self->is_held = false;
+}
+
+/* Whatever was given to it, it has answered: what callers that chose it before still send is given back unstarted. */
+static bool is_idle(const struct worker *self) {
+  return atomic_load(&self->connection->load) == 0 && atomic_load(&self->connection->streams) == 0;
+}
+
+void worker_dismiss(struct worker *self, int64_t drain_ms) {
+  self->is_wanted = false;
+  if (self->state == WORKER_DOWN) self->due_ns = INT64_MAX;
+  if (self->state != WORKER_READY) {
+    worker_leave(self, 0);
+    return;
+  }
+  self->state = WORKER_RETIRING;
+  self->due_ns = platform_now_ns() + ms(drain_ms);
+  atomic_store(&self->connection->capacity, 0); /* no call is given to it */
+  atomic_store(&self->became_idle, true);       /* look at once */
+  atomic_store(&self->is_retiring, true);
 }
 
 /* ---- steps ---- */
@@ -450,26 +552,58 @@ static void become_ready(struct worker *self) {
 
 /* The connection is of no use: where the process ends by itself, its exit status says more than our signal would. */
 static void become_broken(struct worker *self, int64_t now_ns) {
-  if (self->state != WORKER_STARTING && self->state != WORKER_READY) return;
+  if (self->state != WORKER_STARTING && self->state != WORKER_READY && self->state != WORKER_RETIRING) return;
   bool hung_up = pyproc_error_code(self->connection->reason) == PYPROC_E_UNAVAILABLE;
   bool failed = self->state == WORKER_STARTING;
-  if (self->state == WORKER_READY) self->state = WORKER_LEAVING;
+  if (!failed) self->state = WORKER_LEAVING;
   self->leaving_step = STEP_TERMINATED;
   self->due_ns = hung_up || failed ? now_ns + ms(EXIT_GRACE_MS) : now_ns;
   unwatch(self, WORKER_SOCKET);
 }
 
+/* A worker that cannot be told to stop a call has not ended one in time that was given up. Nothing can be given to it
+ * in between: it holds that call, or takes no more. */
+static void end_if_overdue(struct worker *self, int64_t now_ns) {
+  struct connection *connection = self->connection;
+  if (self->state != WORKER_READY || now_ns < atomic_load(&connection->answer_due_ns)) return;
+  int capacity = atomic_exchange(&connection->capacity, 0);
+  if (now_ns < atomic_load(&connection->answer_due_ns)) { /* it has just answered */
+    atomic_store(&connection->capacity, capacity);
+    admission_dispatch(self->shop->admission);
+    return;
+  }
+  self->verdict = error_new(PYPROC_E_UNAVAILABLE,
+                            "worker %ld was killed: it went on with a call for %" PRId64
+                            " ms after that was given up (option cancel_grace_ms)",
+                            (long)self->pid, self->shop->options->cancel_grace_ms);
+  end_now(self, now_ns);
+}
+
+static bool may_start(const struct worker *self) {
+  breaker_state state = self->shop->breaker.state;
+  return state == BREAKER_CLOSED || (state == BREAKER_HALF_OPEN && self->is_probe);
+}
+
 static void do_what_is_due(struct worker *self, int64_t now_ns) {
   switch (self->state) {
   case WORKER_DOWN:
-    if (!atomic_load(&self->shop->closing)) start(self, now_ns);
+    if (!self->is_wanted || atomic_load(&self->shop->closing)) break;
+    self->is_held = !may_start(self);
+    if (self->is_held)
+      self->due_ns = INT64_MAX;
+    else
+      start(self, now_ns);
     break;
   case WORKER_STARTING:
-    if (self->verdict == NULL && atomic_load(&self->connection->state) == CONNECTION_HANDSHAKE)
-      self->verdict =
-          error_new(PYPROC_E_DEADLINE_EXCEEDED,
-                    "worker %ld was not ready within %" PRId64 " ms (option start_timeout_ms): does %s call serve()?",
-                    (long)self->pid, self->shop->options->start_timeout_ms, self->shop->options->script);
+    if (!self->is_reached && self->leaving_step != STEP_KILLED && now_ns < self->start_due_ns) {
+      begin(self, now_ns);
+      break;
+    }
+    if (self->verdict == NULL && (!self->is_reached || atomic_load(&self->connection->state) == CONNECTION_HANDSHAKE))
+      self->verdict = error_new(PYPROC_E_DEADLINE_EXCEEDED,
+                                "worker %ld was not ready within %" PRId64 " ms (option start_timeout_ms): does %s %s?",
+                                (long)self->pid, self->edition->options->start_timeout_ms,
+                                self->edition->options->script, self->shop->launch->task);
     end_now(self, now_ns);
     break;
   case WORKER_LEAVING:
@@ -480,6 +614,9 @@ static void do_what_is_due(struct worker *self, int64_t now_ns) {
     } else {
       end_now(self, now_ns);
     }
+    break;
+  case WORKER_RETIRING:
+    worker_leave(self, self->shop->options->drain_timeout_ms);
     break;
   case WORKER_GONE:
     let_go(self, now_ns);
@@ -493,10 +630,14 @@ int64_t worker_step(struct worker *self, int64_t now_ns) {
   if (atomic_exchange(&self->became_ready, false)) become_ready(self);
   if (atomic_exchange(&self->became_broken, false)) become_broken(self, now_ns);
   bury_if_ended(self, now_ns);
+  if (atomic_exchange(&self->became_idle, false) && self->state == WORKER_RETIRING && is_idle(self))
+    worker_leave(self, self->shop->options->drain_timeout_ms);
   if (now_ns >= self->due_ns) do_what_is_due(self, now_ns);
+  end_if_overdue(self, now_ns);
   if (atomic_exchange(&self->wants_watch, false) && self->state != WORKER_DOWN && self->state != WORKER_GONE)
     watch_socket(self);
-  return self->due_ns;
+  int64_t answer_due_ns = self->state == WORKER_READY ? atomic_load(&self->connection->answer_due_ns) : INT64_MAX;
+  return self->due_ns < answer_due_ns ? self->due_ns : answer_due_ns;
 }
 
 void worker_clear(struct worker *self) {

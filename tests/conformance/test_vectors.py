@@ -11,6 +11,7 @@ from typing import Any, Dict, Iterator, List
 
 import pytest
 from google.protobuf import json_format
+from worker import pack_metadata, parse_metadata
 
 HERE = Path(__file__).resolve().parent
 SCHEMAS = HERE.parent / "unit"
@@ -96,3 +97,19 @@ def test_envelopes(vector: Dict[str, Any]) -> None:
             assert str(members[member]).replace("\0", "\ufffd") == str(wanted)
     if "body" in vector:
         assert members["body"] == json.loads(vector["body"])
+
+
+@pytest.mark.parametrize("vector", vectors("metadata.json", "good"))
+def test_metadata(vector: Dict[str, Any]) -> None:
+    """The worker that was written from the page reads and writes the same bytes."""
+    data = bytes.fromhex(vector["bytes"])
+    entries = [(key.encode(), bytes.fromhex(value)) for key, value in vector["entries"]]
+    assert parse_metadata(data) == entries
+    assert pack_metadata(entries) == data
+
+
+@pytest.mark.parametrize("vector", vectors("metadata.json", "refused"))
+def test_refused_metadata(vector: Dict[str, Any]) -> None:
+    """It refuses the same, too."""
+    with pytest.raises(ValueError):
+        parse_metadata(bytes.fromhex(vector["bytes"]))

@@ -23,9 +23,10 @@ def framed(payload: bytes) -> bytes:
     return struct.pack(">I", len(payload)) + payload
 
 
-def frame(kind: int, body: bytes = b"", flags: int = 0, code: int = 0, method: int = 0, call_id: int = 0) -> bytes:
+def frame(kind: int, body: bytes = b"", flags: int = 0, code: int = 0, method: int = 0, call_id: int = 0,
+          metadata: bytes = b"") -> bytes:
     """A frame with a header."""
-    return framed(HEADER.pack(kind, flags, code, method, call_id, 0, 0) + body)
+    return framed(HEADER.pack(kind, flags, code, method, call_id, 0, len(metadata)) + metadata + body)
 
 
 class Client:
@@ -81,6 +82,12 @@ class Client:
         return json.loads(self.read())
 
 
+def listens(path: Path) -> bool:
+    """Whether one can connect: the path is there a moment before."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
+
+
 @pytest.fixture(scope="module", name="path")
 def _path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A running worker's socket."""
@@ -89,7 +96,7 @@ def _path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with subprocess.Popen([sys.executable, str(HERE / "worker.py")], stderr=subprocess.DEVNULL,
                           env={**variables, "PYPROC_SOCKET_PATH": str(path)}) as process:
         end = time.monotonic() + PATIENCE_S
-        while not path.exists() and process.poll() is None and time.monotonic() < end:
+        while not listens(path) and process.poll() is None and time.monotonic() < end:
             time.sleep(0.01)
         yield path
         process.kill()
@@ -213,3 +220,15 @@ def test_hostile_envelopes(client: Client, payload: bytes) -> None:
     answer = client.envelope(payload)
     assert answer["id"] == 0 and answer["ok"] is False and answer["error"]
     assert client.read() == b""
+
+
+def test_metadata_that_breaks_the_rules(client: Client) -> None:
+    """The call is refused, and the connection goes on."""
+    client.shake_hands()
+    for metadata in (b"\0", b"\0\1\0\0\0\0K", b"\0\1\0\0\0\2kv", b"\0\1\0\0\0\1k\n"):
+        client.wire.sendall(frame(REQUEST, b"1", flags=JSON, method=client.methods.index("echo"), call_id=4096,
+                                  metadata=metadata))
+        code, call_id, reply = client.reply()
+        assert (code, call_id) == (3, 4096) and "metadata" in reply["error"]
+    client.call("echo", b"2")
+    assert client.reply() == (0, 4096, 2)

@@ -205,8 +205,33 @@ DYNAMIC: Dict[str, Callable[[Any, threading.Event], Any]] = {
     "nan": lambda body, _: float("nan"),
     "big": lambda body, _: "x" * body["size"],
     "die": lambda body, _: os._exit(body["status"]),
+    "beside": lambda body, _: body,
 }
 METHODS = list(TYPED) + list(STREAMS) + list(DYNAMIC)
+
+
+def parse_metadata(data: bytes) -> List[Tuple[bytes, bytes]]:
+    """The entries between header and body; ValueError where they break the page's rules."""
+    entries, rest = [], data
+    while rest:
+        key_size, value_size = struct.unpack_from(">HI", rest) if len(rest) >= 6 else (1, 0)
+        key, value = rest[6:6 + key_size], rest[6 + key_size:6 + key_size + value_size]
+        if len(key) < key_size or len(value) < value_size:
+            raise ValueError("an entry reaches beyond the end")
+        if not re.fullmatch(rb"(?!grpc-|pyproc-)[0-9a-z_.-]{1,128}", key):
+            raise ValueError("a key is not allowed")
+        if not key.endswith(b"-bin") and not re.fullmatch(rb"(?:[!-~](?:[ -~]*[!-~])?)?", value):
+            raise ValueError("a value is not allowed")
+        entries.append((key, value))
+        rest = rest[6 + key_size + value_size:]
+    if len(data) > 16384 or len(entries) > 64:
+        raise ValueError("more than 64 entries or 16 KiB")
+    return entries
+
+
+def pack_metadata(entries: List[Tuple[bytes, bytes]]) -> bytes:
+    """The other way round."""
+    return b"".join(struct.pack(">HI", len(key), len(value)) + key + value for key, value in entries)
 
 
 def run_handler(method: str, body: Any, cancelled: threading.Event) -> bytes:
@@ -241,8 +266,10 @@ def hello() -> bytes:
 class Call:
     """A request on its way through the worker. `flags` None: it came, and goes, as an envelope."""
 
-    def __init__(self, connection: "Connection", call_id: int, method: str, flags: Optional[int], body: Any) -> None:
+    def __init__(self, connection: "Connection", call_id: int, method: str, flags: Optional[int], body: Any,
+                 metadata: bytes = b"") -> None:
         self.connection, self.id, self.method, self.flags, self.body = connection, call_id, method, flags, body
+        self.metadata = metadata
         self.cancelled = threading.Event()
         self.cancel_code = CANCELLED
 
@@ -250,8 +277,10 @@ class Call:
         """Runs the handler and sends the one reply."""
         try:
             body = self.outcome()
-            payload = (b'{"id": %d, "ok": true, "body": %s}' % (self.id, body) if self.flags is None else
-                       HEADER.pack(REPLY, self.flags, 0, 0, self.id, 0, 0) + body)
+            beside = self.beside()
+            flags = JSON if beside else self.flags
+            payload = (b'{"id": %d, "ok": true, "body": %s}' % (self.id, body) if flags is None else
+                       HEADER.pack(REPLY, flags, 0, 0, self.id, 0, len(beside)) + beside + body)
             if len(payload) > self.connection.frame_limit:
                 raise Failure(RESOURCE_EXHAUSTED, "the reply of %s is larger than the frame limit" % self.method)
         except Failure as failure:
@@ -264,8 +293,18 @@ class Call:
         self.cancel_code = code
         self.cancelled.set()
 
+    def beside(self) -> bytes:
+        """The metadata that goes with the reply: what came, and one entry more."""
+        if self.method != "beside" or not self.connection.welcomed:
+            return b""
+        return pack_metadata(parse_metadata(self.metadata) + [(b"served-by", b"beside")])
+
     def outcome(self) -> bytes:
         """The body of the reply."""
+        try:
+            parse_metadata(self.metadata)
+        except ValueError as error:
+            raise Failure(INVALID_ARGUMENT, "the metadata of the request: %s" % error) from error
         if self.method in STREAMS:
             raise Failure(INVALID_ARGUMENT, "%s is a stream, and cannot be called by an envelope" % self.method)
         if self.method not in METHODS:
@@ -452,7 +491,7 @@ class Connection:
             if name in STREAMS:
                 self.start_stream(Stream(self, call_id, name, flags, body))
             else:
-                self.start(call_id, name, flags, body)
+                self.start(call_id, name, flags, body, payload[HEADER.size:HEADER.size + metadata_size])
         elif kind in (STREAM_DATA, CREDIT, END):
             call = self.calls.get(call_id)
             if isinstance(call, Stream):
@@ -480,9 +519,9 @@ class Connection:
         if call is not None:
             call.cancel(code)
 
-    def start(self, call_id: int, method: str, flags: Optional[int], body: Any) -> None:
+    def start(self, call_id: int, method: str, flags: Optional[int], body: Any, metadata: bytes = b"") -> None:
         """Has the call run in its turn."""
-        self.calls[call_id] = Call(self, call_id, method, flags, body)
+        self.calls[call_id] = Call(self, call_id, method, flags, body, metadata)
         self.jobs.put(self.calls[call_id])
 
     def start_stream(self, stream: Stream) -> None:

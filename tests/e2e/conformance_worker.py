@@ -5,7 +5,7 @@ import time
 from typing import Any, Iterator
 
 from conformance_pyproc import Blob, EchoHandler, StreamsHandler, Task, serve
-from pyproc_worker import expose
+from pyproc_worker import Context, expose
 from quickstart_pyproc import PredictorHandler, PredictReply, PredictRequest
 
 
@@ -105,6 +105,15 @@ def nan(body: Any) -> Any:
 def big(body: Any) -> Any:
     """A text of a given size."""
     return "x" * body["size"]
+
+
+@expose
+def beside(body: Any, context: Context) -> Any:
+    """The request; what came beside it goes beside the reply, and one entry more."""
+    for key, value in context.metadata:
+        context.add_metadata(key, value)
+    context.add_metadata("served-by", "beside")
+    return body
 
 
 @expose

@@ -1,5 +1,7 @@
 """Async handlers beside a plain one."""
 import asyncio
+import collections
+import itertools
 import os
 import threading
 from typing import Any
@@ -40,6 +42,12 @@ async def nap(body: Any) -> Any:
 def sleep(body: Any, cancel_event: threading.Event) -> Any:
     """Keeps the main thread."""
     return cancel_event.wait(body["ms"] / 1000)
+
+
+@expose
+def hang(body: Any) -> Any:
+    """Neither looks at signals nor lets another thread run."""
+    collections.deque(itertools.repeat(0), maxlen=0)
 
 
 @expose

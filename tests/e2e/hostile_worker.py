@@ -15,6 +15,17 @@ HELLO, REQUEST, REPLY, STARTED = 1, 3, 4, 8
 JSON = 1
 
 
+def entry(key: bytes, value: bytes) -> bytes:
+    """One entry of metadata."""
+    return struct.pack(">HI", len(key), len(value)) + key + value
+
+
+def with_metadata(call_id: int, metadata: bytes, code: int = 0) -> bytes:
+    """A reply that has such metadata."""
+    body = b'{"error": "with metadata"}' if code else b"true"
+    return frame(REPLY, JSON, code, call_id, metadata + body, len(metadata))
+
+
 def frame(kind: int, flags: int, code: int, call_id: int, body: bytes, metadata: int = 0) -> bytes:
     """A frame with its length."""
     payload = HEADER.pack(kind, flags, code, 0, call_id, 0, metadata) + body
@@ -57,6 +68,18 @@ def answers(call_id: int) -> Dict[str, bytes]:
         "over_limit": struct.pack(">I", (64 << 20) + 1) + b"\x04" + b"x" * 100,
         "short_header": b"\x00\x00\x00\x05\x04\x01\x00\x00\x00",
         "metadata": frame(REPLY, JSON, 0, call_id, b"true", metadata=1000),
+        "metadata_beyond": with_metadata(call_id, b"\xff\xff\xff\xff\xff\xff" + b"x" * 20),
+        "metadata_cut": with_metadata(call_id, entry(b"k", b"v")[:-1]),
+        "metadata_half": with_metadata(call_id, entry(b"k", b"v") + b"\0\0\0"),
+        "metadata_many": with_metadata(call_id, entry(b"k", b"v") * 65),
+        "metadata_large": with_metadata(call_id, entry(b"k", b"v" * 16378)),
+        "metadata_key": with_metadata(call_id, entry(b"Key", b"v")),
+        "metadata_no_key": with_metadata(call_id, entry(b"", b"v")),
+        "metadata_nul_key": with_metadata(call_id, entry(b"k\0", b"v")),
+        "metadata_reserved": with_metadata(call_id, entry(b"grpc-x", b"v")),
+        "metadata_nul": with_metadata(call_id, entry(b"k", b"v\0w")),
+        "metadata_of_error": with_metadata(call_id, entry(b"k", b"\xff"), 5),
+        "metadata_good": with_metadata(call_id, entry(b"k-bin", b"\0\xff") * 64),
         "flags": frame(REPLY, 0x80, 0, call_id, b"true"),
         "second_hello": frame(HELLO, JSON, 0, 0, b'{"version": 1, "methods": []}'),
         "bad_json": frame(REPLY, JSON, 0, call_id, b'{"a": tru'),

@@ -1,6 +1,7 @@
 """Serves kinds.proto and legacy.proto."""
 from typing import Any
 
+import e2e_codecs
 from google.protobuf.empty_pb2 import Empty
 from kinds_pyproc import Everything, KindsHandler, Text, serve
 from legacy_pyproc import LegacyHandler, Record
@@ -35,4 +36,5 @@ class Legacy(LegacyHandler):
 
 
 if __name__ == "__main__":
+    e2e_codecs.register()
     serve(Kinds(), Legacy())

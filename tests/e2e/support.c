@@ -8,7 +8,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { PATHS_MAX = 64 };
+enum { PATHS_MAX = 256 };
 
 static int fds_before;
 static bool child_before; /* of a test that failed */

@@ -201,6 +201,30 @@ static void test_cancel(void **state) {
   assert_answer(self->pool, "echo", "6", "6");
 }
 
+static void test_metadata(void **state) {
+  const side *self = *state;
+  const pyproc_metadata sent[] = {{"x-text", "~ !", 0}, {"x-blob-bin", "\0\377", 2}, {"x-empty", "", 0}};
+  pyproc_call_options options = PYPROC_CALL_OPTIONS_INIT;
+  for (size_t count = 0; count <= LENGTH(sent); count += LENGTH(sent)) { /* by an envelope, where that is the form */
+    char *body = NULL;
+    size_t got_count;
+    options.metadata = sent;
+    options.metadata_count = count;
+    assert_int_equal(pyproc_call_json(self->pool, "beside", "[1]", &options, &body, NULL), 0);
+    assert_string_equal(body, "[1]");
+    const pyproc_metadata *got = pyproc_reply_metadata(body, &got_count);
+    assert_int_equal(got_count, count + 1);
+    assert_string_equal(pyproc_metadata_get(got, got_count, "served-by"), "beside");
+    if (count > 0) {
+      assert_string_equal(got[0].value, "~ !");
+      assert_int_equal(got[1].value_size, 2);
+      assert_memory_equal(got[1].value, "\0\377", 2);
+      assert_string_equal(got[2].key, "x-empty");
+    }
+    pyproc_reply_free(body);
+  }
+}
+
 static void test_death(void **state) {
   const side *self = *state;
   pyproc_error *error = call_failure(self->pool, "die", "{\"status\": 5}", 0);
@@ -260,6 +284,7 @@ int main(void) {
       ON_ALL(test_reply_above_limit),
       ON_ALL(test_deadline),
       ON_ALL(test_cancel),
+      ON_ALL(test_metadata),
       ON_ALL(test_death),
       ON_ALL(test_many_threads),
   };

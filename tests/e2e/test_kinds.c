@@ -1,12 +1,13 @@
 /*
- * Messages of all kinds of fields, there and back, on both protocols; and typed methods called by name with JSON.
+ * Messages of all kinds of fields, there and back, on all protocols and registered codecs; and typed methods called by name with JSON.
  */
 #include <jansson.h>
 #include <math.h>
 
+#include "codecs.h"
 #include "support.h"
 
-static const char *const protocols[] = {"protobuf", "json"};
+static const char *const protocols[] = {"protobuf", "json", "turned", "msgpack"};
 
 static pyproc_pool *open_kinds(const char *protocol) {
   pyproc_pool_options options = options_for("kinds_worker.py");
@@ -15,7 +16,7 @@ static pyproc_pool *open_kinds(const char *protocol) {
 }
 
 #define EACH_PROTOCOL(pool) \
-  for (size_t round_ = 0; round_ < LENGTH(protocols); round_++) \
+  for (size_t round_ = 0; round_ < LENGTH(protocols) - (have_msgpack ? 0 : 1); round_++) \
     for (pyproc_pool *pool = open_kinds(protocols[round_]); pool != NULL; pyproc_pool_close(pool), pool = NULL)
 
 /* Echoes, and compares what the two messages are as bytes. */
@@ -407,7 +408,7 @@ static void test_services_at_open(void **state) {
   (void)state;
   const pyproc_service *const good[] = {&kinds_kinds_service, &legacy_legacy_service, NULL};
   const pyproc_service *const absent[] = {&kinds_kinds_service, &quickstart_predictor_service, NULL};
-  for (size_t i = 0; i < LENGTH(protocols); i++) {
+  for (size_t i = 0; i < LENGTH(protocols) - (have_msgpack ? 0 : 1); i++) {
     pyproc_pool_options options = options_for("kinds_worker.py");
     options.protocol = protocols[i];
     options.services = good;
@@ -421,6 +422,7 @@ static void test_services_at_open(void **state) {
 }
 
 int main(void) {
+  register_codecs();
   const struct CMUnitTest tests[] = {
       E2E_TEST(test_empty),
       E2E_TEST(test_scalars),

@@ -13,10 +13,10 @@ static void check_again(const pyproc_message_info *info, const buffer *text) {
   ProtobufCMessage *again = NULL;
   buffer more = {0};
   FUZZ_CHECK(envelope_check_json((const char *)text->data, text->size) == NULL);
-  int result = codec_json.unpack(info, text->data, text->size, BUDGET, &again, NULL);
+  int result = codec_unpack(&codec_json, info, text->data, text->size, BUDGET, &again, NULL);
   FUZZ_CHECK(result == PYPROC_OK || result == PYPROC_E_RESOURCE_EXHAUSTED);
   if (result < 0) return;
-  FUZZ_CHECK(codec_json.pack(info, again, &more, NULL) == PYPROC_OK);
+  FUZZ_CHECK(codec_pack(&codec_json, info, again, &more, NULL) == PYPROC_OK);
   FUZZ_CHECK(more.size == text->size && memcmp(more.data, text->data, more.size) == 0);
   buffer_free(&more);
   pyproc_reply_free(again);
@@ -27,7 +27,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   const pyproc_message_info *info = fuzz_message(data[0]);
   ProtobufCMessage *message = NULL;
   pyproc_error *error = NULL;
-  int result = codec_json.unpack(info, data + 1, size - 1, BUDGET, &message, &error);
+  int result = codec_unpack(&codec_json, info, data + 1, size - 1, BUDGET, &message, &error);
   if (result < 0) {
     FUZZ_CHECK(message == NULL && pyproc_error_code(error) == result);
     FUZZ_CHECK(result == PYPROC_E_DATA_LOSS || result == PYPROC_E_RESOURCE_EXHAUSTED);
@@ -36,7 +36,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   }
   buffer text = {0};
   FUZZ_CHECK(error == NULL && message->descriptor == info->descriptor);
-  result = codec_json.pack(info, message, &text, &error);
+  result = codec_pack(&codec_json, info, message, &text, &error);
   if (result == PYPROC_OK)
     check_again(info, &text);
   else /* a reply may be nested a little deeper than a request */

@@ -66,7 +66,8 @@ class Steps:
         """what is installed, and that nothing refers to the build"""
         for name in ("bin/pyproc-gen", "bin/protoc-gen-pyproc", "lib/libpyproc.so", "lib/libpyproc.so.0",
                      "lib/libpyproc.a", "lib/pkgconfig/pyproc.pc", "lib/cmake/pyproc/pyproc-config.cmake",
-                     "include/pyproc.h", "include/pyproc_generated.h", "include/pyproc/options.proto",
+                     "include/pyproc.h", "include/pyproc_generated.h", "include/pyproc_protocol.h",
+                     "include/pyproc/options.proto",
                      "include/google/protobuf/timestamp.pb-c.h",
                      "lib/pyproc/worker/pyproc_worker/__init__.py", "lib/pyproc/worker/SOURCE",
                      "lib/cmake/pyproc/PyprocGenerate.cmake", "share/pyproc/codegen/pyproc_gen/__init__.py"):
@@ -135,7 +136,11 @@ class Steps:
 
     def example_projects(self) -> None:
         """examples as projects of their own"""
-        for example, expected in (("quickstart", "84"), ("dynamic", '"result":84')):
+        examples = [("quickstart", "84"), ("dynamic", '"result":84')]
+        if any(subprocess.run(["pkg-config", "--exists", name], check=False).returncode == 0
+               for name in ("msgpack-c", "msgpack")):
+            examples.append(("msgpack", "3 sensors"))
+        for example, expected in examples:
             folder = self.source / "examples" / example
             shutil.copytree(self.arguments.source / "examples" / example, folder)
             self.run(["cmake", "-S", ".", "-B", "build", f"-DCMAKE_PREFIX_PATH={self.prefix}",

@@ -1,4 +1,5 @@
 // The headers, the INIT macros and the stubs in C++.
+#include "chat.pyproc.h"
 #include "quickstart.pyproc.h"
 #include <cstdio>
 

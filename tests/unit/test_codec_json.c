@@ -31,7 +31,7 @@ static ProtobufCMessage *unpack(const struct codec *codec, const pyproc_message_
   ProtobufCMessage *message = NULL;
   pyproc_error *error = NULL;
   char *exact = exact_copy(data, size);
-  if (codec->unpack(info, (const uint8_t *)exact, size, BUDGET, &message, &error) < 0)
+  if (codec_unpack(codec, info, (const uint8_t *)exact, size, BUDGET, &message, &error) < 0)
     fail_msg("%.*s: %s", (int)size, exact, pyproc_error_message(error));
   free(exact);
   return message;
@@ -42,7 +42,7 @@ static char *pack(const struct codec *codec, const pyproc_message_info *info, co
   buffer out = {0};
   pyproc_error *error = NULL;
   assert_true(buffer_append_text(&out, "front"));
-  if (codec->pack(info, message, &out, &error) < 0) fail_msg("%s", pyproc_error_message(error));
+  if (codec_pack(codec, info, message, &out, &error) < 0) fail_msg("%s", pyproc_error_message(error));
   *ret_size = out.size - 5;
   char *text = malloc(out.size - 5 + 1);
   assert_non_null(text);
@@ -127,7 +127,7 @@ static void check_refused(const json_t *vector) {
   char *exact = exact_copy(json, strlen(json));
   ProtobufCMessage *message = (ProtobufCMessage *)&exact;
   pyproc_error *error = NULL;
-  int result = codec_json.unpack(info, (const uint8_t *)exact, strlen(json), BUDGET, &message, &error);
+  int result = codec_unpack(&codec_json, info, (const uint8_t *)exact, strlen(json), BUDGET, &message, &error);
   if (result >= 0) fail_msg("%s: taken", vector_text(vector, "name"));
   assert_int_equal(result, PYPROC_E_DATA_LOSS);
   assert_int_equal(pyproc_error_code(error), PYPROC_E_DATA_LOSS);
@@ -135,7 +135,7 @@ static void check_refused(const json_t *vector) {
   if (strstr(pyproc_error_message(error), wanted) == NULL || strstr(pyproc_error_message(error), info->name) == NULL)
     fail_msg("%s: %s", vector_text(vector, "name"), pyproc_error_message(error));
   pyproc_error_free(error);
-  assert_int_equal(codec_json.unpack(info, (const uint8_t *)exact, strlen(json), BUDGET, &message, NULL),
+  assert_int_equal(codec_unpack(&codec_json, info, (const uint8_t *)exact, strlen(json), BUDGET, &message, NULL),
                    PYPROC_E_DATA_LOSS);
   free(exact);
 }
@@ -189,11 +189,11 @@ static void check_unsendable(const pyproc_message_info *info, const ProtobufCMes
   buffer out = {0};
   pyproc_error *error = NULL;
   assert_true(buffer_append_text(&out, "front"));
-  assert_int_equal(codec_json.pack(info, message, &out, &error), PYPROC_E_INVALID_ARGUMENT);
+  assert_int_equal(codec_pack(&codec_json, info, message, &out, &error), PYPROC_E_INVALID_ARGUMENT);
   assert_int_equal(pyproc_error_code(error), PYPROC_E_INVALID_ARGUMENT);
   assert_string_equal(pyproc_error_message(error), wanted);
   assert_int_equal(out.size, 5);
-  assert_int_equal(codec_json.pack(info, message, &out, NULL), PYPROC_E_INVALID_ARGUMENT);
+  assert_int_equal(codec_pack(&codec_json, info, message, &out, NULL), PYPROC_E_INVALID_ARGUMENT);
   pyproc_error_free(error);
   buffer_free(&out);
 }
@@ -327,13 +327,13 @@ static void test_budget(void **state) {
   size += (size_t)sprintf(text + size, "]}");
   ProtobufCMessage *message = NULL;
   pyproc_error *error = NULL;
-  assert_int_equal(codec_json.unpack(info, (const uint8_t *)text, size, 40000, &message, &error),
+  assert_int_equal(codec_unpack(&codec_json, info, (const uint8_t *)text, size, 40000, &message, &error),
                    PYPROC_E_RESOURCE_EXHAUSTED);
   assert_string_equal(pyproc_error_message(error), "kinds.Lists: the reply takes more memory than it may");
   pyproc_error_free(error);
-  assert_int_equal(codec_json.unpack(info, (const uint8_t *)text, size, 0, &message, NULL),
+  assert_int_equal(codec_unpack(&codec_json, info, (const uint8_t *)text, size, 0, &message, NULL),
                    PYPROC_E_RESOURCE_EXHAUSTED);
-  assert_int_equal(codec_json.unpack(info, (const uint8_t *)text, size, BUDGET, &message, NULL), PYPROC_OK);
+  assert_int_equal(codec_unpack(&codec_json, info, (const uint8_t *)text, size, BUDGET, &message, NULL), PYPROC_OK);
   assert_int_equal(((Kinds__Lists *)message)->n_messages, COUNT);
   pyproc_reply_free(message);
 }

@@ -10,11 +10,11 @@ static void check_unsendable(const pyproc_message_info *info, const ProtobufCMes
   buffer out = {0};
   pyproc_error *error = NULL;
   assert_true(buffer_append_text(&out, "front"));
-  assert_int_equal(codec_protobuf.pack(info, message, &out, &error), PYPROC_E_INVALID_ARGUMENT);
+  assert_int_equal(codec_pack(&codec_protobuf, info, message, &out, &error), PYPROC_E_INVALID_ARGUMENT);
   assert_int_equal(pyproc_error_code(error), PYPROC_E_INVALID_ARGUMENT);
   assert_string_equal(pyproc_error_message(error), wanted);
   assert_int_equal(out.size, 5);
-  assert_int_equal(codec_protobuf.pack(info, message, &out, NULL), PYPROC_E_INVALID_ARGUMENT);
+  assert_int_equal(codec_pack(&codec_protobuf, info, message, &out, NULL), PYPROC_E_INVALID_ARGUMENT);
   pyproc_error_free(error);
   buffer_free(&out);
 }
@@ -24,7 +24,7 @@ static void check_bytes(const pyproc_message_info *info, const ProtobufCMessage 
   buffer out = {0};
   pyproc_error *error = NULL;
   assert_true(buffer_append_text(&out, "front"));
-  if (codec_protobuf.pack(info, message, &out, &error) < 0) fail_msg("%s", pyproc_error_message(error));
+  if (codec_pack(&codec_protobuf, info, message, &out, &error) < 0) fail_msg("%s", pyproc_error_message(error));
   assert_int_equal(out.size, 5 + size);
   assert_memory_equal(out.data, "front", 5);
   assert_memory_equal(out.data + 5, bytes, size);
@@ -60,7 +60,7 @@ static void test_same_bytes(void **state) {
     uint8_t *bytes = vector_bytes(vector_text(vector, "binary"), &size);
     ProtobufCMessage *message = NULL;
     pyproc_error *error = NULL;
-    if (codec_protobuf.unpack(info, bytes, size, 1 << 20, &message, &error) < 0)
+    if (codec_unpack(&codec_protobuf, info, bytes, size, 1 << 20, &message, &error) < 0)
       fail_msg("%s: %s", vector_text(vector, "name"), pyproc_error_message(error));
     check_bytes(info, message, (const char *)bytes, size);
     pyproc_reply_free(message);
@@ -159,9 +159,9 @@ static void test_nesting(void **state) {
     if (i > 0) chain[i].child = &chain[i - 1];
   }
   buffer out = {0};
-  assert_int_equal(codec_protobuf.pack(info, &chain[99].base, &out, NULL), PYPROC_OK);
+  assert_int_equal(codec_pack(&codec_protobuf, info, &chain[99].base, &out, NULL), PYPROC_OK);
   ProtobufCMessage *message = NULL;
-  assert_int_equal(codec_protobuf.unpack(info, out.data, out.size, 1 << 20, &message, NULL), PYPROC_OK);
+  assert_int_equal(codec_unpack(&codec_protobuf, info, out.data, out.size, 1 << 20, &message, NULL), PYPROC_OK);
   pyproc_reply_free(message);
   buffer_free(&out);
   check_unsendable(info, &chain[100].base, "kinds.Inner: messages are nested deeper than 100");

@@ -205,10 +205,10 @@ static void link_create(struct link *self, const struct codec *codec, int64_t li
                                   .frame_limit = limit,
                                   .spin_ns = spin_ns,
                                   .cancel_grace_ms = 1234,
-                                  .max_in_flight = 4096,
-                                  .index = 3};
+                                  .max_in_flight = 4096};
   self->connection = protocol_framed.create(&settings, &owner_ops, self, NULL);
   assert_non_null(self->connection);
+  self->connection->index = 3;
   assert_int_equal(atomic_load(&self->connection->state), CONNECTION_DOWN);
   self->peer = -1;
 }

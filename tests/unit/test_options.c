@@ -102,6 +102,9 @@ static const struct number numbers[] = {
     {NUMBER(drain_timeout_ms, drain_timeout_ms), 1, 86400000, 1, 0, REFUSED},
     {NUMBER(spin_us, spin_ns), 1, 1000000, 1000, 0, REFUSED},
     {NUMBER(frame_limit_bytes, frame_limit), 1024, 0x7fffffff, 1, REFUSED, REFUSED},
+    {NUMBER(max_streams, max_streams), 1, 1024, 1, REFUSED, REFUSED},
+    {NUMBER(stream_window_bytes, stream_window), 4096, 1 << 30, 1, REFUSED, REFUSED},
+    {NUMBER(stream_idle_timeout_ms, stream_idle_timeout_ms), 1, 86400000, 1, INT64_MAX, REFUSED},
     {NUMBER(log_level, log_level), PYPROC_LOG_DEBUG, PYPROC_LOG_ERROR, 1, PYPROC_OFF, REFUSED},
 };
 
@@ -139,23 +142,42 @@ static void bounds(void **state) {
 
 static void options_of_later_versions_are_refused_by_name(void **state) {
   (void)state;
-  static const size_t texts[] = {offsetof(pyproc_pool_options, handshake), offsetof(pyproc_pool_options, socket_path),
-                                 offsetof(pyproc_pool_options, preload)};
-  static const size_t counts[] = {offsetof(pyproc_pool_options, recycle_calls),
-                                  offsetof(pyproc_pool_options, recycle_rss_bytes),
-                                  offsetof(pyproc_pool_options, recycle_age_ms)};
-  static const char *const names[] = {"handshake",     "socket_path",       "preload",
-                                      "recycle_calls", "recycle_rss_bytes", "recycle_age_ms"};
+  static const size_t texts[] = {offsetof(pyproc_pool_options, socket_path), offsetof(pyproc_pool_options, preload)};
+  static const char *const names[] = {"socket_path", "preload"};
   const char *text = "x";
-  int64_t count = 1;
-  for (size_t i = 0; i < 6; i++) {
+  for (size_t i = 0; i < 2; i++) {
     pyproc_pool_options options = given();
-    if (i < 3)
-      memcpy((char *)&options + texts[i], &text, sizeof text);
-    else
-      memcpy((char *)&options + counts[i - 3], &count, sizeof count);
+    memcpy((char *)&options + texts[i], &text, sizeof text);
     refuse(&options, PYPROC_E_UNIMPLEMENTED, names[i], "version");
   }
+}
+
+static void handshakes(void **state) {
+  (void)state;
+  static const pyproc_service *const services[] = {NULL};
+  pyproc_pool_options options = given();
+  options.handshake = "auto";
+  struct options copy = accept(&options);
+  assert_false(copy.bare_workers);
+  assert_ptr_equal(copy.codec, &codec_protobuf);
+  options_free(&copy);
+  options.handshake = "none";
+  copy = accept(&options);
+  assert_true(copy.bare_workers);
+  assert_ptr_equal(copy.codec, &codec_json_bare);
+  options_free(&copy);
+  options.protocol = "json";
+  copy = accept(&options);
+  assert_ptr_equal(copy.codec, &codec_json_bare);
+  options_free(&copy);
+  options.protocol = "protobuf";
+  refuse(&options, PYPROC_E_INVALID_ARGUMENT, "option protocol is \"protobuf\"", "option handshake is \"none\"");
+  options.protocol = NULL;
+  options.services = services;
+  refuse(&options, PYPROC_E_INVALID_ARGUMENT, "option services", "option handshake is \"none\"");
+  options.services = NULL;
+  options.handshake = "secret";
+  refuse(&options, PYPROC_E_INVALID_ARGUMENT, "option handshake", "secret");
 }
 
 static void protocols_and_channels(void **state) {
@@ -334,6 +356,7 @@ int main(void) {
       cmocka_unit_test(an_absolute_script_stays_as_it_is),
       cmocka_unit_test(bounds),
       cmocka_unit_test(options_of_later_versions_are_refused_by_name),
+      cmocka_unit_test(handshakes),
       cmocka_unit_test(protocols_and_channels),
       cmocka_unit_test(texts_are_copied),
       cmocka_unit_test(which_python),

@@ -115,7 +115,8 @@ static void test_one_block(void **state) {
   message.messages = elements;
   message.n_strings = 200;
   message.strings = (void *)strings;
-  assert_int_equal(codec_protobuf.pack(kinds_kinds_echo_lists_method.request, &message.base, &bytes, NULL), PYPROC_OK);
+  assert_int_equal(codec_pack(&codec_protobuf, kinds_kinds_echo_lists_method.request, &message.base, &bytes, NULL),
+                   PYPROC_OK);
   ProtobufCMessage *got = NULL;
   assert_int_equal(reply_unpack(lists, bytes.data, bytes.size, BUDGET, &got, NULL), PYPROC_OK);
   assert_null(*(void **)(void *)((char *)got - _Alignof(max_align_t))); /* no second block is chained */

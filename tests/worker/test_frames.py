@@ -93,6 +93,8 @@ def test_welcome_that_does_not_fit(host: Host, welcome: bytes, says: str) -> Non
     worker = host.spawn(SCRIPT)
     assert worker.wire.read().kind == HELLO
     worker.wire.send(frame(WELCOME, welcome, flags=JSON))
+    failed = worker.wire.read()
+    assert failed.kind == FAILED and says in failed.json["error"]
     assert worker.wire.is_closed()
     assert worker.process.wait(30) == 1
     assert "ValueError" in worker.output() and says in worker.output()

@@ -33,13 +33,14 @@ except ImportError as error:
     from ._missing import missing_extension
     raise missing_extension(error) from error
 
+from ._codecs import register_codec
 from ._codes import Cancelled, Code, Error
 from ._methods import Handler, Method, Service, expose
 from ._requests import Requests
 from ._server import on_start, on_stop, run_worker, serve
 
 __all__ = ["Cancelled", "Code", "Context", "Error", "Handler", "Method", "Requests", "Service", "__version__", "expose",
-           "health", "on_start", "on_stop", "run_worker", "serve"]
+           "health", "on_start", "on_stop", "register_codec", "run_worker", "serve"]
 
 
 @expose

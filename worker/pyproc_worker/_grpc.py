@@ -16,13 +16,15 @@ import asyncio
 import json
 import os
 import queue
+import socket
 import sys
 import threading
 import time
+import urllib.parse
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from functools import partial
 from types import FrameType
-from typing import Any, Union
+from typing import Any, NoReturn, Union
 
 from . import _hooks
 from ._codes import Cancelled, Code, Error
@@ -105,7 +107,7 @@ class _Rpc:
         self.call = call
         self.grpc = grpc_context
         self.requests: Requests | None = None
-        self.task: asyncio.Task[bytes] | None = None
+        self.task: asyncio.Task[Outcome] | None = None
         self._sent_any = False
         self._gone = False
         self._pulls: set[asyncio.Task[None]] = set()
@@ -116,11 +118,18 @@ class _Rpc:
         """Serves the call in a task of its own, which goes on where grpc cancels this one."""
         self.task = task = asyncio.get_running_loop().create_task(self._serve(coroutine))
         try:
-            return await asyncio.shield(task)
+            return await self._answer(await asyncio.shield(task))
         except asyncio.CancelledError:
             if not task.done():
                 self.abandon()
             raise
+        finally:
+            if task.done():
+                self._let_go()
+
+    def _let_go(self) -> None:
+        """grpc keeps the call as long as anything refers to it."""
+        self.grpc = self.task = self.requests = None
 
     def abandon(self) -> None:
         """The client has gone, or the deadline is over."""
@@ -135,7 +144,7 @@ class _Rpc:
         if self.requests is not None:
             self.requests.wake()
 
-    async def _serve(self, coroutine: Coroutine[Any, Any, Outcome]) -> bytes:
+    async def _serve(self, coroutine: Coroutine[Any, Any, Outcome]) -> Outcome:
         try:
             outcome = await coroutine
         except Exception as error:
@@ -147,12 +156,16 @@ class _Rpc:
             for pull in self._pulls:
                 pull.cancel()
             self.server.leave(self)
-        try:
-            return self._answer(outcome)
-        finally:  # grpc keeps the call as long as anything refers to it
-            self.grpc = self.task = self.requests = None
+        if self._gone:
+            self._let_go()
+        return outcome
 
-    def _answer(self, outcome: Outcome) -> bytes:
+    async def _answer(self, outcome: Outcome) -> bytes:
+        initial = () if self._sent_any or self._gone else self.call.run.take_initial()
+        if initial:
+            await self._try(self.grpc.send_initial_metadata(initial))
+        if self._gone:
+            raise asyncio.CancelledError
         added = self.call.run.take_metadata(True)
         if not isinstance(outcome, Failure):
             if added:
@@ -160,8 +173,16 @@ class _Rpc:
             return outcome
         if outcome.ending is not None and self.call.entry.is_async:
             self.server.fail(outcome.ending)
-        set_failure(self.grpc, outcome, added)
-        return b""
+        await refuse(self.grpc, outcome, added)
+
+    async def _try(self, sending: Awaitable[None]) -> None:
+        """Waits for what fails where the call is over."""
+        try:
+            await sending
+        except asyncio.CancelledError:
+            raise
+        except Exception:  # of several kinds
+            self.abandon()
 
     # --- Messages ---
 
@@ -169,15 +190,10 @@ class _Rpc:
         """Sends a message, once the client takes it. Whether it is still there."""
         if self._gone:
             return False
-        try:
-            if not self._sent_any and self.call.run.added:
-                await self._send_initial_metadata()
-            self._sent_any = True
-            await self.grpc.write(data)
-        except asyncio.CancelledError:
-            raise
-        except Exception:  # of several kinds, for a call that is over
-            self.abandon()
+        if not self._sent_any and self.call.run.added:
+            await self._try(self._send_initial_metadata())
+        self._sent_any = True
+        await self._try(self.grpc.write(data))
         return not self._gone
 
     async def _send_initial_metadata(self) -> None:
@@ -189,12 +205,7 @@ class _Rpc:
         if self._sent_any:
             await asyncio.sleep(END_DOUBT_S)
             return
-        try:
-            await self._send_initial_metadata()
-        except asyncio.CancelledError:
-            raise
-        except Exception:
-            self.abandon()
+        await self._try(self._send_initial_metadata())
 
     async def read(self) -> bytes | None:
         """The next message, None at the end."""
@@ -362,11 +373,38 @@ def user_metadata(received: Iterable[tuple[str, str | bytes]] | None) -> list[tu
     return [(key, value) for key, value in received or () if key not in TRANSPORT and not key.startswith(RESERVED)]
 
 
-def set_failure(grpc_context: Any, failure: Failure, added: Metadata = ()) -> None:
-    """Makes it the status of a call: its code, its message, and the whole error object as metadata."""
-    grpc_context.set_code(STATUS.get(failure.code, grpc.StatusCode.UNKNOWN))
-    grpc_context.set_details(cut(failure.message, DETAILS_MAX))
-    grpc_context.set_trailing_metadata((*added, *failure.metadata, ("pyproc-error-bin", failure.error_object)))
+async def refuse(grpc_context: Any, failure: Failure, added: Metadata = ()) -> NoReturn:
+    """Ends a call with the failure's code and message, and the whole error object as metadata; never returns."""
+    trailing = (*added, *failure.metadata, ("pyproc-error-bin", failure.error_object))
+    await grpc_context.abort(STATUS.get(failure.code, grpc.StatusCode.UNKNOWN), cut(failure.message, DETAILS_MAX),
+                             trailing)
+    raise AssertionError("abort() returned")
+
+
+async def refuse_plainly(grpc_context: Any, code: int, text: str) -> NoReturn:
+    """The same for what no exception was raised for."""
+    await refuse(grpc_context, Failure(code, text, error_object(text)))
+
+
+def _tell_of_failed_task(loop: asyncio.AbstractEventLoop, about: dict[str, Any]) -> None:
+    """Tells of what no task has waited for, but not of an answer that grpc could not send: its client has gone."""
+    if type(about.get("exception")).__name__ != "ExecuteBatchError":
+        loop.default_exception_handler(about)
+
+
+def close_sockets(bound: Union[str, int]) -> None:
+    """In a forked child: closes the server's sockets, which are bound to that path or port, so that the child of a
+    worker that has ended keeps no client waiting. grpc's own objects are never used again."""
+    for name in os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else ():
+        try:
+            one = socket.socket(fileno=int(name))
+        except OSError:  # it is no socket
+            continue
+        about = one.getsockname()
+        if about == bound or (isinstance(about, tuple) and len(about) > 1 and about[1] == bound):
+            one.close()
+        else:
+            one.detach()
 
 
 class Server(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
@@ -384,6 +422,7 @@ class Server(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
         self._watch = Watch(hooks, host_fd=host_fd, worker_index=worker_index)
         self._loop = asyncio.new_event_loop()
         self._server: Any = None
+        self._bound: Union[str, int] = 0
         self._failure: BaseException | None = None
         self._next_id = 0
         self._rpcs: set[_Rpc] = set()
@@ -435,6 +474,7 @@ class Server(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
         self._watch.abandon()
         if self._wire is not None:
             self._wire.close()
+        close_sockets(self._bound)
 
     def fail(self, error: BaseException) -> None:
         """Ends the worker; the first error is told."""
@@ -447,6 +487,7 @@ class Server(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
 
     async def _open(self, address: str) -> int:
         most = _hooks.FRAME_LIMIT if self._wire is None else _hooks.FRAME_LIMIT_MAX  # the host says it later
+        self._loop.set_exception_handler(_tell_of_failed_task)
         self._stopping = asyncio.Event()
         self._welcomed = asyncio.Event()
         self._idle = asyncio.Event()
@@ -467,6 +508,7 @@ class Server(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
         if port == 0:
             raise OSError(f"cannot listen on {address}: look whether it is free, and whether it is an address of this "
                           "machine")
+        self._bound = urllib.parse.unquote(address[len("unix:"):]) if address.startswith("unix:") else port
         await self._server.start()
         return port
 
@@ -616,7 +658,7 @@ class Server(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
 
     async def _refuse_unknown(self, method: str, _requests: Any, grpc_context: Any) -> None:
         text = f"there is no method {method!r} in this worker: check the name, or give its handler to serve()"
-        set_failure(grpc_context, Failure(Code.UNIMPLEMENTED, text, error_object(text)))
+        await refuse_plainly(grpc_context, Code.UNIMPLEMENTED, text)
 
     def _begin(self, entry: Entry, grpc_context: Any, kind: type[Call]) -> Call:
         remaining = grpc_context.time_remaining()
@@ -643,14 +685,11 @@ class Server(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
             await self._welcomed.wait()
         refusal = self._refusal(entry)
         if refusal is not None:
-            set_failure(grpc_context, Failure(int(refusal[0]), refusal[1], error_object(refusal[1])))
-            return b""
+            await refuse_plainly(grpc_context, *refusal)
         try:
             rpc = _Rpc(self, self._begin(entry, grpc_context, kind), grpc_context)
         except ValueError as error:
-            text = f"{entry.name}: {error}"
-            set_failure(grpc_context, Failure(Code.INVALID_ARGUMENT, text, error_object(text)))
-            return b""
+            await refuse_plainly(grpc_context, Code.INVALID_ARGUMENT, f"{entry.name}: {error}")
         self._rpcs.add(rpc)
         return await rpc.run(rpc.choose(data))
 
@@ -664,14 +703,12 @@ class Server(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
             request = self._request.FromString(data)
         except Exception as error:
             text = f"the request is no valid pyproc.DynamicRequest: {error}"
-            set_failure(grpc_context, Failure(Code.INVALID_ARGUMENT, text, error_object(text)))
-            return b""
+            await refuse_plainly(grpc_context, Code.INVALID_ARGUMENT, text)
         entry = self._entries.get(request.method)
         if entry is None or entry.kind != "unary":
             text = (f"there is no method {request.method!r} in this worker: expose it, or check the name"
                     if entry is None else f"{request.method} is a stream, which cannot be called by name")
-            set_failure(grpc_context, Failure(Code.UNIMPLEMENTED, text, error_object(text)))
-            return b""
+            await refuse_plainly(grpc_context, Code.UNIMPLEMENTED, text)
         body = await self._start(entry, grpc_context, NamedCall, request.body.encode("utf-8"))
         reply: bytes = self._reply(body=body.decode("utf-8")).SerializeToString()
         return reply

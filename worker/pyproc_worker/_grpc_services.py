@@ -49,8 +49,8 @@ class Health:
     async def _check(self, request: Any, context: Any) -> Any:
         status = self._status(request.service)
         if status == SERVICE_UNKNOWN:
-            context.set_code(grpc.StatusCode.NOT_FOUND)
-            context.set_details(f"there is no service {request.service[:200]!r} in this worker")
+            await context.abort(grpc.StatusCode.NOT_FOUND,
+                                f"there is no service {request.service[:200]!r} in this worker")
         return self._response(status=status)
 
     async def _watch(self, request: Any, context: Any) -> None:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from . import _describe
+from . import _codecs, _describe
 from ._codes import Cancelled, Code, Error
 from ._events import Events
 from ._ext import Job, StreamJob, encode_metadata
@@ -54,6 +54,16 @@ def number(welcome: dict[str, Any], name: str, default: int, least: int, most: i
     if type(value) is not int or not least <= value <= most:
         raise ValueError(f"the host's welcome has {name} {value!r}: it must be an integer in {least}..{most}")
     return value
+
+
+def _facts(body: bytes) -> dict[str, Any]:
+    try:
+        welcome = json.loads(body)
+    except ValueError as error:
+        raise ValueError(f"the host's welcome is no JSON: {error}") from None
+    if not isinstance(welcome, dict) or "version" not in welcome:
+        raise ValueError("the host's welcome has no version")
+    return welcome
 
 
 class Hooks(Events):
@@ -118,12 +128,7 @@ class Hooks(Events):
 
         Worker index, spin time and grace are -1 where it says nothing.
         """
-        try:
-            welcome = json.loads(body)
-        except ValueError as error:
-            raise ValueError(f"the host's welcome is no JSON: {error}") from None
-        if not isinstance(welcome, dict) or "version" not in welcome:
-            raise ValueError("the host's welcome has no version")
+        welcome = _facts(body)
         if welcome["version"] != VERSION:
             raise ValueError(f"the host chose version {welcome['version']!r} of the wire, this worker speaks "
                              f"{VERSION}: install the pyproc_worker that belongs to the library")
@@ -133,3 +138,7 @@ class Hooks(Events):
                 number(welcome, "cancel_grace_ms", -1, -1, 86_400_000),
                 number(welcome, "stream_window", STREAM_WINDOW, 1, STREAM_WINDOW_MAX),
                 number(welcome, "max_streams", STREAMS, 1, STREAMS_MAX))
+
+    def codec(self, body: bytes) -> _codecs.Codec | None:
+        """The registered codec that a host's welcome chose, None for a built-in one; ValueError where there is none."""
+        return _codecs.chosen(_facts(body).get("codec"))

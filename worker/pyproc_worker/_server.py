@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, TypeVar
 
-from . import _hooks
+from . import _codecs, _hooks
 from ._ext import Loop
 from ._methods import Table
 from ._streams import StreamThreads
@@ -130,6 +130,7 @@ def _hello(table: Table, threads: int, feature: str = "status_page") -> bytes:
     return json.dumps({
         "version": _hooks.VERSION, "oldest": _hooks.VERSION, "pid": os.getpid(), "python": platform.python_version(),
         "worker": __version__, "features": [feature, "streams"], "threads": threads, **concurrency,
+        **({"codecs": list(_codecs.registered)} if _codecs.registered else {}),
         "methods": table.hello, "messages": table.messages,
     }, separators=(",", ":")).encode("utf-8")
 
@@ -404,9 +405,15 @@ def serve(*handlers: object, threads: int = 1) -> None:
     """Serves typed handlers, and what is exposed, until the host goes or SIGTERM comes; then it returns.
 
     A worker that a pool started speaks on the socket that it inherited; another one listens on ``PYPROC_SOCKET_PATH``.
+    With ``PYPROC_PROTOCOL=grpc`` it serves gRPC instead, on the path in ``PYPROC_GRPC_SOCKET`` or the address in
+    ``PYPROC_GRPC_ADDRESS``, to any client.
+
     Plain handlers run one at a time on the calling thread, which should be the main one, or, with ``threads`` (2 to
     64), on that thread and so many minus one others at once: that pays where they release the GIL. ``async`` handlers
     all run at once on one event loop in a thread of its own, which no plain handler stalls.
+
+    A handler that answers with a stream is a generator. A plain one takes turns with other handlers, and is suspended
+    while the caller is behind. Plain handlers that are given a stream of requests, an iterator, have a thread each.
 
     A handler whose call is cancelled, or past its deadline, is interrupted by :class:`Cancelled`, raised inside it: on
     the main thread at once, whatever it waits for; on other threads between two bytecodes, so not while it sleeps or
@@ -414,7 +421,8 @@ def serve(*handlers: object, threads: int = 1) -> None:
     or ``context.cancelled``, is given the host's ``cancel_grace_ms`` to end before that. One that catches the exception
     and goes on is interrupted again, four times in all, and where it still runs ``cancel_grace_ms`` after the first
     time the worker is killed, with the stacks of all its threads in the host's log. A worker that listens is never
-    killed. Where this is not the main thread, its handlers are as those of other threads.
+    killed. Where this is not the main thread, its handlers are as those of other threads. A generator that is suspended
+    is closed; who waits for the next request of a stream is woken.
     """
     if type(threads) is not int or not 1 <= threads <= THREADS_MAX:
         raise ValueError(f"threads is {threads!r}: it must be an integer in 1..{THREADS_MAX}")

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "codec.h"
 #include "envelope.h"
 #include "exception.h"
 #include "job.h"
@@ -20,45 +21,28 @@ static int unknown_method(struct loop *self, const struct call *call) {
                      self->methods.count);
 }
 
-/* The text as a str, or NULL with a Python exception; the caller has checked that it is UTF-8. */
-static PyObject *text_of(const struct call *call) {
-  return PyUnicode_DecodeUTF8(call->body, (Py_ssize_t)call->body_size, "strict");
-}
-
-PyObject *call_parse_json(struct loop *self, const struct call *call) {
-  PyObject *text = text_of(call);
-  if (text == NULL) return NULL;
-  PyObject *const arguments[] = {text, call->method->request_type};
-  PyObject *const parser = method_is_typed(call->method) ? self->hooks.parse : self->hooks.decode;
-  PyObject *value = PyObject_Vectorcall(parser, arguments, method_is_typed(call->method) ? 2 : 1, NULL);
-  Py_DECREF(text);
-  return value;
+/* Says what is wrong with a request. */
+static int refuse_request(struct loop *self, const struct call *call, const codec_problem *problem) {
+  const struct method *const method = call->method;
+  if (problem->wrong != NULL)
+    return reply_error(self, call, problem->code, "%U: the request is %s", method->name, problem->wrong);
+  if (problem->code != 3) return reply_exception(self, call, problem->code, "%U", method->name);
+  if (method_is_typed(method))
+    return reply_exception(self, call, 3, "%U: the request is no valid %s", method->name,
+                           ((PyTypeObject *)method->request_type)->tp_name);
+  return reply_exception(self, call, 3, "%U: the request cannot be decoded", method->name);
 }
 
 PyObject *call_parse(struct loop *self, const struct call *call, PyObject *bytes, bool whole, int *ret_result) {
-  const struct method *const method = call->method;
-  PyObject *value = NULL;
-  if (!call->json && !method_is_typed(method)) {
-    *ret_result = reply_error(self, call, 3, "%U takes JSON: the request must have the flag JSON", method->name);
-    return NULL;
-  }
-  if (call->json) {
-    const char *wrong = call->envelope ? NULL : envelope_check_body(call->body, call->body_size);
-    if (wrong != NULL) {
-      *ret_result = reply_error(self, call, 3, "%U: the request is %s", method->name, wrong);
-      return NULL;
-    }
-    value = call_parse_json(self, call);
-  } else if (whole) {
-    value = PyObject_CallOneArg(method->from_string, bytes);
-  }
-  if (value != NULL) return value;
-  if (method_is_typed(method))
-    *ret_result = reply_exception(self, call, 3, "%U: the request is no valid %s", method->name,
-                                  ((PyTypeObject *)method->request_type)->tp_name);
-  else
-    *ret_result = reply_exception(self, call, 3, "%U: the request cannot be decoded", method->name);
-  return NULL;
+  const codec_body body = {.data = call->body,
+                           .size = call->body_size,
+                           .bytes = whole ? bytes : NULL,
+                           .json = call->json,
+                           .checked = call->envelope};
+  codec_problem problem;
+  PyObject *value = codec_read(self, call->connection, call->method, &body, &problem);
+  if (value == NULL) *ret_result = refuse_request(self, call, &problem);
+  return value;
 }
 
 /* The spare one, where there is one. */
@@ -119,26 +103,6 @@ PyObject *call_handler(struct loop *self, const struct method *method, PyObject 
   return result;
 }
 
-PyObject *call_serialise(struct loop *self, const struct call *call, PyObject *value, const char **ret_body,
-                         Py_ssize_t *ret_size) {
-  PyObject *owner;
-  if (!call->json) {
-    owner = PyObject_VectorcallMethod(self->serialize, &value, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
-    if (owner == NULL) return NULL;
-    char *bytes;
-    if (PyBytes_AsStringAndSize(owner, &bytes, ret_size) < 0) goto fail;
-    *ret_body = bytes;
-    return owner;
-  }
-  owner = PyObject_CallOneArg(method_is_typed(call->method) ? self->hooks.print : self->hooks.encode, value);
-  if (owner == NULL) return NULL;
-  *ret_body = PyUnicode_AsUTF8AndSize(owner, ret_size);
-  if (*ret_body != NULL) return owner;
-fail:
-  Py_DECREF(owner);
-  return NULL;
-}
-
 static int answer(struct loop *self, const struct call *call, PyObject *value) {
   const struct method *const method = call->method;
   if (method_is_typed(method)) {
@@ -150,12 +114,14 @@ static int answer(struct loop *self, const struct call *call, PyObject *value) {
                          ((PyTypeObject *)method->reply_type)->tp_name);
   }
   const char *body = NULL;
-  Py_ssize_t size = 0;
-  PyObject *owner = call_serialise(self, call, value, &body, &size);
-  if (owner == NULL) return reply_exception(self, call, 13, "%U: the reply cannot be serialised", method->name);
-  const char *wrong = call->json ? envelope_check_body(body, (size_t)size) : NULL;
-  const int result = wrong == NULL ? reply_body(self, call, body, (size_t)size)
-                                   : reply_error(self, call, 13, "%U: the reply is %s", method->name, wrong);
+  size_t size = 0;
+  codec_problem problem;
+  PyObject *owner = codec_write(self, call->connection, method, call->json, value, &body, &size, &problem);
+  if (owner == NULL)
+    return problem.wrong == NULL
+               ? reply_exception(self, call, problem.code, "%U: the reply cannot be serialised", method->name)
+               : reply_error(self, call, problem.code, "%U: the reply is %s", method->name, problem.wrong);
+  const int result = reply_body(self, call, body, size);
   Py_DECREF(owner);
   return result;
 }

@@ -49,9 +49,6 @@ bool call_is_over(struct loop *self, const struct call *call, int *ret_result);
  * exception is set. */
 PyObject *call_parse(struct loop *self, const struct call *call, PyObject *bytes, bool whole, int *ret_result);
 
-/* The body, which is JSON: a new reference, or NULL with a Python exception. */
-PyObject *call_parse_json(struct loop *self, const struct call *call);
-
 /* The handler's run begins, or goes on, on the calling thread. */
 void call_begin(struct loop *self, const struct call *call);
 void call_record_thread(const struct call *call, uint64_t id, uint64_t now_ns);
@@ -61,10 +58,6 @@ PyObject *call_handler(struct loop *self, const struct method *method, PyObject 
 
 /* To be called once code that ran armed has returned. */
 void call_disarm(struct loop *self, struct run *run);
-
-/* The message or the JSON text, serialised: a new reference to what owns `*ret_body`, or NULL with an exception. */
-PyObject *call_serialise(struct loop *self, const struct call *call, PyObject *value, const char **ret_body,
-                         Py_ssize_t *ret_size);
 
 /* Each returns as above. `value` is what the handler returned, NULL: it raised the current exception. */
 int call_answer_outcome(struct loop *self, const struct call *call, PyObject *value);

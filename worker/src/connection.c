@@ -63,6 +63,7 @@ void connection_free(struct connection *self) {
   connection_abandon(self);
   page_unmap(self->page);
   Py_XDECREF(self->large);
+  Py_XDECREF(self->codec);
   Py_XDECREF(self->large_metadata);
   streams_free(self);
   free(self->cancels);
@@ -284,7 +285,7 @@ static void close_gap(struct connection *self, size_t gap, size_t size) {
 /* Bytes of streams' frames leave a gap, which is closed frame by frame. Returns how large it is in the end. */
 static size_t scan_frames(struct connection *self) {
   size_t gap = 0;
-  while (self->fault == NULL) {
+  while (self->fault == NULL && !self->greeted) {
     const bool held = self->input_scanned - gap > self->input_start;
     if (self->stage != CONNECTION_OPEN && held) break; /* it may change the limit */
     const size_t size = frame_size(self, self->input_scanned);
@@ -401,7 +402,13 @@ int connection_take(struct connection *self, connection_frame *ret_frame) {
   }
   *ret_frame = (connection_frame){.header = header, .body = body, .metadata = metadata, .deadline_ns = deadline};
   self->input_start += WIRE_LENGTH_SIZE + size;
+  self->greeted = self->stage != CONNECTION_OPEN;
   return 1;
+}
+
+bool connection_has_frame(const struct connection *self) {
+  if (self->ended) return false;
+  return self->large != NULL ? self->large_got == self->large_size : self->input_scanned > self->input_start;
 }
 
 uint16_t connection_cancelled(const struct connection *self, uint64_t id) {

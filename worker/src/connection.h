@@ -54,7 +54,9 @@ struct connection {
   int fd;
   int page_fd;       /* that came with the welcome, -1 where none has */
   status_page *page; /* NULL where the host has none */
+  PyObject *codec;   /* the registered codec that the welcome chose, a tuple (codec.c); NULL: none */
   connection_stage stage;
+  bool greeted;      /* a frame of the handshake is being handled: what follows is not looked at before that is done */
   bool original;     /* a client of the Go library: no handshake, short errors */
   bool told;         /* its calls were told of its end */
   unsigned jobs;     /* that hold it: it is not freed before they are done */
@@ -115,6 +117,9 @@ void connection_scan(struct connection *self);
 
 /* Takes the next frame. Returns 1, 0 when none is complete, or -1 with a Python exception. Needs the GIL. */
 int connection_take(struct connection *self, connection_frame *ret_frame);
+
+/* Whether connection_take() finds a frame that has been scanned. */
+bool connection_has_frame(const struct connection *self);
 
 /* Whether CANCEL came for a call that has not started. Returns its code, or 0. */
 uint16_t connection_cancelled(const struct connection *self, uint64_t id);

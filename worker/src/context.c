@@ -15,6 +15,7 @@ struct context *context_new(PyTypeObject *type, PyObject *make_event, long worke
   self->method = Py_None;
   self->event = self->metadata = NULL;
   self->added = (metadata_queue){0};
+  self->initial = 0;
   self->answered = false;
   self->worker_index = worker_index;
   self->id = self->deadline_ns = 0;
@@ -37,6 +38,7 @@ void context_begin(struct context *self, PyObject *method, uint64_t id, uint64_t
   Py_XINCREF(metadata);
   self->metadata = metadata;
   metadata_queue_clear(&self->added);
+  self->initial = 0;
   self->answered = false;
   self->id = id;
   self->deadline_ns = deadline_ns;
@@ -99,10 +101,32 @@ metadata_queue context_take_metadata(struct context *self, size_t room, bool las
   if (self->added.size > 0 && self->added.size <= room) {
     taken = self->added;
     self->added = (metadata_queue){0};
+    self->initial = 0;
   }
   self->answered = self->answered || last;
   Py_END_CRITICAL_SECTION();
   return taken;
+}
+
+PyObject *context_take_initial(struct context *self) {
+  PyObject *result;
+  Py_BEGIN_CRITICAL_SECTION((PyObject *)self);
+  result = metadata_to_tuple(self->added.data, self->initial);
+  if (result != NULL && self->initial > 0) {
+    self->added.size -= self->initial;
+    memmove(self->added.data, self->added.data + self->initial, self->added.size);
+    self->initial = 0;
+  }
+  Py_END_CRITICAL_SECTION();
+  return result;
+}
+
+static PyObject *send_initial_metadata(struct context *self, PyObject *unused) {
+  (void)unused;
+  Py_BEGIN_CRITICAL_SECTION((PyObject *)self);
+  self->initial = self->added.size;
+  Py_END_CRITICAL_SECTION();
+  Py_RETURN_NONE;
 }
 
 /* The tuple is made when it is asked for, and kept. */
@@ -203,6 +227,8 @@ static void dealloc(struct context *self) {
 static PyMethodDef methods[] = {
     {"time_remaining", (PyCFunction)(void (*)(void))time_remaining, METH_NOARGS,
      "Seconds until the call's deadline, 0.0 once it is over; None where it has none."},
+    {"send_initial_metadata", (PyCFunction)(void (*)(void))send_initial_metadata, METH_NOARGS,
+     "By gRPC, what has been added so far is sent ahead of the reply, as initial metadata; else this does nothing."},
     {"add_metadata", (PyCFunction)(void (*)(void))add_metadata, METH_VARARGS | METH_KEYWORDS,
      "Adds an entry to what is sent beside the reply or the error: a str, or bytes where the key ends in \"-bin\"."},
     {NULL, NULL, 0, NULL},

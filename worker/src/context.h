@@ -27,6 +27,7 @@ struct context {
   uint64_t deadline_ns; /* CLOCK_MONOTONIC; 0: none */
   long worker_index;
   metadata_queue added; /* metadata that waits to be sent */
+  size_t initial;       /* bytes of it that go ahead of the reply, where the protocol can */
   bool answered;        /* no more can be added */
   atomic_bool event_wanted;
   atomic_bool asked;               /* the handler looks for a cancel itself, by the event or by `cancelled` */
@@ -47,6 +48,10 @@ void context_begin(struct context *self, PyObject *method, uint64_t id, uint64_t
 /* Takes the metadata that the handler has added since the last time, where it is no more than `room` bytes; the caller
  * frees it. `last`: it can add no more. */
 metadata_queue context_take_metadata(struct context *self, size_t room, bool last);
+
+/* The part of the added metadata that goes ahead of the reply, as a tuple of pairs, which is taken: a new reference, or
+ * NULL with a Python exception. */
+PyObject *context_take_initial(struct context *self);
 
 /* Marks the call as cancelled; only the first time counts. Needs no GIL. */
 void context_cancel(struct context *self, unsigned code, const char *reason, size_t reason_size, const wake *events);

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "call.h"
+#include "codec.h"
 #include "exception.h"
 #include "module.h"
 #include "page.h"
@@ -89,17 +90,37 @@ static void send_some(struct loop *self, struct connection *connection) {
 
 /* --- Handshake --- */
 
-static void put_hello(struct loop *self, struct connection *connection) {
+static void put_json(struct loop *self, struct connection *connection, uint8_t kind, const char *body, size_t size) {
   uint8_t head[WIRE_LENGTH_SIZE + WIRE_HEADER_SIZE];
-  const wire_header header = {.kind = WIRE_HELLO, .flags = WIRE_FLAG_JSON};
-  const size_t size = (size_t)PyBytes_GET_SIZE(self->hello);
+  const wire_header header = {.kind = kind, .flags = WIRE_FLAG_JSON};
   wire_put32(head, (uint32_t)(WIRE_HEADER_SIZE + size));
   wire_header_put(head + WIRE_LENGTH_SIZE, &header);
   lock(self);
-  if (connection_put(connection, head, sizeof head) == 0)
-    (void)connection_put(connection, PyBytes_AS_STRING(self->hello), size);
+  if (connection_put(connection, head, sizeof head) == 0) (void)connection_put(connection, body, size);
+  unlock(self);
+}
+
+static void put_hello(struct loop *self, struct connection *connection) {
+  put_json(self, connection, WIRE_HELLO, PyBytes_AS_STRING(self->hello), (size_t)PyBytes_GET_SIZE(self->hello));
+  lock(self);
   connection->stage = CONNECTION_WELCOMING;
   unlock(self);
+}
+
+/* Tells the host of the current exception, which stays. */
+static void put_failed(struct loop *self, struct connection *connection) {
+  PyObject *exception = exception_take();
+  PyObject *described = PyObject_CallFunction(self->hooks.describe, "OsIIOO", exception, "", 0,
+                                              WIRE_FRAME_LIMIT_MIN - WIRE_HEADER_SIZE, Py_False, Py_False);
+  unsigned code;
+  const char *object, *metadata;
+  Py_ssize_t size, metadata_size;
+  if (described != NULL &&
+      PyArg_ParseTuple(described, "Iy#y#:described", &code, &object, &size, &metadata, &metadata_size))
+    put_json(self, connection, WIRE_FAILED, object, (size_t)size);
+  Py_XDECREF(described);
+  PyErr_Clear();
+  exception_restore(exception);
 }
 
 /* What a welcome says of a connection. */
@@ -115,6 +136,7 @@ static void open_connection(struct loop *self, struct connection *connection, co
   connection->streams.window = facts->stream_window;
   connection->streams.max = facts->max_streams;
   connection->stage = CONNECTION_OPEN;
+  connection->greeted = false;
   if (connection->page_fd >= 0) (void)close(connection->page_fd);
   connection->page_fd = -1;
   unlock(self);
@@ -137,7 +159,7 @@ static int welcome(struct loop *self, struct connection *connection, PyObject *b
   const int parsed = PyArg_ParseTuple(facts, "IlllII:welcome", &its.frame_limit, &worker_index, &spin_us, &grace_ms,
                                       &its.stream_window, &its.max_streams);
   Py_DECREF(facts);
-  if (!parsed) return -1;
+  if (!parsed || codec_choose(self, connection, body) < 0) return -1;
   if (worker_index >= 0) self->worker_index = worker_index;
   if (spin_us >= 0) self->spin_ns = (uint64_t)spin_us * 1000u;
   if (grace_ms > 0) set_grace(self, (uint64_t)grace_ms * 1000000u);
@@ -158,7 +180,10 @@ static int dispatch_greeting(struct loop *self, struct connection *connection, c
     put_hello(self, connection);
   } else if (frame->header.kind == WIRE_WELCOME && connection->stage == CONNECTION_WELCOMING) {
     if (welcome(self, connection, frame->body) == 0) return 0;
-    if (self->inherited) return -1;
+    if (self->inherited) {
+      put_failed(self, connection);
+      return -1;
+    }
     PyErr_Clear();
     set_fault(self, connection, "it sent a welcome that does not fit this worker");
   } else if (frame->header.kind < WIRE_STREAM_DATA && frame->header.kind != WIRE_CANCEL &&
@@ -169,7 +194,13 @@ static int dispatch_greeting(struct loop *self, struct connection *connection, c
 }
 
 static int dispatch_frame(struct loop *self, struct connection *connection, const connection_frame *frame) {
-  if (connection->stage != CONNECTION_OPEN) return dispatch_greeting(self, connection, frame);
+  if (connection->stage != CONNECTION_OPEN) {
+    const int result = dispatch_greeting(self, connection, frame);
+    lock(self);
+    connection->greeted = false;
+    unlock(self);
+    return result;
+  }
   switch (frame->header.kind) {
   case 0:
     return call_envelope(self, connection, frame);
@@ -327,13 +358,17 @@ static struct pollfd poll_of(const struct connection *connection) {
   return (struct pollfd){.fd = over ? -1 : connection->fd, .events = (short)events};
 }
 
-static nfds_t fill_poll(struct loop *self, struct pollfd *wanted) {
+/* Clears `*ret_waits` where a sender has found out that the peer has gone: nothing else would tell. */
+static nfds_t fill_poll(struct loop *self, struct pollfd *wanted, bool *ret_waits) {
   const bool listening = self->listen_fd >= 0 && self->connection_count < LOOP_CONNECTIONS_MAX;
   wanted[0] = (struct pollfd){.fd = self->control->turn.read_fd, .events = POLLIN};
   wanted[1] = (struct pollfd){.fd = listening ? self->listen_fd : -1, .events = POLLIN};
   lock(self);
   for (size_t i = 0; i < self->connection_count; i++) {
     wanted[2 + i] = poll_of(self->connections[i]);
+    if (wanted[2 + i].fd >= 0 || self->connections[i]->told) continue;
+    self->ready[i] = true;
+    *ret_waits = false;
   }
   unlock(self);
   return 2 + self->connection_count;
@@ -344,11 +379,21 @@ static bool may_stall(const struct loop *self) {
   return self->connection_count == 1 && (self->shared || self->connections[0]->writers > 0);
 }
 
-/* Needs no GIL. Returns as poll(), or -2 where spinning has found something. */
+/* The control thread reads no more. Returns whether it has read a frame that has been seen by nobody. */
+static bool end_stall(struct loop *self) {
+  control_stall(self->control, NULL);
+  if (self->connection_count != 1 || atomic_load(&self->jobs) >= LOOP_JOBS_MAX) return false;
+  lock(self);
+  const bool found = connection_has_frame(self->connections[0]);
+  unlock(self);
+  return found;
+}
+
+/* Needs no GIL. Returns as poll(), or -2 where there is something on the only connection already. */
 static int poll_wire(struct loop *self, struct pollfd *wanted, nfds_t count, bool stalls) {
-  if (self->stalled) control_stall(self->control, NULL);
+  const bool found = (self->stalled && end_stall(self)) || (spinning_pays(self) && spin(self));
   self->stalled = stalls;
-  const int ready = spinning_pays(self) && spin(self) ? -2 : poll(wanted, count, -1);
+  const int ready = found ? -2 : poll(wanted, count, -1);
   const int problem = errno;
   if (self->stalled) control_stall(self->control, self->connections[0]);
   errno = problem;
@@ -363,7 +408,7 @@ static void mark_all_ready(struct loop *self) {
  * a signal handler. */
 static int wait_for_work(struct loop *self, bool waits) {
   struct pollfd wanted[2 + LOOP_CONNECTIONS_MAX];
-  const nfds_t count = fill_poll(self, wanted);
+  const nfds_t count = fill_poll(self, wanted, &waits);
   int ready, problem;
   if (!waits) {
     ready = poll(wanted, count, 0);
@@ -429,6 +474,7 @@ static int turn_all(struct loop *self) {
 /* Answers what was not started, so that every request has its reply. Streams, which may go on for ever, end. */
 static void finish(struct loop *self) {
   self->stopping = true;
+  atomic_store(&self->control->stop, true); /* from now on a peer that does not read is not waited for long */
   lock(self);
   control_cancel_streams(self->control, 14, "the worker stops");
   unlock(self);
@@ -449,6 +495,8 @@ static void wait_for_jobs(struct loop *self) {
     if (stepped < 0) PyErr_Clear();
     if (stepped == 0 && atomic_load(&self->jobs) > 0 && wait_for_work(self, true) < 0) PyErr_Clear();
   }
+  for (size_t i = 0; i < self->connection_count && !self->abandoned; i++) /* their replies */
+    if (loop_flush(self, self->connections[i]) < 0) PyErr_Clear();
 }
 
 static bool is_done(const struct loop *self) {
@@ -577,12 +625,12 @@ static int open_wire(struct loop *self, int fd, int listen_fd, int host_fd) {
 
 static int set_hooks(struct loop *self, PyObject *hooks) {
   loop_hooks *const to = &self->hooks;
-  PyObject **const all[] = {&to->describe,  &to->welcome, &to->decode,       &to->encode,
-                            &to->parse,     &to->print,   &to->make_event,   &to->forget_event,
-                            &to->cancelled, &to->submit,  &to->start_stream, &to->bad_message};
-  static const char *const names[] = {"describe",  "welcome", "decode",       "encode",
-                                      "parse",     "print",   "make_event",   "forget_event",
-                                      "cancelled", "submit",  "start_stream", "bad_message"};
+  PyObject **const all[] = {&to->describe, &to->welcome,      &to->codec,      &to->decode,       &to->encode,
+                            &to->parse,    &to->print,        &to->make_event, &to->forget_event, &to->cancelled,
+                            &to->submit,   &to->start_stream, &to->bad_message};
+  static const char *const names[] = {"describe", "welcome",      "codec",      "decode",       "encode",
+                                      "parse",    "print",        "make_event", "forget_event", "cancelled",
+                                      "submit",   "start_stream", "bad_message"};
   for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
     *all[i] = PyObject_GetAttrString(hooks, names[i]);
     if (*all[i] == NULL) return -1;
@@ -640,6 +688,7 @@ static int traverse(struct loop *self, visitproc visit, void *arg) {
   Py_VISIT(self->hooks.encode);
   Py_VISIT(self->hooks.parse);
   Py_VISIT(self->hooks.print);
+  Py_VISIT(self->hooks.codec);
   Py_VISIT(self->hooks.make_event);
   Py_VISIT(self->hooks.forget_event);
   Py_VISIT(self->hooks.cancelled);
@@ -661,6 +710,7 @@ static int clear(struct loop *self) {
   Py_CLEAR(self->hooks.encode);
   Py_CLEAR(self->hooks.parse);
   Py_CLEAR(self->hooks.print);
+  Py_CLEAR(self->hooks.codec);
   Py_CLEAR(self->hooks.make_event);
   Py_CLEAR(self->hooks.forget_event);
   Py_CLEAR(self->hooks.cancelled);

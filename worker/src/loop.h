@@ -27,8 +27,8 @@ enum {
 
 /* What the loop asks Python for, all callables; see pyproc_worker/_ext.pyi. */
 typedef struct loop_hooks {
-  PyObject *describe, *welcome, *decode, *encode, *parse, *print, *make_event, *forget_event, *cancelled, *submit,
-      *start_stream, *bad_message;
+  PyObject *describe, *welcome, *codec, *decode, *encode, *parse, *print, *make_event, *forget_event, *cancelled,
+      *submit, *start_stream, *bad_message;
 } loop_hooks;
 
 struct loop {

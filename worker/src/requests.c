@@ -2,7 +2,7 @@
 
 #include <stdlib.h>
 
-#include "envelope.h"
+#include "codec.h"
 #include "exception.h"
 #include "module.h"
 
@@ -49,21 +49,11 @@ static void raise_bad_message(struct stream_job *self, const char *wrong) {
 }
 
 PyObject *requests_parse(struct stream_job *self, stream_message *message) {
-  struct call as = self->call;
-  const char *wrong = NULL;
-  PyObject *value = NULL;
-  as.body = message->data;
-  as.body_size = message->size;
-  if (as.json) {
-    wrong = envelope_check_body(as.body, as.body_size);
-    if (wrong == NULL) value = call_parse_json(self->loop, &as);
-  } else {
-    PyObject *bytes = PyBytes_FromStringAndSize(as.body, (Py_ssize_t)as.body_size);
-    if (bytes != NULL) value = PyObject_CallOneArg(as.method->from_string, bytes);
-    Py_XDECREF(bytes);
-  }
+  const codec_body body = {.data = message->data, .size = message->size, .json = self->call.json};
+  codec_problem problem;
+  PyObject *value = codec_read(self->loop, self->call.connection, self->call.method, &body, &problem);
   free(message);
-  if (value == NULL) raise_bad_message(self, wrong);
+  if (value == NULL && problem.code == 3) raise_bad_message(self, problem.wrong);
   return value;
 }
 

@@ -1,6 +1,6 @@
 #include "stream_run.h"
 
-#include "envelope.h"
+#include "codec.h"
 #include "exception.h"
 #include "reply.h"
 #include "requests.h"
@@ -35,7 +35,7 @@ int stream_answer_failure(struct stream_job *self) {
 }
 
 /* The message as it goes over the wire: a new reference to its owner, or NULL and a failure. */
-static PyObject *encode(struct stream_job *self, PyObject *value, const char **ret_body, Py_ssize_t *ret_size) {
+static PyObject *encode(struct stream_job *self, PyObject *value, const char **ret_body, size_t *ret_size) {
   const struct method *const method = self->call.method;
   const int fits = PyObject_IsInstance(value, method->reply_type);
   if (fits < 0) {
@@ -50,19 +50,21 @@ static PyObject *encode(struct stream_job *self, PyObject *value, const char **r
                                      ((PyTypeObject *)method->reply_type)->tp_name));
     return NULL;
   }
-  PyObject *owner = call_serialise(self->loop, &self->call, value, ret_body, ret_size);
+  codec_problem problem;
+  PyObject *owner =
+      codec_write(self->loop, self->call.connection, method, self->call.json, value, ret_body, ret_size, &problem);
   if (owner == NULL) {
-    PyObject *const exception = exception_take();
-    set_failure(self, 13, exception, PyUnicode_FromFormat("%U: a message cannot be serialised", method->name));
+    PyObject *const exception = problem.wrong == NULL ? exception_take() : NULL;
+    PyObject *const text = problem.wrong == NULL
+                               ? PyUnicode_FromFormat("%U: a message cannot be serialised", method->name)
+                               : PyUnicode_FromFormat("%U: a message is %s", method->name, problem.wrong);
+    set_failure(self, problem.code, exception, text);
     return NULL;
   }
-  const char *wrong = self->call.json ? envelope_check_body(*ret_body, (size_t)*ret_size) : NULL;
   const uint32_t limit = self->call.connection->frame_limit;
-  if (wrong != NULL)
-    set_failure(self, 13, NULL, PyUnicode_FromFormat("%U: a message is %s", method->name, wrong));
-  else if ((size_t)*ret_size + WIRE_HEADER_SIZE > limit)
+  if (*ret_size + WIRE_HEADER_SIZE > limit)
     set_failure(self, 8, NULL,
-                PyUnicode_FromFormat("%U: a message of %zd bytes is larger than the frame limit of %u bytes: yield "
+                PyUnicode_FromFormat("%U: a message of %zu bytes is larger than the frame limit of %u bytes: yield "
                                      "less, or raise the host's frame_limit_bytes",
                                      method->name, *ret_size, limit));
   else
@@ -73,13 +75,13 @@ static PyObject *encode(struct stream_job *self, PyObject *value, const char **r
 
 bool stream_send(struct stream_job *self, PyObject *value, bool at_once) {
   const char *body = NULL;
-  Py_ssize_t size = 0;
+  size_t size = 0;
   PyObject *owner = encode(self, value, &body, &size);
   if (owner == NULL) return false;
-  const size_t room = self->call.connection->frame_limit - WIRE_HEADER_SIZE - (size_t)size;
+  const size_t room = self->call.connection->frame_limit - WIRE_HEADER_SIZE - size;
   metadata_queue metadata = context_take_metadata(self->run.context, room, false); /* else it goes with a later one */
   stream_job_lock(self);
-  stream_put(self->call.connection, self->stream, &metadata, body, (size_t)size);
+  stream_put(self->call.connection, self->stream, &metadata, body, size);
   if (at_once) stream_job_flush(self);
   stream_job_unlock(self);
   metadata_queue_free(&metadata);
@@ -121,8 +123,12 @@ PyObject *stream_call(struct stream_job *self, PyObject *requests, int *ret_resu
   call_begin(loop, call);
   PyObject *value = call_handler(loop, call->method, request, call->run);
   Py_DECREF(request);
-  if (value == NULL && !loop->abandoned) *ret_result = call_answer_outcome(loop, call, NULL);
-  return value;
+  if (value != NULL) return value;
+  if (loop->abandoned)
+    PyErr_Clear();
+  else
+    *ret_result = call_answer_outcome(loop, call, NULL);
+  return NULL;
 }
 
 bool stream_is_iterator(PyObject *value, bool is_async) {
@@ -134,9 +140,8 @@ bool stream_is_iterator(PyObject *value, bool is_async) {
 int stream_refuse_result(struct stream_job *self, const PyObject *value) {
   const struct method *const method = self->call.method;
   return reply_error(self->loop, &self->call, 13,
-                     "%U: the handler returned %.200s where it must return %s: yield the "
-                     "messages",
-                     method->name, value == Py_None ? "None" : Py_TYPE(value)->tp_name,
+                     "%U: the handler returned %.200s where it must return %s: yield the messages", method->name,
+                     value == Py_None ? "None" : Py_TYPE(value)->tp_name,
                      method->is_async ? "an asynchronous generator" : "a generator");
 }
 

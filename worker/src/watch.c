@@ -148,6 +148,11 @@ static PyObject *run_take_metadata(struct watched *self, PyObject *last) {
   return result;
 }
 
+static PyObject *run_take_initial(struct watched *self, PyObject *unused) {
+  (void)unused;
+  return context_take_initial(self->context);
+}
+
 static PyObject *run_get_added(struct watched *self, void *closure) {
   (void)closure;
   return PyLong_FromSize_t(self->context->added.size);
@@ -197,6 +202,8 @@ static PyMethodDef run_methods[] = {
     {"explain", (PyCFunction)(void (*)(void))run_explain, METH_NOARGS, "Why it was cancelled, as errors say it."},
     {"take_metadata", (PyCFunction)(void (*)(void))run_take_metadata, METH_O,
      "What the handler has added, as pairs; True: it can add no more."},
+    {"take_initial", (PyCFunction)(void (*)(void))run_take_initial, METH_NOARGS,
+     "What the handler wants to be sent ahead of the reply, as pairs."},
     {"end", (PyCFunction)(void (*)(void))run_end, METH_NOARGS, "The call is over."},
     {NULL, NULL, 0, NULL},
 };

@@ -57,7 +57,7 @@ static void rpc_destroy(struct connection *base) {
 
 static void name_socket(rpc *self) {
   char name[24];
-  snprintf(name, sizeof name, "%d", self->settings.index);
+  snprintf(name, sizeof name, "%d", self->settings.place);
   private_dir_name(self->settings.folder, name, self->socket_path);
   snprintf(self->socket_variable, sizeof self->socket_variable, "PYPROC_GRPC_SOCKET=%s", self->socket_path);
   self->environment[0] = "PYPROC_PROTOCOL=grpc";

@@ -55,7 +55,8 @@ const pyproc_message_info acme__chat__v1__ipv4_addr__info = {
 const pyproc_method acme_chat_v1_chat_room_say_method = {
   sizeof(pyproc_method), "acme.chat.v1.ChatRoom/Say",
   &acme__chat__v1__say_request__info, &acme__chat__v1__say_reply__info,
-  "a268ca477ebdfa6b", PYPROC_RPC_UNARY, 0, 0
+  "a268ca477ebdfa6b", PYPROC_RPC_UNARY, 0, 0,
+  NULL
 };
 
 int acme_chat_v1_chat_room_say(pyproc_pool *pool, const Acme__Chat__V1__SayRequest *request,
@@ -104,7 +105,8 @@ int acme_chat_v1_chat_room_say_finish(pyproc_future *future, Acme__Chat__V1__Say
 const pyproc_method acme_chat_v1_chat_room_history_method = {
   sizeof(pyproc_method), "acme.chat.v1.ChatRoom/History",
   &acme__chat__v1__say_request__info, &acme__chat__v1__say_reply__info,
-  "0b273f938e613f8f", PYPROC_RPC_SERVER_STREAM, 0, 0
+  "0b273f938e613f8f", PYPROC_RPC_SERVER_STREAM, 0, 0,
+  NULL
 };
 
 int acme_chat_v1_chat_room_history_open(pyproc_pool *pool, const Acme__Chat__V1__SayRequest *request,
@@ -141,7 +143,8 @@ void acme_chat_v1_chat_room_history_close(pyproc_stream *stream) {
 const pyproc_method acme_chat_v1_chat_room_upload_method = {
   sizeof(pyproc_method), "acme.chat.v1.ChatRoom/Upload",
   &acme__chat__v1__chunk__info, &acme__chat__v1__summary__info,
-  "3311f47197228b71", PYPROC_RPC_CLIENT_STREAM, 0, 0
+  "3311f47197228b71", PYPROC_RPC_CLIENT_STREAM, 0, 0,
+  NULL
 };
 
 int acme_chat_v1_chat_room_upload_open(pyproc_pool *pool, const pyproc_call_options *options,
@@ -191,7 +194,8 @@ void acme_chat_v1_chat_room_upload_close(pyproc_stream *stream) {
 const pyproc_method acme_chat_v1_chat_room_converse_method = {
   sizeof(pyproc_method), "acme.chat.v1.ChatRoom/Converse",
   &acme__chat__v1__say_request__info, &acme__chat__v1__say_reply__info,
-  "a8e0366d7dfc4ba5", PYPROC_RPC_BIDI, 0, 0
+  "a8e0366d7dfc4ba5", PYPROC_RPC_BIDI, 0, 0,
+  NULL
 };
 
 int acme_chat_v1_chat_room_converse_open(pyproc_pool *pool, const pyproc_call_options *options,
@@ -241,7 +245,8 @@ void acme_chat_v1_chat_room_converse_close(pyproc_stream *stream) {
 const pyproc_method acme_chat_v1_chat_room_get_httpinfo_method = {
   sizeof(pyproc_method), "acme.chat.v1.ChatRoom/GetHTTPInfo",
   &acme__chat__v1__say_request__info, &acme__chat__v1__httpinfo__info,
-  "1528fc384c28076d", PYPROC_RPC_UNARY, 0, 0
+  "1528fc384c28076d", PYPROC_RPC_UNARY, 0, 0,
+  NULL
 };
 
 int acme_chat_v1_chat_room_get_httpinfo(pyproc_pool *pool, const Acme__Chat__V1__SayRequest *request,

@@ -14,7 +14,8 @@ const pyproc_message_info golden__options__reply__info = {
 const pyproc_method mine_timed_method = {
   sizeof(pyproc_method), "golden.options.Chosen/Timed",
   &golden__options__request__info, &golden__options__reply__info,
-  "ab86c4e9724c77dc", PYPROC_RPC_UNARY, PYPROC_METHOD_IDEMPOTENT, 500
+  "ab86c4e9724c77dc", PYPROC_RPC_UNARY, PYPROC_METHOD_IDEMPOTENT, 500,
+  NULL
 };
 
 int mine_timed(pyproc_pool *pool, const Golden__Options__Request *request,
@@ -63,7 +64,8 @@ int mine_timed_finish(pyproc_future *future, Golden__Options__Reply **ret_reply,
 const pyproc_method mine_run_method = {
   sizeof(pyproc_method), "golden.options.Chosen/Named",
   &golden__options__request__info, &golden__options__reply__info,
-  "ab86c4e9724c77dc", PYPROC_RPC_UNARY, 0, 0
+  "ab86c4e9724c77dc", PYPROC_RPC_UNARY, 0, 0,
+  NULL
 };
 
 int mine_run(pyproc_pool *pool, const Golden__Options__Request *request,
@@ -109,10 +111,173 @@ int mine_run_finish(pyproc_future *future, Golden__Options__Reply **ret_reply,
   return result;
 }
 
+static const pyproc_retry mine_again__retry = {
+  sizeof(pyproc_retry), 4, 20, 500, 1500,
+  UINT64_C(1) << 10 | UINT64_C(1) << 14 /* ABORTED, UNAVAILABLE */
+};
+const pyproc_method mine_again_method = {
+  sizeof(pyproc_method), "golden.options.Chosen/Again",
+  &golden__options__request__info, &golden__options__reply__info,
+  "ab86c4e9724c77dc", PYPROC_RPC_UNARY, PYPROC_METHOD_IDEMPOTENT, 0,
+  &mine_again__retry
+};
+
+int mine_again(pyproc_pool *pool, const Golden__Options__Request *request,
+               Golden__Options__Reply **ret_reply, pyproc_error **reterr) {
+  return mine_again_with(pool, request, NULL, ret_reply, reterr);
+}
+
+int mine_again_with(pyproc_pool *pool, const Golden__Options__Request *request,
+                    const pyproc_call_options *options, Golden__Options__Reply **ret_reply,
+                    pyproc_error **reterr) {
+  ProtobufCMessage *reply = NULL;
+  const int result = pyproc_call(pool, &mine_again_method, request == NULL ? NULL : &request->base, options,
+                                 ret_reply == NULL ? NULL : &reply, reterr);
+  if (result >= 0 && ret_reply != NULL) *ret_reply = (Golden__Options__Reply *)(void *)reply;
+  return result;
+}
+
+static void mine_again__deliver(void (*done)(void), int result, ProtobufCMessage *reply, pyproc_error *error,
+                                void *userdata) {
+  ((mine_again_done *)done)(result, (Golden__Options__Reply *)(void *)reply, error, userdata);
+}
+
+int mine_again_submit(pyproc_pool *pool, const Golden__Options__Request *request,
+                      const pyproc_call_options *options, mine_again_done *done,
+                      void *userdata, pyproc_error **reterr) {
+  return pyproc_call_submit_generated(pool, &mine_again_method, request == NULL ? NULL : &request->base, options,
+                                      mine_again__deliver, (void (*)(void))done, userdata, reterr);
+}
+
+int mine_again_start(pyproc_pool *pool, const Golden__Options__Request *request,
+                     const pyproc_call_options *options, pyproc_future **ret_future,
+                     pyproc_error **reterr) {
+  return pyproc_call_start(pool, &mine_again_method, request == NULL ? NULL : &request->base, options,
+                           ret_future, reterr);
+}
+
+int mine_again_finish(pyproc_future *future, Golden__Options__Reply **ret_reply,
+                      pyproc_error **reterr) {
+  ProtobufCMessage *reply = NULL;
+  const int result = pyproc_future_finish_generated(future, &mine_again_method, ret_reply == NULL ? NULL : &reply,
+                                                    reterr);
+  if (result >= 0 && ret_reply != NULL) *ret_reply = (Golden__Options__Reply *)(void *)reply;
+  return result;
+}
+
+static const pyproc_retry mine_defaults__retry = {
+  sizeof(pyproc_retry), 3, 100, 5000, 2000,
+  UINT64_C(1) << 14 /* UNAVAILABLE */
+};
+const pyproc_method mine_defaults_method = {
+  sizeof(pyproc_method), "golden.options.Chosen/Defaults",
+  &golden__options__request__info, &golden__options__reply__info,
+  "ab86c4e9724c77dc", PYPROC_RPC_UNARY, 0, 0,
+  &mine_defaults__retry
+};
+
+int mine_defaults(pyproc_pool *pool, const Golden__Options__Request *request,
+                  Golden__Options__Reply **ret_reply, pyproc_error **reterr) {
+  return mine_defaults_with(pool, request, NULL, ret_reply, reterr);
+}
+
+int mine_defaults_with(pyproc_pool *pool, const Golden__Options__Request *request,
+                       const pyproc_call_options *options, Golden__Options__Reply **ret_reply,
+                       pyproc_error **reterr) {
+  ProtobufCMessage *reply = NULL;
+  const int result = pyproc_call(pool, &mine_defaults_method, request == NULL ? NULL : &request->base, options,
+                                 ret_reply == NULL ? NULL : &reply, reterr);
+  if (result >= 0 && ret_reply != NULL) *ret_reply = (Golden__Options__Reply *)(void *)reply;
+  return result;
+}
+
+static void mine_defaults__deliver(void (*done)(void), int result, ProtobufCMessage *reply, pyproc_error *error,
+                                   void *userdata) {
+  ((mine_defaults_done *)done)(result, (Golden__Options__Reply *)(void *)reply, error, userdata);
+}
+
+int mine_defaults_submit(pyproc_pool *pool, const Golden__Options__Request *request,
+                         const pyproc_call_options *options, mine_defaults_done *done,
+                         void *userdata, pyproc_error **reterr) {
+  return pyproc_call_submit_generated(pool, &mine_defaults_method, request == NULL ? NULL : &request->base, options,
+                                      mine_defaults__deliver, (void (*)(void))done, userdata, reterr);
+}
+
+int mine_defaults_start(pyproc_pool *pool, const Golden__Options__Request *request,
+                        const pyproc_call_options *options, pyproc_future **ret_future,
+                        pyproc_error **reterr) {
+  return pyproc_call_start(pool, &mine_defaults_method, request == NULL ? NULL : &request->base, options,
+                           ret_future, reterr);
+}
+
+int mine_defaults_finish(pyproc_future *future, Golden__Options__Reply **ret_reply,
+                         pyproc_error **reterr) {
+  ProtobufCMessage *reply = NULL;
+  const int result = pyproc_future_finish_generated(future, &mine_defaults_method, ret_reply == NULL ? NULL : &reply,
+                                                    reterr);
+  if (result >= 0 && ret_reply != NULL) *ret_reply = (Golden__Options__Reply *)(void *)reply;
+  return result;
+}
+
+static const pyproc_retry mine_slow__retry = {
+  sizeof(pyproc_retry), 3, 86400000, 86400000, 10000,
+  UINT64_C(1) << 14 /* UNAVAILABLE */
+};
+const pyproc_method mine_slow_method = {
+  sizeof(pyproc_method), "golden.options.Chosen/Slow",
+  &golden__options__request__info, &golden__options__reply__info,
+  "ab86c4e9724c77dc", PYPROC_RPC_UNARY, 0, 0,
+  &mine_slow__retry
+};
+
+int mine_slow(pyproc_pool *pool, const Golden__Options__Request *request,
+              Golden__Options__Reply **ret_reply, pyproc_error **reterr) {
+  return mine_slow_with(pool, request, NULL, ret_reply, reterr);
+}
+
+int mine_slow_with(pyproc_pool *pool, const Golden__Options__Request *request,
+                   const pyproc_call_options *options, Golden__Options__Reply **ret_reply,
+                   pyproc_error **reterr) {
+  ProtobufCMessage *reply = NULL;
+  const int result = pyproc_call(pool, &mine_slow_method, request == NULL ? NULL : &request->base, options,
+                                 ret_reply == NULL ? NULL : &reply, reterr);
+  if (result >= 0 && ret_reply != NULL) *ret_reply = (Golden__Options__Reply *)(void *)reply;
+  return result;
+}
+
+static void mine_slow__deliver(void (*done)(void), int result, ProtobufCMessage *reply, pyproc_error *error,
+                               void *userdata) {
+  ((mine_slow_done *)done)(result, (Golden__Options__Reply *)(void *)reply, error, userdata);
+}
+
+int mine_slow_submit(pyproc_pool *pool, const Golden__Options__Request *request,
+                     const pyproc_call_options *options, mine_slow_done *done,
+                     void *userdata, pyproc_error **reterr) {
+  return pyproc_call_submit_generated(pool, &mine_slow_method, request == NULL ? NULL : &request->base, options,
+                                      mine_slow__deliver, (void (*)(void))done, userdata, reterr);
+}
+
+int mine_slow_start(pyproc_pool *pool, const Golden__Options__Request *request,
+                    const pyproc_call_options *options, pyproc_future **ret_future,
+                    pyproc_error **reterr) {
+  return pyproc_call_start(pool, &mine_slow_method, request == NULL ? NULL : &request->base, options,
+                           ret_future, reterr);
+}
+
+int mine_slow_finish(pyproc_future *future, Golden__Options__Reply **ret_reply,
+                     pyproc_error **reterr) {
+  ProtobufCMessage *reply = NULL;
+  const int result = pyproc_future_finish_generated(future, &mine_slow_method, ret_reply == NULL ? NULL : &reply,
+                                                    reterr);
+  if (result >= 0 && ret_reply != NULL) *ret_reply = (Golden__Options__Reply *)(void *)reply;
+  return result;
+}
+
 const pyproc_method mine_run_2_method = {
   sizeof(pyproc_method), "golden.options.Chosen/run",
   &golden__options__request__info, &golden__options__reply__info,
-  "ab86c4e9724c77dc", PYPROC_RPC_UNARY, 0, 0
+  "ab86c4e9724c77dc", PYPROC_RPC_UNARY, 0, 0,
+  NULL
 };
 
 int mine_run_2(pyproc_pool *pool, const Golden__Options__Request *request,
@@ -161,8 +326,11 @@ int mine_run_2_finish(pyproc_future *future, Golden__Options__Reply **ret_reply,
 static const pyproc_method *const mine_methods[] = {
   &mine_timed_method,
   &mine_run_method,
+  &mine_again_method,
+  &mine_defaults_method,
+  &mine_slow_method,
   &mine_run_2_method,
 };
 const pyproc_service mine_service = {
-  sizeof(pyproc_service), "golden.options.Chosen", mine_methods, 3
+  sizeof(pyproc_service), "golden.options.Chosen", mine_methods, 6
 };

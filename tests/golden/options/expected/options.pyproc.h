@@ -28,6 +28,9 @@ extern const pyproc_message_info golden__options__reply__info;
 extern const pyproc_service mine_service;
 extern const pyproc_method mine_timed_method;
 extern const pyproc_method mine_run_method;
+extern const pyproc_method mine_again_method;
+extern const pyproc_method mine_defaults_method;
+extern const pyproc_method mine_slow_method;
 extern const pyproc_method mine_run_2_method;
 
 /* How a submitted call of golden.options.Chosen/Timed ends: `reply` or `error`, the other one is NULL.
@@ -105,6 +108,122 @@ int mine_run_start(pyproc_pool *pool, const Golden__Options__Request *request,
  */
 int mine_run_finish(pyproc_future *future, Golden__Options__Reply **ret_reply,
                     pyproc_error **reterr);
+
+/* How a submitted call of golden.options.Chosen/Again ends: `reply` or `error`, the other one is NULL.
+ * Both are the callback's: free the reply with pyproc_reply_free and with nothing else, the error with
+ * pyproc_error_free.
+ */
+typedef void mine_again_done(int result, Golden__Options__Reply *reply, pyproc_error *error, void *userdata);
+
+/* Made again where that does no harm.
+ *
+ * Calls golden.options.Chosen/Again and waits for its reply; timeout: the pool's call_timeout_ms. From any thread.
+ * Made up to 4 times in all on ABORTED, UNAVAILABLE.
+ * Returns PYPROC_OK and sets *ret_reply, or a negative PYPROC_E* and sets *reterr if it is given;
+ * what is not set stays untouched. Free the reply with pyproc_reply_free and with nothing else, the
+ * error with pyproc_error_free.
+ */
+int mine_again(pyproc_pool *pool, const Golden__Options__Request *request,
+               Golden__Options__Reply **ret_reply, pyproc_error **reterr);
+
+/* The same with options for this call, or NULL. Free the reply with pyproc_reply_free and with nothing else. */
+int mine_again_with(pyproc_pool *pool, const Golden__Options__Request *request,
+                    const pyproc_call_options *options, Golden__Options__Reply **ret_reply,
+                    pyproc_error **reterr);
+
+/* Sends the call and returns. 0: `done` runs exactly once, in pyproc_pool_dispatch or pyproc_pool_close;
+ * a negative PYPROC_E*: never. Request and options, which may be NULL, are copied. From any thread.
+ */
+int mine_again_submit(pyproc_pool *pool, const Golden__Options__Request *request,
+                      const pyproc_call_options *options, mine_again_done *done,
+                      void *userdata, pyproc_error **reterr);
+
+/* Sends the call and returns a future for its reply; free that with pyproc_future_free. Else as _submit. */
+int mine_again_start(pyproc_pool *pool, const Golden__Options__Request *request,
+                     const pyproc_call_options *options, pyproc_future **ret_future,
+                     pyproc_error **reterr);
+
+/* Takes the result of a call that _start has sent, once; waits for it where it must. Free the reply
+ * with pyproc_reply_free and with nothing else, then the future.
+ */
+int mine_again_finish(pyproc_future *future, Golden__Options__Reply **ret_reply,
+                      pyproc_error **reterr);
+
+/* How a submitted call of golden.options.Chosen/Defaults ends: `reply` or `error`, the other one is NULL.
+ * Both are the callback's: free the reply with pyproc_reply_free and with nothing else, the error with
+ * pyproc_error_free.
+ */
+typedef void mine_defaults_done(int result, Golden__Options__Reply *reply, pyproc_error *error, void *userdata);
+
+/* Calls golden.options.Chosen/Defaults and waits for its reply; timeout: the pool's call_timeout_ms. From any thread.
+ * Made up to 3 times in all on UNAVAILABLE, where it certainly did not run.
+ * Returns PYPROC_OK and sets *ret_reply, or a negative PYPROC_E* and sets *reterr if it is given;
+ * what is not set stays untouched. Free the reply with pyproc_reply_free and with nothing else, the
+ * error with pyproc_error_free.
+ */
+int mine_defaults(pyproc_pool *pool, const Golden__Options__Request *request,
+                  Golden__Options__Reply **ret_reply, pyproc_error **reterr);
+
+/* The same with options for this call, or NULL. Free the reply with pyproc_reply_free and with nothing else. */
+int mine_defaults_with(pyproc_pool *pool, const Golden__Options__Request *request,
+                       const pyproc_call_options *options, Golden__Options__Reply **ret_reply,
+                       pyproc_error **reterr);
+
+/* Sends the call and returns. 0: `done` runs exactly once, in pyproc_pool_dispatch or pyproc_pool_close;
+ * a negative PYPROC_E*: never. Request and options, which may be NULL, are copied. From any thread.
+ */
+int mine_defaults_submit(pyproc_pool *pool, const Golden__Options__Request *request,
+                         const pyproc_call_options *options, mine_defaults_done *done,
+                         void *userdata, pyproc_error **reterr);
+
+/* Sends the call and returns a future for its reply; free that with pyproc_future_free. Else as _submit. */
+int mine_defaults_start(pyproc_pool *pool, const Golden__Options__Request *request,
+                        const pyproc_call_options *options, pyproc_future **ret_future,
+                        pyproc_error **reterr);
+
+/* Takes the result of a call that _start has sent, once; waits for it where it must. Free the reply
+ * with pyproc_reply_free and with nothing else, then the future.
+ */
+int mine_defaults_finish(pyproc_future *future, Golden__Options__Reply **ret_reply,
+                         pyproc_error **reterr);
+
+/* How a submitted call of golden.options.Chosen/Slow ends: `reply` or `error`, the other one is NULL.
+ * Both are the callback's: free the reply with pyproc_reply_free and with nothing else, the error with
+ * pyproc_error_free.
+ */
+typedef void mine_slow_done(int result, Golden__Options__Reply *reply, pyproc_error *error, void *userdata);
+
+/* Calls golden.options.Chosen/Slow and waits for its reply; timeout: the pool's call_timeout_ms. From any thread.
+ * Made up to 3 times in all on UNAVAILABLE, where it certainly did not run.
+ * Returns PYPROC_OK and sets *ret_reply, or a negative PYPROC_E* and sets *reterr if it is given;
+ * what is not set stays untouched. Free the reply with pyproc_reply_free and with nothing else, the
+ * error with pyproc_error_free.
+ */
+int mine_slow(pyproc_pool *pool, const Golden__Options__Request *request,
+              Golden__Options__Reply **ret_reply, pyproc_error **reterr);
+
+/* The same with options for this call, or NULL. Free the reply with pyproc_reply_free and with nothing else. */
+int mine_slow_with(pyproc_pool *pool, const Golden__Options__Request *request,
+                   const pyproc_call_options *options, Golden__Options__Reply **ret_reply,
+                   pyproc_error **reterr);
+
+/* Sends the call and returns. 0: `done` runs exactly once, in pyproc_pool_dispatch or pyproc_pool_close;
+ * a negative PYPROC_E*: never. Request and options, which may be NULL, are copied. From any thread.
+ */
+int mine_slow_submit(pyproc_pool *pool, const Golden__Options__Request *request,
+                     const pyproc_call_options *options, mine_slow_done *done,
+                     void *userdata, pyproc_error **reterr);
+
+/* Sends the call and returns a future for its reply; free that with pyproc_future_free. Else as _submit. */
+int mine_slow_start(pyproc_pool *pool, const Golden__Options__Request *request,
+                    const pyproc_call_options *options, pyproc_future **ret_future,
+                    pyproc_error **reterr);
+
+/* Takes the result of a call that _start has sent, once; waits for it where it must. Free the reply
+ * with pyproc_reply_free and with nothing else, then the future.
+ */
+int mine_slow_finish(pyproc_future *future, Golden__Options__Reply **ret_reply,
+                     pyproc_error **reterr);
 
 /* How a submitted call of golden.options.Chosen/run ends: `reply` or `error`, the other one is NULL.
  * Both are the callback's: free the reply with pyproc_reply_free and with nothing else, the error with

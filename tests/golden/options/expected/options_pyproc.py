@@ -66,6 +66,31 @@ class ChosenHandler(pyproc_worker.Handler):
                 fingerprint="ab86c4e9724c77dc",
             ),
             pyproc_worker.Method(
+                name="Again",
+                python_name="again",
+                request=Request,
+                reply=Reply,
+                kind="unary",
+                fingerprint="ab86c4e9724c77dc",
+                idempotent=True,
+            ),
+            pyproc_worker.Method(
+                name="Defaults",
+                python_name="defaults",
+                request=Request,
+                reply=Reply,
+                kind="unary",
+                fingerprint="ab86c4e9724c77dc",
+            ),
+            pyproc_worker.Method(
+                name="Slow",
+                python_name="slow",
+                request=Request,
+                reply=Reply,
+                kind="unary",
+                fingerprint="ab86c4e9724c77dc",
+            ),
+            pyproc_worker.Method(
                 name="run",
                 python_name="run",
                 request=Request,
@@ -87,6 +112,21 @@ class ChosenHandler(pyproc_worker.Handler):
     def named(self, request: Request, context: pyproc_worker.Context) -> Union[Reply, Awaitable[Reply]]:
         """Rpc golden.options.Chosen/Named."""
         raise _missing(self, "named", "golden.options.Chosen/Named")
+
+    def again(self, request: Request, context: pyproc_worker.Context) -> Union[Reply, Awaitable[Reply]]:
+        """Rpc golden.options.Chosen/Again.
+
+        Made again where that does no harm.
+        """
+        raise _missing(self, "again", "golden.options.Chosen/Again")
+
+    def defaults(self, request: Request, context: pyproc_worker.Context) -> Union[Reply, Awaitable[Reply]]:
+        """Rpc golden.options.Chosen/Defaults."""
+        raise _missing(self, "defaults", "golden.options.Chosen/Defaults")
+
+    def slow(self, request: Request, context: pyproc_worker.Context) -> Union[Reply, Awaitable[Reply]]:
+        """Rpc golden.options.Chosen/Slow."""
+        raise _missing(self, "slow", "golden.options.Chosen/Slow")
 
     def run(self, request: Request, context: pyproc_worker.Context) -> Union[Reply, Awaitable[Reply]]:
         """Rpc golden.options.Chosen/run.

@@ -23,6 +23,21 @@ class Chosen(ChosenHandler):
         """Rpc Named."""
         raise Error(Code.UNIMPLEMENTED, "Chosen.named is still to be written")
 
+    def again(self, request: Request, context: Context) -> Reply:
+        """Rpc Again.
+
+        Made again where that does no harm.
+        """
+        raise Error(Code.UNIMPLEMENTED, "Chosen.again is still to be written")
+
+    def defaults(self, request: Request, context: Context) -> Reply:
+        """Rpc Defaults."""
+        raise Error(Code.UNIMPLEMENTED, "Chosen.defaults is still to be written")
+
+    def slow(self, request: Request, context: Context) -> Reply:
+        """Rpc Slow."""
+        raise Error(Code.UNIMPLEMENTED, "Chosen.slow is still to be written")
+
     def run(self, request: Request, context: Context) -> Reply:
         """Rpc run.
 

@@ -46,7 +46,8 @@ const pyproc_message_info golden__proto2__extended__info = {
 const pyproc_method golden_proto2_old_get_method = {
   sizeof(pyproc_method), "golden.proto2.Old/Get",
   &golden__proto2__defaults__info, &golden__proto2__extended__info,
-  "a9aa760a5d7aebd0", PYPROC_RPC_UNARY, 0, 0
+  "a9aa760a5d7aebd0", PYPROC_RPC_UNARY, 0, 0,
+  NULL
 };
 
 int golden_proto2_old_get(pyproc_pool *pool, const Golden__Proto2__Defaults *request,

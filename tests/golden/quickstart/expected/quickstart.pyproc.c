@@ -20,7 +20,8 @@ const pyproc_message_info quickstart__predict_reply__info = {
 const pyproc_method quickstart_predictor_predict_method = {
   sizeof(pyproc_method), "quickstart.Predictor/Predict",
   &quickstart__predict_request__info, &quickstart__predict_reply__info,
-  "c29cdca0389091e6", PYPROC_RPC_UNARY, 0, 0
+  "c29cdca0389091e6", PYPROC_RPC_UNARY, 0, 0,
+  NULL
 };
 
 int quickstart_predictor_predict(pyproc_pool *pool, const Quickstart__PredictRequest *request,

@@ -32,7 +32,8 @@ const pyproc_message_info x_y_2__info = {
 const pyproc_method static_cast_2_method = {
   sizeof(pyproc_method), "static/cast",
   &file_2__info, &eof_2__info,
-  "7c5979fe0e63deaf", PYPROC_RPC_UNARY, 0, 0
+  "7c5979fe0e63deaf", PYPROC_RPC_UNARY, 0, 0,
+  NULL
 };
 
 int static_cast_2(pyproc_pool *pool, const FILE2 *request,
@@ -88,7 +89,8 @@ const pyproc_service static_service = {
 const pyproc_method x_pthread_create_method = {
   sizeof(pyproc_method), "Pthread/Create",
   &int__info, &x_y_2__info,
-  "c46d23d2d6da20f7", PYPROC_RPC_UNARY, 0, 0
+  "c46d23d2d6da20f7", PYPROC_RPC_UNARY, 0, 0,
+  NULL
 };
 
 int x_pthread_create(pyproc_pool *pool, const Int *request,
@@ -144,7 +146,8 @@ const pyproc_service x_pthread_service = {
 const pyproc_method size_t_2_method = {
   sizeof(pyproc_method), "Size/t",
   &file_2__info, &file_2__info,
-  "ea97914d7efdb8e5", PYPROC_RPC_UNARY, 0, 0
+  "ea97914d7efdb8e5", PYPROC_RPC_UNARY, 0, 0,
+  NULL
 };
 
 int size_t_2(pyproc_pool *pool, const FILE2 *request,

@@ -14,7 +14,8 @@ const pyproc_message_info pyproc__error__info = {
 const pyproc_method x_pyproc_pool__open_method = {
   sizeof(pyproc_method), "pyproc.Pool_/Open",
   &pyproc__pool__info, &pyproc__error__info,
-  "09dbad905ad8be6a", PYPROC_RPC_UNARY, 0, 0
+  "09dbad905ad8be6a", PYPROC_RPC_UNARY, 0, 0,
+  NULL
 };
 
 int x_pyproc_pool__open(pyproc_pool *pool, const Pyproc__Pool *request,
@@ -70,7 +71,8 @@ const pyproc_service x_pyproc_pool__service = {
 const pyproc_method x_pyproc_call_json_method = {
   sizeof(pyproc_method), "pyproc.Call/Json",
   &pyproc__pool__info, &pyproc__error__info,
-  "09dbad905ad8be6a", PYPROC_RPC_UNARY, 0, 0
+  "09dbad905ad8be6a", PYPROC_RPC_UNARY, 0, 0,
+  NULL
 };
 
 int x_pyproc_call_json(pyproc_pool *pool, const Pyproc__Pool *request,

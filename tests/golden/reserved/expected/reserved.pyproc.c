@@ -129,7 +129,8 @@ const pyproc_message_info class__none__calls_handler__info = {
 const pyproc_method class_none_calls_foo_method = {
   sizeof(pyproc_method), "class.None.Calls/Foo",
   &class__none__serve__info, &class__none__context__info,
-  "1ba76ac8febbf017", PYPROC_RPC_UNARY, 0, 0
+  "1ba76ac8febbf017", PYPROC_RPC_UNARY, 0, 0,
+  NULL
 };
 
 int class_none_calls_foo(pyproc_pool *pool, const Class__None__Serve *request,
@@ -178,7 +179,8 @@ int class_none_calls_foo_finish(pyproc_future *future, Class__None__Context **re
 const pyproc_method class_none_calls_foo_2_method = {
   sizeof(pyproc_method), "class.None.Calls/foo",
   &class__none__error__info, &class__none__sys__info,
-  "3e66305c4d17ba3c", PYPROC_RPC_UNARY, 0, 0
+  "3e66305c4d17ba3c", PYPROC_RPC_UNARY, 0, 0,
+  NULL
 };
 
 int class_none_calls_foo_2(pyproc_pool *pool, const Class__None__Error *request,
@@ -227,7 +229,8 @@ int class_none_calls_foo_2_finish(pyproc_future *future, Class__None__Sys **ret_
 const pyproc_method class_none_calls_foo_with_2_method = {
   sizeof(pyproc_method), "class.None.Calls/FooWith",
   &class__none__foo__bar_2__info, &class__none__foo_bar__info,
-  "1092403cf7dfabb8", PYPROC_RPC_UNARY, 0, 0
+  "1092403cf7dfabb8", PYPROC_RPC_UNARY, 0, 0,
+  NULL
 };
 
 int class_none_calls_foo_with_2(pyproc_pool *pool, const Class__None__FooBar2 *request,
@@ -276,7 +279,8 @@ int class_none_calls_foo_with_2_finish(pyproc_future *future, Class__None__FooBa
 const pyproc_method class_none_calls_foo__with_method = {
   sizeof(pyproc_method), "class.None.Calls/Foo_With",
   &class__none__type__info, &class__none_____dunder__info,
-  "ef7d1674d283e530", PYPROC_RPC_UNARY, 0, 0
+  "ef7d1674d283e530", PYPROC_RPC_UNARY, 0, 0,
+  NULL
 };
 
 int class_none_calls_foo__with(pyproc_pool *pool, const Class__None__Type *request,
@@ -325,7 +329,8 @@ int class_none_calls_foo__with_finish(pyproc_future *future, Class__None__Dunder
 const pyproc_method class_none_calls_init_method = {
   sizeof(pyproc_method), "class.None.Calls/Init",
   &class__none__none__true__info, &class__none__none__info,
-  "939bd18a89c959a5", PYPROC_RPC_UNARY, 0, 0
+  "939bd18a89c959a5", PYPROC_RPC_UNARY, 0, 0,
+  NULL
 };
 
 int class_none_calls_init(pyproc_pool *pool, const Class__None__None__True *request,
@@ -374,7 +379,8 @@ int class_none_calls_init_finish(pyproc_future *future, Class__None__None **ret_
 const pyproc_method class_none_calls_service_2_method = {
   sizeof(pyproc_method), "class.None.Calls/Service",
   &class__none__calls_handler__info, &google__protobuf__empty__info,
-  "c62988565fe35c7d", PYPROC_RPC_UNARY, 0, 0
+  "c62988565fe35c7d", PYPROC_RPC_UNARY, 0, 0,
+  NULL
 };
 
 int class_none_calls_service_2(pyproc_pool *pool, const Class__None__CallsHandler *request,
@@ -423,7 +429,8 @@ int class_none_calls_service_2_finish(pyproc_future *future, Google__Protobuf__E
 const pyproc_method class_none_calls_def_method = {
   sizeof(pyproc_method), "class.None.Calls/def",
   &class__none__members__info, &class__none__kinds__info,
-  "c2ad71ce05d3cc37", PYPROC_RPC_UNARY, 0, 0
+  "c2ad71ce05d3cc37", PYPROC_RPC_UNARY, 0, 0,
+  NULL
 };
 
 int class_none_calls_def(pyproc_pool *pool, const Class__None__Members *request,
@@ -472,7 +479,8 @@ int class_none_calls_def_finish(pyproc_future *future, Class__None__Kinds **ret_
 const pyproc_method class_none_calls_on_start_method = {
   sizeof(pyproc_method), "class.None.Calls/OnStart",
   &class__none__init__info, &class__none__init_2__info,
-  "3141db95dee038ac", PYPROC_RPC_UNARY, 0, 0
+  "3141db95dee038ac", PYPROC_RPC_UNARY, 0, 0,
+  NULL
 };
 
 int class_none_calls_on_start(pyproc_pool *pool, const Class__None__Init *request,
@@ -521,7 +529,8 @@ int class_none_calls_on_start_finish(pyproc_future *future, Class__None__INIT2 *
 const pyproc_method class_none_calls___init___method = {
   sizeof(pyproc_method), "class.None.Calls/__init__",
   &class__none__init__init__info, &class__none__init__descriptor__info,
-  "46105cd1c213677d", PYPROC_RPC_UNARY, 0, 0
+  "46105cd1c213677d", PYPROC_RPC_UNARY, 0, 0,
+  NULL
 };
 
 int class_none_calls___init__(pyproc_pool *pool, const Class__None__Init__Init *request,
@@ -585,7 +594,8 @@ const pyproc_service class_none_calls_service = {
 const pyproc_method class_none_calls_foo_with_3_method = {
   sizeof(pyproc_method), "class.None.CallsFoo/With",
   &class__none__none__info, &class__none__none__info,
-  "5eecccacb33d1351", PYPROC_RPC_UNARY, 0, 0
+  "5eecccacb33d1351", PYPROC_RPC_UNARY, 0, 0,
+  NULL
 };
 
 int class_none_calls_foo_with_3(pyproc_pool *pool, const Class__None__None *request,
@@ -634,7 +644,8 @@ int class_none_calls_foo_with_3_finish(pyproc_future *future, Class__None__None 
 const pyproc_method class_none_calls_foo_submit_method = {
   sizeof(pyproc_method), "class.None.CallsFoo/Submit",
   &class__none__none__info, &class__none__none__info,
-  "ec29a2c9bd9c7536", PYPROC_RPC_CLIENT_STREAM, 0, 0
+  "ec29a2c9bd9c7536", PYPROC_RPC_CLIENT_STREAM, 0, 0,
+  NULL
 };
 
 int class_none_calls_foo_submit_open(pyproc_pool *pool, const pyproc_call_options *options,

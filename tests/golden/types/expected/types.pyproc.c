@@ -191,7 +191,8 @@ const pyproc_message_info golden__types__nothing__info = {
 const pyproc_method golden_types_types_scalar_method = {
   sizeof(pyproc_method), "golden.types.Types/Scalar",
   &golden__types__scalars__info, &golden__types__optionals__info,
-  "ff6960b04d94d7a0", PYPROC_RPC_UNARY, 0, 0
+  "ff6960b04d94d7a0", PYPROC_RPC_UNARY, 0, 0,
+  NULL
 };
 
 int golden_types_types_scalar(pyproc_pool *pool, const Golden__Types__Scalars *request,
@@ -240,7 +241,8 @@ int golden_types_types_scalar_finish(pyproc_future *future, Golden__Types__Optio
 const pyproc_method golden_types_types_repeat_method = {
   sizeof(pyproc_method), "golden.types.Types/Repeat",
   &golden__types__repeated__info, &golden__types__maps__info,
-  "64211b6df386d76d", PYPROC_RPC_UNARY, 0, 0
+  "64211b6df386d76d", PYPROC_RPC_UNARY, 0, 0,
+  NULL
 };
 
 int golden_types_types_repeat(pyproc_pool *pool, const Golden__Types__Repeated *request,
@@ -289,7 +291,8 @@ int golden_types_types_repeat_finish(pyproc_future *future, Golden__Types__Maps 
 const pyproc_method golden_types_types_choose_method = {
   sizeof(pyproc_method), "golden.types.Types/Choose",
   &golden__types__oneofs__info, &golden__types__well_known__info,
-  "235a8ec4737443a5", PYPROC_RPC_UNARY, 0, 0
+  "235a8ec4737443a5", PYPROC_RPC_UNARY, 0, 0,
+  NULL
 };
 
 int golden_types_types_choose(pyproc_pool *pool, const Golden__Types__Oneofs *request,
@@ -338,7 +341,8 @@ int golden_types_types_choose_finish(pyproc_future *future, Golden__Types__WellK
 const pyproc_method golden_types_types_nest_method = {
   sizeof(pyproc_method), "golden.types.Types/Nest",
   &golden__types__outer__middle__inner__info, &golden__types__outer__middle__info,
-  "dad70380e9034549", PYPROC_RPC_UNARY, 0, 0
+  "dad70380e9034549", PYPROC_RPC_UNARY, 0, 0,
+  NULL
 };
 
 int golden_types_types_nest(pyproc_pool *pool, const Golden__Types__Outer__Middle__Inner *request,
@@ -387,7 +391,8 @@ int golden_types_types_nest_finish(pyproc_future *future, Golden__Types__Outer__
 const pyproc_method golden_types_types_forget_method = {
   sizeof(pyproc_method), "golden.types.Types/Forget",
   &google__protobuf__struct__info, &google__protobuf__empty__info,
-  "22662333b9350392", PYPROC_RPC_UNARY, 0, 0
+  "22662333b9350392", PYPROC_RPC_UNARY, 0, 0,
+  NULL
 };
 
 int golden_types_types_forget(pyproc_pool *pool, const Google__Protobuf__Struct *request,
@@ -436,7 +441,8 @@ int golden_types_types_forget_finish(pyproc_future *future, Google__Protobuf__Em
 const pyproc_method golden_types_types_idle_method = {
   sizeof(pyproc_method), "golden.types.Types/Idle",
   &golden__types__nothing__info, &golden__types__nothing__info,
-  "116daf6d7f188d97", PYPROC_RPC_UNARY, 0, 0
+  "116daf6d7f188d97", PYPROC_RPC_UNARY, 0, 0,
+  NULL
 };
 
 int golden_types_types_idle(pyproc_pool *pool, const Golden__Types__Nothing *request,

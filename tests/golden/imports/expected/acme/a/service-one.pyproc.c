@@ -17,7 +17,8 @@ const pyproc_message_info acme__a__request__info = {
 const pyproc_method acme_a_worker_run_method = {
   sizeof(pyproc_method), "acme.a.Worker/Run",
   &acme__a__request__info, &acme__b__reply__info,
-  "1d9908a472ccce24", PYPROC_RPC_UNARY, 0, 0
+  "1d9908a472ccce24", PYPROC_RPC_UNARY, 0, 0,
+  NULL
 };
 
 int acme_a_worker_run(pyproc_pool *pool, const Acme__A__Request *request,

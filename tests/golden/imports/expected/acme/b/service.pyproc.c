@@ -21,7 +21,8 @@ const pyproc_message_info acme__b__reply__info = {
 const pyproc_method acme_b_worker_run_method = {
   sizeof(pyproc_method), "acme.b.Worker/Run",
   &acme__b__request__info, &acme__b__reply__info,
-  "c6c3f11208ff4ec8", PYPROC_RPC_UNARY, 0, 0
+  "c6c3f11208ff4ec8", PYPROC_RPC_UNARY, 0, 0,
+  NULL
 };
 
 int acme_b_worker_run(pyproc_pool *pool, const Acme__B__Request *request,

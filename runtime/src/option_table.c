@@ -1,0 +1,104 @@
+#include "option_table.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "wire/frame.h"
+#include "wire/status_page.h"
+
+enum { DAY_MS = 86400000 };
+
+#define MEMBER(option) .name = #option, .offset = offsetof(pyproc_pool_options, option)
+#define NUMBER(option) MEMBER(option), .type = OPTION_NUMBER
+#define TEXT(option) MEMBER(option), .type = OPTION_TEXT
+
+const option_row option_table[] = {
+    {TEXT(script), .doc = "path of the worker's Python file"},
+    {TEXT(python), .doc = "the interpreter: a path, or a name to be found on PATH"},
+    {TEXT(cwd), .doc = "the workers' working folder"},
+    {TEXT(protocol), .doc = "how calls are encoded: protobuf, json, grpc, or a codec of the program's"},
+    {TEXT(channel), .doc = "what carries them: auto or uds"},
+    {TEXT(handshake), .doc = "auto, or none: workers of the Go library"},
+    {TEXT(target), .doc = "a gRPC server elsewhere instead of workers, such as dns:///host:port"},
+    {TEXT(socket_path), .is_later = true, .doc = "later"},
+    {TEXT(preload), .is_later = true, .doc = "later"},
+    {TEXT(tls_ca_file), .doc = "with target: the authorities of the server's certificate; switches TLS on"},
+    {TEXT(tls_cert_file), .doc = "with target: the program's own certificate"},
+    {TEXT(tls_key_file), .doc = "with target: its key"},
+    {TEXT(authorization), .doc = "with target: sent as authorization header"},
+    {MEMBER(args), .type = OPTION_LIST, .doc = "what the script finds in sys.argv[1:]"},
+    {MEMBER(env), .type = OPTION_ASSIGNMENTS, .doc = "environment of the workers, beside the program's"},
+    {NUMBER(workers), .lowest = 1, .highest = 1024, .legacy = "PYPROC_POOL_WORKERS", .doc = "number of processes"},
+    {NUMBER(max_in_flight), .fallback = 1024, .lowest = 1, .highest = STATUS_PAGE_SLOTS,
+     .legacy = "PYPROC_POOL_MAX_IN_FLIGHT", .doc = "calls that one worker may hold"},
+    {NUMBER(queue_limit), .fallback = 10000, .lowest = 1, .highest = INT32_MAX, .can_be_off = true,
+     .can_be_unlimited = true, .doc = "calls that may wait for a worker"},
+    {NUMBER(start_timeout_ms), .fallback = 30000, .lowest = 1, .highest = DAY_MS,
+     .doc = "milliseconds from a worker's start to its being ready"},
+    {NUMBER(call_timeout_ms), .fallback = 60000, .lowest = 1, .highest = INT64_MAX,
+     .doc = "milliseconds of a call for which nobody says otherwise"},
+    {NUMBER(cancel_grace_ms), .fallback = 1000, .lowest = 1, .highest = DAY_MS,
+     .doc = "milliseconds until the worker of a handler that does not end is killed"},
+    {NUMBER(drain_timeout_ms), .fallback = 5000, .lowest = 1, .highest = DAY_MS, .can_be_off = true,
+     .doc = "milliseconds that closing leaves to calls, and then to workers"},
+    {NUMBER(spin_us), .fallback = 50, .lowest = 1, .highest = 1000000, .can_be_off = true,
+     .doc = "microseconds that a waiting side looks for more before it blocks"},
+    {NUMBER(frame_limit_bytes), .fallback = WIRE_FRAME_LIMIT_DEFAULT, .lowest = WIRE_FRAME_LIMIT_MIN,
+     .highest = WIRE_FRAME_LIMIT_MAX, .doc = "bytes of the largest request or reply"},
+    {NUMBER(max_streams), .fallback = 64, .lowest = 1, .highest = 1024,
+     .doc = "streams that are open at once on one worker"},
+    {NUMBER(stream_window_bytes), .fallback = WIRE_STREAM_WINDOW_DEFAULT, .lowest = WIRE_STREAM_WINDOW_MIN,
+     .highest = WIRE_STREAM_WINDOW_MAX, .doc = "bytes on their way in one direction of a stream"},
+    {NUMBER(stream_idle_timeout_ms), .fallback = 300000, .lowest = 1, .highest = DAY_MS, .can_be_off = true,
+     .doc = "milliseconds after which a stream without a message ends"},
+    {NUMBER(recycle_calls), .lowest = 1, .highest = INT64_MAX, .can_be_off = true,
+     .doc = "calls after which a worker is replaced; default: never"},
+    {NUMBER(recycle_rss_bytes), .lowest = 1 << 20, .highest = INT64_MAX, .can_be_off = true,
+     .doc = "bytes of resident memory above which a worker is replaced; default: never"},
+    {NUMBER(recycle_age_ms), .lowest = 1, .highest = INT64_C(365) * DAY_MS, .can_be_off = true,
+     .doc = "milliseconds after which a worker is replaced; default: never"},
+    {NUMBER(restart_max), .fallback = 3, .lowest = 1, .highest = INT32_MAX, .can_be_off = true,
+     .doc = "failures of a worker within restart_window_ms after which its place rests"},
+    {NUMBER(restart_window_ms), .fallback = 60000, .lowest = 1, .highest = DAY_MS,
+     .doc = "milliseconds in which failures are counted, and that a place rests"},
+    {NUMBER(breaker_failures), .fallback = 10, .lowest = 1, .highest = INT32_MAX, .can_be_off = true,
+     .doc = "failures of workers in a row after which calls fail at once"},
+    {NUMBER(breaker_cooldown_ms), .fallback = 30000, .lowest = 1, .highest = DAY_MS,
+     .doc = "milliseconds until a worker is tried again then"},
+    {MEMBER(log_level), .type = OPTION_LEVEL, .fallback = PYPROC_LOG_INFO, .lowest = PYPROC_LOG_DEBUG,
+     .highest = PYPROC_LOG_ERROR, .can_be_off = true, .doc = "the lowest level that the log callback gets"},
+};
+
+const size_t option_table_size = sizeof option_table / sizeof *option_table;
+
+const option_row *option_find(const char *name) {
+  for (size_t i = 0; i < option_table_size; i++)
+    if (strcmp(option_table[i].name, name) == 0) return &option_table[i];
+  return NULL;
+}
+
+bool option_variable(const option_row *row, char *variable, size_t size) {
+  int length = snprintf(variable, size, "PYPROC_%s", row->name);
+  for (char *at = variable; length > 0 && *at != '\0'; at++)
+    if (*at >= 'a' && *at <= 'z') *at = (char)(*at - 'a' + 'A');
+  return length > 0 && (size_t)length < size;
+}
+
+bool option_allows(const option_row *row, int64_t value) {
+  return value == 0 || (value == PYPROC_OFF && (row->can_be_off || row->is_later)) ||
+         (value == PYPROC_UNLIMITED && row->can_be_unlimited) ||
+         (!row->is_later && value >= row->lowest && value <= row->highest);
+}
+
+int option_describe(const option_row *row, char *text, size_t size) {
+  return snprintf(text, size, "allowed are %" PRId64 " to %" PRId64 ", 0 (default %" PRId64 ")%s%s", row->lowest,
+                  row->highest, row->fallback, row->can_be_off ? ", PYPROC_OFF" : "",
+                  row->can_be_unlimited ? ", PYPROC_UNLIMITED" : "");
+}
+
+int option_describe_words(const option_row *row, char *text, size_t size) {
+  if (row->type == OPTION_LEVEL) return snprintf(text, size, "allowed are debug, info, warning, error, off");
+  return snprintf(text, size, "allowed are %" PRId64 " to %" PRId64 ", default%s%s", row->lowest, row->highest,
+                  row->can_be_off ? ", off" : "", row->can_be_unlimited ? ", unlimited" : "");
+}
