@@ -10,7 +10,7 @@
 struct grpc_bench {
   char target[64];
   pid_t pid;
-  int input;
+  int input, output;
 };
 
 #if defined(BENCH_GRPC_PEER)
@@ -45,8 +45,8 @@ grpc_bench *grpc_bench_open(int threads, int cpu) {
   close(in[0]);
   close(out[1]);
   self->input = in[1];
+  self->output = out[0]; /* stays open: it may write the line in pieces */
   if (read(out[0], ready, sizeof ready) <= 0) die("the server did not start");
-  close(out[0]);
   return self;
 }
 
@@ -68,6 +68,7 @@ void run_grpc_peer(const grpc_bench *self, int in_flight, double seconds, measur
 void grpc_bench_close(grpc_bench *self) {
   if (self == NULL) return;
   close(self->input);
+  close(self->output);
   waitpid(self->pid, NULL, 0);
   unlink(self->target + strlen("unix:"));
   free(self);

@@ -1,5 +1,7 @@
-"""The plain grpcio server of the comparison, none of ours. Usage: grpc_server.py ADDRESS THREADS [CPU]. Says "ready" and serves until its
-input ends."""
+"""The plain grpcio server of the comparison, none of ours.
+
+Usage: grpc_server.py ADDRESS THREADS [CPU]. Says "ready" and serves until its input ends.
+"""
 import os
 import sys
 from concurrent import futures

@@ -3,7 +3,7 @@
  *
  * CONTENTS
  *   Life of a pool, Threads, How waiting works, Ownership, Codes, What "may have run" means, Calls that are made again,
- *   How a handler is stopped, Metadata, Workers without a handshake, Fork, Signals and other things of the process,
+ *   How a handler is stopped, Metadata, gRPC, Workers without a handshake, Fork, Signals and other things of the process,
  *   Compatibility, Limits; then every function, struct, enumerator and macro in turn.
  *
  * LIFE OF A POOL
@@ -156,6 +156,41 @@
  * pyproc_error_free(error);
  * pyproc_reply_free(body);
  * ```
+ *
+ * GRPC
+ *   With the option protocol "grpc" the workers are gRPC servers (grpcio), each on a Unix socket in a folder of mode 0700
+ *   below TMPDIR or /tmp that lives as long as the pool, and any gRPC tool can call them (they serve grpc.health.v1 and
+ *   server reflection). Stubs, handlers, errors, metadata and streams are those of the other protocols; a call costs ten
+ *   times as much or more. What differs: may_have_run is 1 for every call that was sent, since no page tells what has
+ *   begun; a call whose worker dies is never given to another one; stacks and exit statuses are told as ever.
+ *   With the option target the same stubs call any gRPC server, on this host or another one:
+ *
+ * ```c
+ * pyproc_pool_options options = PYPROC_POOL_OPTIONS_INIT;
+ * options.target = "dns:///models.example.com:443";
+ * options.tls_ca_file = "/etc/ssl/certs/ca-certificates.crt";
+ * options.authorization = "Bearer 2YotnFZFEjr1zCsicMWpAA";
+ * pyproc_pool *models = NULL;
+ * if (pyproc_pool_open(&options, &models, NULL) < 0) return -1;
+ * ```
+ *
+ *   pyproc_pool_open then returns at once, without a connection; health.workers_ready says whether there is one, 1 or 0.
+ *   gRPC resolves the name, connects, connects again (after 0.1 s, growing to 5 s) and calls all addresses in turn
+ *   (round_robin). Calls do not wait for a server that cannot be reached: they are UNAVAILABLE with gRPC's reason.
+ *   Errors have type and traceback only where the server is a pyproc worker. Methods are not compared with the server's;
+ *   pyproc_call_json calls the handlers of pyproc workers alone. max_in_flight and queue_limit hold as ever.
+ *
+ *   The module. All this is in libpyproc-grpc.so beside the library, which the first pool that asks for it loads, with
+ *   libgrpc and what that needs, and which stays loaded.
+ *   Threads. libgrpc has threads of its own (about eight), from the first such pool to the last one's close, and the
+ *   module has one, the poller, whatever the number of pools; all of them block all signals, but some that libgrpc
+ *   starts later on a thread of the program. A blocking unary call is sent, waited for and read by its own thread. For
+ *   asynchronous calls and for streams the poller reads, and runs nothing of the program's.
+ *   Fork. A child that the program forks while such a pool is open cannot use gRPC: opening a pool with it there is
+ *   FAILED_PRECONDITION. Fork before the first one is opened, or exec. Starting workers is safe at any time.
+ *   Shutdown. pyproc_pool_close of the last such pool shuts libgrpc down and waits for that; it may close single
+ *   descriptors a moment later. A program that uses gRPC itself, too, shares its libgrpc, which counts its users.
+ *   Output. libgrpc writes some errors to standard error; GRPC_VERBOSITY=NONE in the program's environment stops it.
  *
  * WORKERS WITHOUT A HANDSHAKE
  *   With handshake "none" a pool drives workers that were written for the Go library pyproc. `python script args…` is

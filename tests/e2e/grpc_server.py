@@ -1,5 +1,7 @@
-"""A plain grpcio server, none of ours. Usage: grpc_server.py ADDRESS NAME [TLS_FOLDER]. Says "ready PORT" and serves until it is
-killed, or its input ends."""
+"""A plain grpcio server, none of ours.
+
+Usage: grpc_server.py ADDRESS NAME [TLS_FOLDER]. Says "ready PORT" and serves until it is killed, or its input ends.
+"""
 import os
 import sys
 import threading

@@ -8,6 +8,10 @@
 #include "rpc.h"
 #include "wire/frame.h"
 
+/* How long the server is still being told of a cancelled call: a channel that is destroyed meanwhile leaves its socket
+ * open. */
+#define SETTLE_NS INT64_C(20000000)
+
 static const protocol protocol_grpc;
 
 void rpc_break(rpc *self, pyproc_error *reason) {
@@ -130,7 +134,7 @@ static int rpc_open(struct connection *base, int socket, pyproc_error **reterr) 
 static bool rpc_close(struct connection *base) {
   rpc *self = rpc_of(base);
   pthread_mutex_lock(&self->lock);
-  bool busy = self->flights > 0;
+  bool busy = self->flights > 0 || platform_now_ns() - atomic_load(&self->cancelled_ns) < SETTLE_NS;
   grpc_channel *channel = busy ? NULL : self->grpc;
   if (!busy) {
     self->grpc = NULL;

@@ -40,12 +40,13 @@ typedef struct rpc {
   const char *environment[3];
 
   pthread_mutex_t lock;
-  grpc_channel *grpc;         /* set from open, or hello, to close; under the lock */
-  call_list calls;            /* all that are ours */
-  method_table *methods;      /* NULL: a server elsewhere */
-  int flights;                /* of libgrpc, whose callers may have left */
-  atomic_bool finished;       /* the worker was told to end */
-  _Atomic int64_t service_ns; /* for prefetch_adapt */
+  grpc_channel *grpc;           /* set from open, or hello, to close; under the lock */
+  call_list calls;              /* all that are ours */
+  method_table *methods;        /* NULL: a server elsewhere */
+  int flights;                  /* of libgrpc, whose callers may have left */
+  _Atomic int64_t cancelled_ns; /* when a call was last cancelled */
+  atomic_bool finished;         /* the worker was told to end */
+  _Atomic int64_t service_ns;   /* for prefetch_adapt */
 
   struct channel *control; /* the inherited socket; the supervisor's */
   struct receiver receiver;

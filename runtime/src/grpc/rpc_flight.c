@@ -67,6 +67,7 @@ void rpc_flight_free(rpc_flight *self) {
 }
 
 void rpc_flight_cancel(rpc_flight *self) {
+  atomic_store(&self->owner->cancelled_ns, platform_now_ns());
   grpc_call_cancel_with_status(self->grpc, GRPC_STATUS_CANCELLED, "given up", NULL);
 }
 
