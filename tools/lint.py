@@ -19,7 +19,7 @@ MYPY = [["codegen/pyproc_gen"], ["worker/pyproc_worker"],
          "tests/http_service.py"],
         ["tests/install/run.py"], ["tests/conformance/worker.py"], ["tools/lint.py"],
         ["tests/interop/run.py", "tests/interop/support.py", "tests/interop/part_bare_worker.py",
-         "tests/interop/part_go_library.py"]]
+         "tests/interop/part_go_library.py", "tests/interop/part_grpc.py"]]
 
 
 def files(*suffixes: str) -> List[str]:

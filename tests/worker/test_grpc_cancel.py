@@ -215,6 +215,12 @@ def settle(worker: Worker) -> int:
     return made
 
 
+def check_memory(client: Client) -> None:
+    """The worker has not held much of what was sent; sanitizers keep what was freed."""
+    if os.environ.get("PYPROC_TEST_SCALE", "100") == "100":
+        assert client.dynamic("memory", None) < 200 << 10  # KiB
+
+
 @BOTH
 def test_fast_producer_waits_for_a_slow_reader(grpc_host: GrpcHost, prefix: str) -> None:
     worker, client = grpc_host.start()
@@ -224,7 +230,7 @@ def test_fast_producer_waits_for_a_slow_reader(grpc_host: GrpcHost, prefix: str)
     assert client.number("Twice", 1) == 2  # it blocks no thread
     assert client.number("AsyncTwice", 1) == 2
     assert sum(1 for _ in call) == 1999
-    assert client.dynamic("memory", None) < 200 << 10  # KiB
+    check_memory(client)
 
 
 @BOTH
@@ -249,7 +255,7 @@ def test_fast_sender_waits_for_a_slow_handler(grpc_host: GrpcHost, prefix: str, 
     assert client.number("Twice", 1) == 2
     gate.touch()
     assert future.result(PATIENCE_S).value == 2000 * 65536
-    assert client.dynamic("memory", None) < 200 << 10
+    check_memory(client)
 
 
 def test_streams_are_bounded(grpc_host: GrpcHost) -> None:
