@@ -578,9 +578,10 @@ typedef struct pyproc_pool_options {
    * no TLS. */
   const char *tls_ca_file;
 
-  /* With `tls_ca_file`: PEM files of the program's own certificate and its key, for a server that asks for one. Both or
-   * neither. Default: none. */
+  /* With `tls_ca_file`: PEM file of the program's own certificate, for a server that asks for one. Default: none. */
   const char *tls_cert_file;
+
+  /* With `tls_cert_file`, which needs it: PEM file of its key. */
   const char *tls_key_file;
 
   /* With `target`: sent with every call as its `authorization` header, "Bearer …"; printable ASCII. Only with TLS, or to a

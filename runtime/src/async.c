@@ -80,7 +80,7 @@ static pyproc_error *error_of(const async_call *self, async_reason reason, const
     return call_setup_given_up(self->pool, call, reason == ASYNC_LATE ? PYPROC_E_DEADLINE_EXCEEDED : PYPROC_E_CANCELLED,
                                last, self->timeout_ms, may_have_run);
   }
-  if (last != NULL) error_set_worker(error, last->peer_pid);
+  if (last != NULL) error_set_worker(error, call->worker_pid);
   error_set_may_have_run(error, may_have_run);
   error_set_attempts(error, call->attempts);
   return error;

@@ -137,7 +137,7 @@ pyproc_error *call_setup_given_up(pyproc_pool *pool, const struct call *call, in
   if (failure != NULL) error_append(error, "; no worker is ready: %s", pyproc_error_message(failure));
   pyproc_error_free(failure);
   set_stop(error, may_have_run ? PYPROC_STOP_ASKED : PYPROC_STOP_NONE);
-  if (last != NULL) error_set_worker(error, last->peer_pid);
+  if (last != NULL) error_set_worker(error, call->worker_pid);
   error_set_may_have_run(error, may_have_run);
   error_set_attempts(error, call->attempts);
   return error;

@@ -159,12 +159,13 @@ static connection_start framed_start(struct connection *base, struct call *call)
     return is_open ? CONNECTION_FULL : CONNECTION_CLOSED;
   }
   int result = take_call(self, call, &error);
+  pid_t pid = base->peer_pid;
   if (result >= 0 && is_stream) framed_begin_stream(self, call, &bits);
   if (result >= 0) framed_flush(self);
   pthread_mutex_unlock(&self->lock);
   lot_wake(self->settings.lot, bits);
   if (result < 0) {
-    error_set_worker(error, base->peer_pid);
+    error_set_worker(error, pid);
     lot_wake(self->settings.lot, call_fail(call, error, false));
     return CONNECTION_REFUSED;
   }

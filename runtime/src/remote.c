@@ -45,8 +45,9 @@ static const connection_owner owner_ops = {
 int remote_create(remote *self, struct admission *admission, const wake *waker, const protocol *spoken,
                   const connection_settings *settings, pyproc_error **reterr) {
   *self = (remote){.admission = admission, .wake = waker};
-  self->connection = spoken->create(settings, &owner_ops, self, reterr);
-  if (self->connection == NULL) return PYPROC_E_RESOURCE_EXHAUSTED;
+  pyproc_error *error = NULL;
+  self->connection = spoken->create(settings, &owner_ops, self, &error);
+  if (self->connection == NULL) return error_give(reterr, error);
   atomic_store(&admission->workers, 1);
   admission_use(admission, &self->connection, 1);
   return PYPROC_OK;

@@ -40,8 +40,9 @@ static roster_entry *find_spare(roster *self, pyproc_error **reterr) {
 static void forget_editions(roster *self);
 
 static int employ(roster *self, int index, roster_entry **ret_entry, pyproc_error **reterr) {
-  roster_entry *entry = find_spare(self, reterr);
-  if (entry == NULL) return PYPROC_E_RESOURCE_EXHAUSTED;
+  pyproc_error *error = NULL;
+  roster_entry *entry = find_spare(self, &error);
+  if (entry == NULL) return error_give(reterr, error);
   worker_employ(&entry->worker, self->current, index);
   entry->recycle_ns = 0; /* to be set when it is ready */
   *ret_entry = entry;

@@ -1,8 +1,9 @@
 /*
- * Calls that are made again: which, how often, until when, and who can end that. Every test runs with both protocols.
+ * Calls that are made again: which, how often, until when, and who can end that. Every test runs with each protocol.
  */
 #include <unistd.h>
 
+#include "grpc_support.h"
 #include "retrying.pyproc.h"
 #include "support.h"
 
@@ -27,9 +28,10 @@ static pyproc_pool *open_retry(const char *protocol) {
   return open_pool(&options);
 }
 
-static const char *const protocols[] = {"protobuf", "json"};
+static const char *const protocols[] = {"protobuf", "json", "grpc"};
+static size_t protocol_count; /* without gRPC where it was not built */
 #define EACH_PROTOCOL(pool) \
-  for (size_t round_ = 0; round_ < LENGTH(protocols); round_++) \
+  for (size_t round_ = 0; round_ < protocol_count; round_++) \
     for (pyproc_pool *pool = open_retry(protocols[round_]); pool != NULL; pyproc_pool_close(pool), pool = NULL)
 
 /* How often a handler began for the key. */
@@ -129,7 +131,7 @@ static void *free_soon(void *future) {
 /* One that certainly did not run is made again: here there is no place for it yet. */
 static void test_did_not_run(void **state) {
   (void)state;
-  for (size_t i = 0; i < LENGTH(protocols); i++) {
+  for (size_t i = 0; i < protocol_count; i++) {
     pyproc_pool_options options = retry_options(protocols[i]);
     options.queue_limit = PYPROC_OFF;
     options.max_in_flight = 1;
@@ -273,7 +275,7 @@ static void test_cancel_in_the_pause(void **state) {
 /* A pool that is closed does not wait for pauses. */
 static void test_close_in_the_pause(void **state) {
   (void)state;
-  for (size_t i = 0; i < 2 * LENGTH(protocols); i++) {
+  for (size_t i = 0; i < 2 * protocol_count; i++) {
     pyproc_pool_options options = retry_options(protocols[i / 2]);
     options.drain_timeout_ms = i % 2 == 0 ? PYPROC_OFF : 10 * A_LOT_MS;
     pyproc_pool *pool = open_pool(&options);
@@ -397,5 +399,8 @@ int main(void) {
       E2E_TEST(test_futures),
       E2E_TEST(test_races),
   };
-  return RUN_TESTS(tests);
+  bool has_grpc = grpc_is_built();
+  protocol_count = LENGTH(protocols) - (has_grpc ? 0 : 1);
+  cmocka_set_test_filter(getenv("PYPROC_TEST_FILTER"));
+  return cmocka_run_group_tests(tests, has_grpc ? grpc_hold : NULL, has_grpc ? grpc_release : NULL);
 }

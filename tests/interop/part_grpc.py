@@ -1,16 +1,16 @@
-"""gRPC's own interop client, in Go, calls a worker of ours that implements grpc.testing.TestService.
+"""gRPC's own interop programs, in Go: their client calls a worker of ours, our generated stubs call their server.
 
-The client comes from the Go module proxy, its schema from Debian's package grpc-proto; neither is copied.
+The programs come from the Go module proxy, the schema from Debian's package grpc-proto; neither is copied.
 """
 import os
 import shutil
 import signal
+import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
-from support import FOLDER, Skip, go, last_line, ok, python, run, run_parts
+from support import FOLDER, Skip, go, last_line, ok, python, run, run_parts, show
 
 MODULE, VERSION = "google.golang.org/grpc", "v1.85.0"
 PROTOS = Path("/usr/share/grpc-proto/grpc/testing")
@@ -115,5 +115,53 @@ def asynchronous(build: Path, work: Path) -> None:
     client_calls_worker(build, work, "async")
 
 
+def stubs(build: Path, work: Path) -> Path:
+    """Our program with the same cases, built with the generated stubs."""
+    library = build / "lib"
+    if not (library / "libpyproc-grpc.so").exists():
+        raise Skip("the library was built without gRPC (CMake option PYPROC_GRPC)")
+    gen = generated(build, work)
+    target = work / "stubs"
+    done = run([os.environ.get("CC", "cc"), "-std=gnu11", f"-I{gen}", f"-I{FOLDER.parents[1] / 'runtime' / 'include'}",
+                str(FOLDER / "grpc" / "client.c"), *map(str, sorted(gen.rglob("*.c"))), "-o", str(target),
+                f"-L{library}", "-lpyproc", "-lprotobuf-c", f"-Wl,-rpath,{library}"])
+    if done.returncode != 0:
+        raise RuntimeError(done.stdout)
+    return target
+
+
+def free_port() -> int:
+    """One that nobody has at the moment."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def wait_for(port: int, process: "subprocess.Popen[bytes]") -> None:
+    """Until the server listens."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            socket.create_connection(("127.0.0.1", port), 5).close()
+            return
+        except OSError:
+            time.sleep(0.01)
+    raise Skip("the Go server does not listen")
+
+
+def stubs_call_server(build: Path, work: Path) -> None:
+    """All cases that need no cloud account, the other way round."""
+    server, ours = program(work, "server"), stubs(build, work)
+    port = free_port()
+    with open(work / "server.log", "wb") as log:
+        process = subprocess.Popen([str(server), "-port", str(port)], stdout=log, stderr=log)
+    try:
+        wait_for(port, process)
+        show("our stubs, Go server", [str(ours), f"ipv4:127.0.0.1:{port}"])
+    finally:
+        process.kill()
+        process.wait()
+
+
 if __name__ == "__main__":
-    sys.exit(run_parts([plain, asynchronous]))
+    run_parts([plain, asynchronous, stubs_call_server])

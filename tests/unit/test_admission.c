@@ -45,14 +45,14 @@ static connection_start place_start(struct connection *base, struct call *call) 
   self->held[self->count++] = call;
   call->attempts++;
   atomic_store(&call->connection, base);
-  atomic_fetch_add(&base->load, 1);
+  atomic_fetch_add(call->stream != NULL ? &base->streams : &base->load, 1);
   return CONNECTION_TAKEN;
 }
 
 static void let_go(struct place *self, int at) {
+  atomic_fetch_sub(self->held[at]->stream != NULL ? &self->base.streams : &self->base.load, 1);
   self->count--;
   for (int i = at; i < self->count; i++) self->held[i] = self->held[i + 1];
-  atomic_fetch_sub(&self->base.load, 1);
 }
 
 static int place_withdraw(struct connection *base, struct call *call, int code) {
@@ -472,8 +472,63 @@ static void a_call_given_back_too_often_ends(void **state) {
   shop_close();
 }
 
+/* ---- streams ---- */
+
+static call_stream stream;
+
+static void make_stream(int call) {
+  shop.calls[call].stream = &stream;
+}
+
+/* They have places of their own: neither they nor calls wait for each other. */
+static void streams_and_calls_wait_apart(void **state) {
+  (void)state;
+  shop_open(1, 1, 10);
+  atomic_store(&shop.admission.workers, 2); /* of which one is just restarting */
+  for (int i = 0; i < 6; i++) make_stream(i);
+  for (int i = 0; i < 6; i++) enter(i); /* 4 a worker */
+  check_held(0, "abcd");
+  assert_true(shop.calls[4].queued && shop.calls[5].queued);
+  assert_int_equal(atomic_load(&shop.admission.queued), 2);
+  enter(6); /* a call, past the streams that wait */
+  check_held(0, "abcdg");
+  enter(7);
+  assert_true(shop.calls[7].queued);
+  let_go(&shop.places[0], 1); /* a stream ends */
+  admission_leave_stream(&shop.admission);
+  admission_dispatch(&shop.admission);
+  check_held(0, "acdge");
+  assert_true(shop.calls[7].queued); /* its end makes no room for a call */
+  let_go(&shop.places[0], 3);        /* the call ends */
+  admission_dispatch(&shop.admission);
+  check_held(0, "acdeh");
+  assert_int_equal(admission_withdraw(&shop.admission, &shop.calls[5], PYPROC_E_CANCELLED), 0);
+  assert_int_equal(atomic_load(&shop.admission.queued), 0);
+  shop_close();
+}
+
+static void no_more_streams_than_places(void **state) {
+  (void)state;
+  shop_open(2, 1, 10);
+  atomic_store(&shop.admission.workers, 2);
+  for (int i = 0; i < 9; i++) make_stream(i);
+  for (int i = 0; i < 8; i++) enter(i);
+  check_held(0, "aceg");
+  check_held(1, "bdfh");
+  turned_away(8, PYPROC_E_RESOURCE_EXHAUSTED, "8 streams are open, as many as 2 workers may have (option max_streams)");
+  admission_leave_stream(&shop.admission); /* one is over, but its worker has not yet said so */
+  enter(8);
+  assert_true(shop.calls[8].queued);
+  let_go(&shop.places[1], 0);
+  admission_dispatch(&shop.admission);
+  check_held(1, "dfhi");
+  shop_close();
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
+      cmocka_unit_test(streams_and_calls_wait_apart),
+      cmocka_unit_test(no_more_streams_than_places),
       cmocka_unit_test(a_call_given_back_goes_elsewhere),
       cmocka_unit_test(a_call_given_back_too_often_ends),
       cmocka_unit_test(the_least_loaded_is_first),

@@ -102,6 +102,9 @@ static const struct number numbers[] = {
     {NUMBER(drain_timeout_ms, drain_timeout_ms), 1, 86400000, 1, 0, REFUSED},
     {NUMBER(spin_us, spin_ns), 1, 1000000, 1000, 0, REFUSED},
     {NUMBER(frame_limit_bytes, frame_limit), 1024, 0x7fffffff, 1, REFUSED, REFUSED},
+    {NUMBER(max_streams, max_streams), 1, 1024, 1, REFUSED, REFUSED},
+    {NUMBER(stream_window_bytes, stream_window), 4096, 1 << 30, 1, REFUSED, REFUSED},
+    {NUMBER(stream_idle_timeout_ms, stream_idle_timeout_ms), 1, 86400000, 1, INT64_MAX, REFUSED},
     {NUMBER(log_level, log_level), PYPROC_LOG_DEBUG, PYPROC_LOG_ERROR, 1, PYPROC_OFF, REFUSED},
 };
 

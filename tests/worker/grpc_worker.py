@@ -7,7 +7,6 @@ import collections
 import ctypes
 import itertools
 import os
-import resource
 import sys
 import threading
 import time
@@ -103,6 +102,9 @@ class Math(Base):
             context.add_metadata("Bad Key", "x")
         for key, value in context.metadata:
             context.add_metadata(key, value)
+        if request.value == "ahead":
+            context.send_initial_metadata()
+            context.add_metadata("behind", "it")
         return StringValue(value=repr((context.method, context.worker_index, context.deadline is not None,
                                        0 < (context.time_remaining() or 1) <= 60, context.cancelled,
                                        threading.current_thread() is threading.main_thread())))
@@ -288,12 +290,21 @@ def value(request):
 
 @expose
 def memory(request):
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with open("/proc/self/status", encoding="ascii") as status:  # getrusage() begins with the parent's
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM:"))
 
 
 @expose
 def fork(request):
     return os.fork()
+
+
+@expose
+def fork_child(request):
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
+    return child
 
 
 @expose

@@ -211,6 +211,25 @@ def test_context_and_metadata(grpc_host: GrpcHost, prefix: str) -> None:
     assert error_object(found[0])["type"] == "ValueError" and "'Bad Key'" in found[0].details()
 
 
+@BOTH
+def test_initial_metadata(grpc_host: GrpcHost, prefix: str) -> None:
+    _, client = grpc_host.start()
+    about = client.callable(prefix + "About", StringValue, StringValue)
+    sent = (("one", "1"), ("two-bin", b"2"))
+    _, call = about.with_call(StringValue(value="ahead"), timeout=PATIENCE_S, metadata=sent)
+    initial = [tuple(entry) for entry in call.initial_metadata()]
+    assert ("one", "1") in initial and ("two-bin", b"2") in initial
+    assert [tuple(entry) for entry in call.trailing_metadata()] == [("behind", "it")]
+
+
+def test_too_much_metadata(grpc_host: GrpcHost) -> None:
+    _, client = grpc_host.start()
+    with failing() as found:
+        client.callable("About", StringValue, StringValue)(StringValue(), timeout=PATIENCE_S,
+                                                           metadata=[("key", "value")] * 65)
+    assert found[0].code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
 def test_no_deadline(grpc_host: GrpcHost) -> None:
     _, client = grpc_host.start()
     assert eval(client.callable("About", StringValue, StringValue)(StringValue()).value)[2] is False

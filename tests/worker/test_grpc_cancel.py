@@ -373,3 +373,15 @@ def test_forked_child_ends(grpc_host: GrpcHost) -> None:
     assert client.number("Twice", 1) == 2
     assert worker.stop() == 0
     assert worker.output() == "started\nstopped\n"
+
+
+def test_forked_child_keeps_no_client(grpc_host: GrpcHost) -> None:
+    worker, client = grpc_host.start()
+    child = client.dynamic("fork_child", None)
+    future = begin(worker, client, "Block", "sleep")
+    try:
+        worker.process.kill()
+        assert future.code() is grpc.StatusCode.UNAVAILABLE
+        assert worker.wire.is_closed()
+    finally:
+        os.kill(child, signal.SIGKILL)

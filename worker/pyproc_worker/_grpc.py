@@ -16,9 +16,11 @@ import asyncio
 import json
 import os
 import queue
+import socket
 import sys
 import threading
 import time
+import urllib.parse
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from functools import partial
 from types import FrameType
@@ -390,6 +392,21 @@ def _tell_of_failed_task(loop: asyncio.AbstractEventLoop, about: dict[str, Any])
         loop.default_exception_handler(about)
 
 
+def close_sockets(bound: Union[str, int]) -> None:
+    """In a forked child: closes the server's sockets, which are bound to that path or port, so that the child of a
+    worker that has ended keeps no client waiting. grpc's own objects are never used again."""
+    for name in os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else ():
+        try:
+            one = socket.socket(fileno=int(name))
+        except OSError:  # it is no socket
+            continue
+        about = one.getsockname()
+        if about == bound or (isinstance(about, tuple) and len(about) > 1 and about[1] == bound):
+            one.close()
+        else:
+            one.detach()
+
+
 class Server(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
     """Serves a table of methods; it has what :class:`pyproc_worker._ext.Loop` has for those who run it."""
 
@@ -405,6 +422,7 @@ class Server(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
         self._watch = Watch(hooks, host_fd=host_fd, worker_index=worker_index)
         self._loop = asyncio.new_event_loop()
         self._server: Any = None
+        self._bound: Union[str, int] = 0
         self._failure: BaseException | None = None
         self._next_id = 0
         self._rpcs: set[_Rpc] = set()
@@ -456,6 +474,7 @@ class Server(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
         self._watch.abandon()
         if self._wire is not None:
             self._wire.close()
+        close_sockets(self._bound)
 
     def fail(self, error: BaseException) -> None:
         """Ends the worker; the first error is told."""
@@ -489,6 +508,7 @@ class Server(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
         if port == 0:
             raise OSError(f"cannot listen on {address}: look whether it is free, and whether it is an address of this "
                           "machine")
+        self._bound = urllib.parse.unquote(address[len("unix:"):]) if address.startswith("unix:") else port
         await self._server.start()
         return port
 

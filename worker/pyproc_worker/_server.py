@@ -405,6 +405,9 @@ def serve(*handlers: object, threads: int = 1) -> None:
     """Serves typed handlers, and what is exposed, until the host goes or SIGTERM comes; then it returns.
 
     A worker that a pool started speaks on the socket that it inherited; another one listens on ``PYPROC_SOCKET_PATH``.
+    With ``PYPROC_PROTOCOL=grpc`` it serves gRPC instead, on the path in ``PYPROC_GRPC_SOCKET`` or the address in
+    ``PYPROC_GRPC_ADDRESS``, to any client.
+
     Plain handlers run one at a time on the calling thread, which should be the main one, or, with ``threads`` (2 to
     64), on that thread and so many minus one others at once: that pays where they release the GIL. ``async`` handlers
     all run at once on one event loop in a thread of its own, which no plain handler stalls.

@@ -406,6 +406,11 @@ int connection_take(struct connection *self, connection_frame *ret_frame) {
   return 1;
 }
 
+bool connection_has_frame(const struct connection *self) {
+  if (self->ended) return false;
+  return self->large != NULL ? self->large_got == self->large_size : self->input_scanned > self->input_start;
+}
+
 uint16_t connection_cancelled(const struct connection *self, uint64_t id) {
   for (size_t i = 0; i < self->cancel_count; i++)
     if (self->cancels[i].id == id) return self->cancels[i].code;

@@ -379,11 +379,21 @@ static bool may_stall(const struct loop *self) {
   return self->connection_count == 1 && (self->shared || self->connections[0]->writers > 0);
 }
 
-/* Needs no GIL. Returns as poll(), or -2 where spinning has found something. */
+/* The control thread reads no more. Returns whether it has read a frame that has been seen by nobody. */
+static bool end_stall(struct loop *self) {
+  control_stall(self->control, NULL);
+  if (self->connection_count != 1 || atomic_load(&self->jobs) >= LOOP_JOBS_MAX) return false;
+  lock(self);
+  const bool found = connection_has_frame(self->connections[0]);
+  unlock(self);
+  return found;
+}
+
+/* Needs no GIL. Returns as poll(), or -2 where there is something on the only connection already. */
 static int poll_wire(struct loop *self, struct pollfd *wanted, nfds_t count, bool stalls) {
-  if (self->stalled) control_stall(self->control, NULL);
+  const bool found = (self->stalled && end_stall(self)) || (spinning_pays(self) && spin(self));
   self->stalled = stalls;
-  const int ready = spinning_pays(self) && spin(self) ? -2 : poll(wanted, count, -1);
+  const int ready = found ? -2 : poll(wanted, count, -1);
   const int problem = errno;
   if (self->stalled) control_stall(self->control, self->connections[0]);
   errno = problem;

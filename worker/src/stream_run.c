@@ -123,8 +123,12 @@ PyObject *stream_call(struct stream_job *self, PyObject *requests, int *ret_resu
   call_begin(loop, call);
   PyObject *value = call_handler(loop, call->method, request, call->run);
   Py_DECREF(request);
-  if (value == NULL && !loop->abandoned) *ret_result = call_answer_outcome(loop, call, NULL);
-  return value;
+  if (value != NULL) return value;
+  if (loop->abandoned)
+    PyErr_Clear();
+  else
+    *ret_result = call_answer_outcome(loop, call, NULL);
+  return NULL;
 }
 
 bool stream_is_iterator(PyObject *value, bool is_async) {
@@ -136,9 +140,8 @@ bool stream_is_iterator(PyObject *value, bool is_async) {
 int stream_refuse_result(struct stream_job *self, const PyObject *value) {
   const struct method *const method = self->call.method;
   return reply_error(self->loop, &self->call, 13,
-                     "%U: the handler returned %.200s where it must return %s: yield the "
-                     "messages",
-                     method->name, value == Py_None ? "None" : Py_TYPE(value)->tp_name,
+                     "%U: the handler returned %.200s where it must return %s: yield the messages", method->name,
+                     value == Py_None ? "None" : Py_TYPE(value)->tp_name,
                      method->is_async ? "an asynchronous generator" : "a generator");
 }
 
