@@ -15,9 +15,9 @@ from pyproc_worker import Code, Context, Error, expose
 @contextmanager
 def marked(work: Work) -> Iterator[None]:
     """Files that say when something began and that it was stopped."""
-    with open(work.marker + ".begun", "w", encoding="utf-8"):
-        pass
-    try:
+    try:  # first of all: who waits for the file may stop it right away
+        with open(work.marker + ".begun", "w", encoding="utf-8"):
+            pass
         yield
     finally:
         with open(work.marker + ".stopped", "w", encoding="utf-8"):
