@@ -115,8 +115,9 @@ def stubs_fixture(build: Build) -> Iterator[Path]:
     """A folder in which the README's schema was generated."""
     with tempfile.TemporaryDirectory(prefix="pyproc-docs.") as name:
         folder = Path(name)
-        (folder / "quickstart.proto").write_text(snippets(SOURCE / "README.md", "proto")[0][1], encoding="utf-8")
-        build.generate("quickstart.proto", folder, "--out", "gen")
+        for name, containing in (("quickstart", "service Predictor"), ("chat", "service Room")):
+            (folder / f"{name}.proto").write_text(readme("proto", containing), encoding="utf-8")
+            build.generate(f"{name}.proto", folder, "--out", "gen", "--worker", f"{name}_worker.py")
         yield folder
 
 
@@ -165,6 +166,44 @@ def test_schema_less_example_runs(build: Build, work: Path) -> None:
     (work / "main.c").write_text(readme("c", "script = \"worker.py\""), encoding="utf-8")
     build.link("main.c", "main", work)
     assert build.run(["./main"], work) == "{\"result\":84}\n"
+
+
+def test_streams_run(build: Build, work: Path) -> None:
+    """The README's schema, handlers and program of streams."""
+    (work / "chat.proto").write_text(readme("proto", "service Room"), encoding="utf-8")
+    build.generate("chat.proto", work, "--out", "gen")
+    (work / "gen/worker.py").write_text(readme("python", "RoomHandler"), encoding="utf-8")
+    (work / "main.c").write_text(readme("c", "chat.pyproc.h"), encoding="utf-8")
+    build.link("main.c", "main", work)
+    assert build.run(["./main"], work) == "to\nbe\nor\n3\nTHAT IS\n"
+
+
+INSIDES = {  # what the README's snippets that are no programs print, by a word that each has alone
+    "options.timeout_ms = 200": "",
+    "x-tenant": "",
+    "pyproc_error_traceback": "-: the worker has no method predict: expose a function of that name\n"
+                              "it has not begun: trying again is safe\n",
+    "quickstart_predictor_predict_start": "0\n2\n4\n6\n",
+    "pyproc_pool_health": "1 of 1 workers ready, 0 calls wait\n",
+    "options.target": "",
+}
+
+
+def test_other_snippets_run(build: Build, work: Path) -> None:
+    """Each of the README's other snippets, in a program that opens a pool for it."""
+    (work / "quickstart.proto").write_text(readme("proto", "service Predictor"), encoding="utf-8")
+    build.generate("quickstart.proto", work, "--out", "gen")
+    (work / "gen/worker.py").write_text(readme("python", "PredictorHandler"), encoding="utf-8")
+    codes = [code for _, code in snippets(SOURCE / "README.md", "c") if not is_program(code)]
+    assert len(codes) == len(INSIDES)
+    for word, expected in INSIDES.items():
+        (work / "main.c").write_text(
+            whole(readme("c", word)) + "int main(void) {\n  pyproc_pool_options o = PYPROC_POOL_OPTIONS_INIT;\n"
+            "  pyproc_pool *p = NULL;\n  o.script = \"gen/worker.py\";\n  o.workers = 1;\n"
+            "  if (pyproc_pool_open(&o, &p, NULL) < 0) return 1;\n  int failed = example(p) < 0;\n"
+            "  pyproc_pool_close(p);\n  return failed;\n}\n", encoding="utf-8")
+        build.link("main.c", "main", work)
+        assert build.run(["./main"], work) == expected, word
 
 
 def limits() -> List[Tuple[str, int, int, int, str]]:
