@@ -49,7 +49,7 @@ def whole(code: str) -> str:
         return code
     return ("#include <stdio.h>\n#include <stdlib.h>\n#include <string.h>\n#include \"quickstart.pyproc.h\"\n"
             "int example(pyproc_pool *pool);\n"
-            f"int example(pyproc_pool *pool) {{\n{code}\nreturn 0;\n}}\n")
+            f"int example(pyproc_pool *pool) {{\n(void)pool;\n{code}\nreturn 0;\n}}\n")
 
 
 class Build:
