@@ -24,7 +24,8 @@ VALGRIND = ["valgrind", "--quiet", "--leak-check=full", "--show-leak-kinds=defin
             "--errors-for-leak-kinds=definite,indirect", "--error-exitcode=99", "--child-silent-after-fork=yes",
             "--fair-sched=try", f"--suppressions={SOURCE}/tests/valgrind.supp"]
 VALGRIND_TIMEOUT_S = 300
-VALGRIND_SCALE = "5"  # percent of the calls that the end-to-end tests make
+SCALE = 10  # percent of the calls that the end-to-end tests make, but in the release build
+VALGRIND_SCALE = "5"
 PYTHONS = range(9, 14)
 
 
@@ -40,7 +41,8 @@ def build(preset: str, *options: str) -> Optional[Path]:
 
 def run_preset(preset: str, label: str, launcher: Sequence[str] = ()) -> Counts:
     """Builds a preset and runs its tests; a build that fails is one failure."""
-    folder = build(preset, "-DPYPROC_TESTS=ON")
+    scale = 100 if preset == "release" else SCALE
+    folder = build(preset, "-DPYPROC_TESTS=ON", f"-DPYPROC_TEST_SCALE={scale}")
     return run(folder, label, launcher=launcher) if folder else Counts(failed=1)
 
 
