@@ -112,10 +112,6 @@ static int framed_open(struct connection *base, int socket, pyproc_error **reter
 static int take_call(framed *self, struct call *call, pyproc_error **reterr) {
   uint32_t index;
   bool is_stream = call->stream != NULL;
-  if (!self->handshake->has_frames && call->frame->encoding != CALL_BODY_ENVELOPE)
-    return error_set(reterr, PYPROC_E_UNIMPLEMENTED,
-                     "%s: a worker without a handshake takes JSON envelopes only, so neither streams nor metadata",
-                     call->method.name);
   int result = method_table_find(self->methods, &call->method, &index, reterr);
   if (result < 0) return result;
   if (is_stream && !self->has_streams)

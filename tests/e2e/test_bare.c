@@ -119,10 +119,10 @@ static void test_what_it_cannot_do_is_said(void **state) {
   call.metadata = &metadata;
   call.metadata_count = 1;
   assert_int_equal(pyproc_call_json(pool, "echo", "1", &call, &reply, &error), PYPROC_E_UNIMPLEMENTED);
-  assert_error(error, PYPROC_E_UNIMPLEMENTED, "neither streams nor metadata", NOT_RUN);
+  assert_error(error, PYPROC_E_UNIMPLEMENTED, "a worker without a handshake", NOT_RUN);
   error = NULL;
   assert_int_equal(conformance_streams_produce_open(pool, &task, NULL, &stream, &error), PYPROC_E_UNIMPLEMENTED);
-  assert_error(error, PYPROC_E_UNIMPLEMENTED, "neither streams nor metadata", NOT_RUN);
+  assert_error(error, PYPROC_E_UNIMPLEMENTED, "a worker without a handshake", NOT_RUN);
   assert_answer(pool, "echo", "1", "1");
   pyproc_pool_close(pool);
 }
