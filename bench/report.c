@@ -58,8 +58,13 @@ int report(const report_row *rows, int count, const char *path) {
     if (limit.p50 > 0) printf("   %.2f x %s", own.p50 / limit.p50, rows[i].limit_name);
     double goal = rows[i].goal_p99_us;
     if (goal > 0) printf("   goal: p99 <= %.0f us, %s", goal, own.p99 <= goal ? "met" : "missed");
+    double most = limit.p50 * rows[i].goal_ratio;
+    double least = rows[i].goal_ratio > 0 ? limit.per_second / rows[i].goal_ratio : 0;
+    if (most > 0)
+      printf(", calls/s %.2f x; goal: within %.0f %%, %s", own.per_second / limit.per_second,
+             rows[i].goal_ratio * 100 - 100, own.p50 <= most && own.per_second >= least ? "met" : "missed");
     putchar('\n');
-    add(list, &rows[i], "p50", own.p50, "us", limit.p50, 0);
+    add(list, &rows[i], "p50", own.p50, "us", limit.p50, most);
     add(list, &rows[i], "p99", own.p99, "us", limit.p99, goal);
     add(list, &rows[i], "throughput", own.per_second, "1/s", limit.per_second, 0);
     add(list, &rows[i], "fairness", own.fairness, "ratio", 0, 0);

@@ -10,6 +10,7 @@ typedef struct report_row {
   const measure *limit; /* what it is compared with; NULL: nothing */
   const char *limit_name;
   double goal_p99_us; /* 0: none */
+  double goal_ratio; /* p50 at most so many times that of the limit, calls per second at least one such part; 0: none */
 } report_row;
 
 /* Prints the table and writes `path`. Returns 0, or -1 when the file could not be written. */
