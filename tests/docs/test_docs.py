@@ -115,7 +115,7 @@ def stubs_fixture(build: Build) -> Iterator[Path]:
     """A folder in which the README's schema was generated."""
     with tempfile.TemporaryDirectory(prefix="pyproc-docs.") as name:
         folder = Path(name)
-        for name, containing in (("quickstart", "service Predictor"), ("chat", "service Room")):
+        for name, containing in (("quickstart", "service Predictor"), ("talk", "service Room")):
             (folder / f"{name}.proto").write_text(readme("proto", containing), encoding="utf-8")
             build.generate(f"{name}.proto", folder, "--out", "gen", "--worker", f"{name}_worker.py")
         yield folder
@@ -170,10 +170,12 @@ def test_schema_less_example_runs(build: Build, work: Path) -> None:
 
 def test_streams_run(build: Build, work: Path) -> None:
     """The README's schema, handlers and program of streams."""
-    (work / "chat.proto").write_text(readme("proto", "service Room"), encoding="utf-8")
-    build.generate("chat.proto", work, "--out", "gen")
+    schema = readme("proto", "service Room")
+    assert schema == (SOURCE / "tests/programs/talk.proto").read_text(encoding="utf-8")
+    (work / "talk.proto").write_text(schema, encoding="utf-8")
+    build.generate("talk.proto", work, "--out", "gen")
     (work / "gen/worker.py").write_text(readme("python", "RoomHandler"), encoding="utf-8")
-    (work / "main.c").write_text(readme("c", "chat.pyproc.h"), encoding="utf-8")
+    (work / "main.c").write_text(readme("c", "talk.pyproc.h"), encoding="utf-8")
     build.link("main.c", "main", work)
     assert build.run(["./main"], work) == "to\nbe\nor\n3\nTHAT IS\n"
 

@@ -404,11 +404,11 @@ static void test_token(void **state) {
   for (int sends = 0; sends < 2; sends++) {
     pthread_t thread;
     assert_int_equal(pyproc_cancel_new(&options.cancel), 0);
-    pyproc_stream *receiver = produce(self->pool, 1, 10, "hang", &options);
-    pyproc_stream *sender = converse(self->pool, &options);
-    expect_produced(receiver, 0, 10);
+    pyproc_stream *sender = converse(self->pool, &options); /* first: it is begun by the thread that is to hang */
     assert_int_equal(send_text(sender, "one"), 1);
     expect_text(sender, "one");
+    pyproc_stream *receiver = produce(self->pool, 1, 10, "hang", &options);
+    expect_produced(receiver, 0, 10);
     assert_int_equal(pthread_create(&thread, NULL, fire_soon, options.cancel), 0);
     int result = send_text(sender, "hang");
     while (sends && result == 1) result = send_text(sender, "waits for credit until the token is fired");
