@@ -249,7 +249,7 @@ static void make_certificates(const char *folder) {
            "set -e; cd '%s'; exec 2>openssl.log; req='openssl req -newkey rsa:2048 -nodes'; "
            "$req -x509 -keyout ca.key -out ca.pem -days 2 -subj /CN=test-ca; "
            "for who in server client; do $req -keyout $who.key -out $who.csr -subj /CN=localhost; "
-           "echo subjectAltName=DNS:localhost > $who.ext; openssl x509 -req -in $who.csr -CA ca.pem -CAkey ca.key "
+           "echo subjectAltName=IP:127.0.0.1 > $who.ext; openssl x509 -req -in $who.csr -CA ca.pem -CAkey ca.key "
            "-CAcreateserial -out $who.pem -days 2 -extfile $who.ext; done; "
            "$req -x509 -keyout other.key -out other.pem -days 2 -subj /CN=another-ca",
            folder);
@@ -262,8 +262,8 @@ static void test_tls(void **state) {
   snprintf(folder, sizeof folder, "%s", temporary_path("ca.pem"));
   *strrchr(folder, '/') = '\0';
   make_certificates(folder);
-  grpc_server server = grpc_server_start("localhost:0", "safe", folder);
-  snprintf(target, sizeof target, "dns:///localhost:%d", server.port);
+  grpc_server server = grpc_server_start("127.0.0.1:0", "safe", folder);
+  snprintf(target, sizeof target, "dns:///127.0.0.1:%d", server.port);
   pyproc_pool_options options = options_for_target(target);
   options.tls_ca_file = temporary_path("ca.pem");
   options.tls_cert_file = temporary_path("client.pem");
