@@ -4,6 +4,7 @@
  */
 #include <unistd.h>
 
+#include "grpc_support.h"
 #include "support.h"
 
 enum { MESSAGE_SIZE = 64 << 10, GROWTH_MAX_KIB = 16 << 10, MIB_DEFAULT = 103 };
@@ -18,6 +19,8 @@ enum { MESSAGE_SIZE = 64 << 10, GROWTH_MAX_KIB = 16 << 10, MIB_DEFAULT = 103 };
 #ifndef IS_MEASURED
 #define IS_MEASURED true
 #endif
+
+static bool has_grpc;
 
 /* A line of /proc/PID/status, in KiB; -1: there is none. */
 static long memory_of(long pid, const char *what) {
@@ -143,12 +146,39 @@ static void test_sending_json(void **state) {
   measure("json", send_much);
 }
 
+static void measure_grpc(void (*stream)(pyproc_pool *pool, int64_t count)) {
+  if (!has_grpc) {
+    print_message("skipped: the library is built without gRPC\n");
+    skip();
+  }
+  measure("grpc", stream);
+}
+
+static void test_receiving_grpc(void **state) {
+  (void)state;
+  measure_grpc(receive_much);
+}
+
+static void test_sending_grpc(void **state) {
+  (void)state;
+  measure_grpc(send_much);
+}
+
+/* libgrpc stays in use, see grpc_support.h. */
+static int hold(void **state) {
+  return has_grpc ? grpc_hold(state) : 0;
+}
+
+static int release(void **state) {
+  return has_grpc ? grpc_release(state) : 0;
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
-      E2E_TEST(test_receiving_protobuf),
-      E2E_TEST(test_receiving_json),
-      E2E_TEST(test_sending_protobuf),
-      E2E_TEST(test_sending_json),
+      E2E_TEST(test_receiving_protobuf), E2E_TEST(test_receiving_json), E2E_TEST(test_sending_protobuf),
+      E2E_TEST(test_sending_json),       E2E_TEST(test_receiving_grpc), E2E_TEST(test_sending_grpc),
   };
-  return RUN_TESTS(tests);
+  has_grpc = grpc_is_built();
+  cmocka_set_test_filter(getenv("PYPROC_TEST_FILTER"));
+  return cmocka_run_group_tests(tests, hold, release);
 }
