@@ -29,6 +29,8 @@ def obey(order: str) -> None:
     """What a Task or a Blob says is to be done instead of going on."""
     if order == "fail":
         raise ValueError("as told")
+    if order == "pause":
+        time.sleep(0.5)
     while order == "hang":
         time.sleep(0.01)  # short: on a thread that is when Cancelled comes up
     if order == "die":

@@ -4,9 +4,10 @@
  */
 #include <unistd.h>
 
+#include "grpc_support.h"
 #include "support.h"
 
-enum { MESSAGE_SIZE = 64 << 10, GROWTH_MAX_KIB = 16 << 10, MIB_DEFAULT = 103 };
+enum { MESSAGE_SIZE = 64 << 10, GROWTH_MAX_KIB = 16 << 10, MIB_DEFAULT = 103, AHEAD_MS = 500 };
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define IS_MEASURED false /* the sanitizer's memory is not ours */
@@ -18,6 +19,8 @@ enum { MESSAGE_SIZE = 64 << 10, GROWTH_MAX_KIB = 16 << 10, MIB_DEFAULT = 103 };
 #ifndef IS_MEASURED
 #define IS_MEASURED true
 #endif
+
+static bool has_grpc;
 
 /* A line of /proc/PID/status, in KiB; -1: there is none. */
 static long memory_of(long pid, const char *what) {
@@ -86,7 +89,7 @@ static void receive_much(pyproc_pool *pool, int64_t count) {
     assert_int_equal(conformance_streams_produce_recv(stream, &blob, NULL), 1);
     assert_int_equal(blob->data.len, MESSAGE_SIZE);
     pyproc_reply_free(blob);
-    if (i % 256 == 0) pause_ms(5); /* the producer gets ahead, as far as it can */
+    if (i % 256 == 0) pause_ms(i == 0 ? AHEAD_MS : 5); /* the producer gets ahead, as far as it can */
   }
   assert_int_equal(conformance_streams_produce_recv(stream, &blob, NULL), 0);
   pyproc_stream_close(stream);
@@ -97,14 +100,17 @@ static void send_much(pyproc_pool *pool, int64_t count) {
   Conformance__Blob blob = CONFORMANCE__BLOB__INIT;
   Conformance__Task *reply = NULL;
   pyproc_stream *stream = NULL;
+  assert_int_equal(conformance_streams_consume_open(pool, NULL, &stream, NULL), 0);
+  blob.data.data = (uint8_t *)(uintptr_t) "pause"; /* the consumer falls behind, as far as it can */
+  blob.data.len = 5;
+  assert_int_equal(conformance_streams_consume_send(stream, &blob, NULL), 1);
   blob.data.data = data;
   blob.data.len = sizeof data;
-  assert_int_equal(conformance_streams_consume_open(pool, NULL, &stream, NULL), 0);
   for (int64_t i = 0; i < count; i++) assert_int_equal(conformance_streams_consume_send(stream, &blob, NULL), 1);
   assert_int_equal(conformance_streams_consume_done_sending(stream, NULL), 0);
   assert_int_equal(conformance_streams_consume_recv(stream, &reply, NULL), 1);
-  assert_int_equal(reply->count, count);
-  assert_int_equal(reply->size, count * MESSAGE_SIZE);
+  assert_int_equal(reply->count, count + 1);
+  assert_int_equal(reply->size, count * MESSAGE_SIZE + 5);
   pyproc_reply_free(reply);
   pyproc_stream_close(stream);
 }
@@ -143,12 +149,39 @@ static void test_sending_json(void **state) {
   measure("json", send_much);
 }
 
+static void measure_grpc(void (*stream)(pyproc_pool *pool, int64_t count)) {
+  if (!has_grpc) {
+    print_message("skipped: the library is built without gRPC\n");
+    skip();
+  }
+  measure("grpc", stream);
+}
+
+static void test_receiving_grpc(void **state) {
+  (void)state;
+  measure_grpc(receive_much);
+}
+
+static void test_sending_grpc(void **state) {
+  (void)state;
+  measure_grpc(send_much);
+}
+
+/* libgrpc stays in use, see grpc_support.h. */
+static int hold(void **state) {
+  return has_grpc ? grpc_hold(state) : 0;
+}
+
+static int release(void **state) {
+  return has_grpc ? grpc_release(state) : 0;
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
-      E2E_TEST(test_receiving_protobuf),
-      E2E_TEST(test_receiving_json),
-      E2E_TEST(test_sending_protobuf),
-      E2E_TEST(test_sending_json),
+      E2E_TEST(test_receiving_protobuf), E2E_TEST(test_receiving_json), E2E_TEST(test_sending_protobuf),
+      E2E_TEST(test_sending_json),       E2E_TEST(test_receiving_grpc), E2E_TEST(test_sending_grpc),
   };
-  return RUN_TESTS(tests);
+  has_grpc = grpc_is_built();
+  cmocka_set_test_filter(getenv("PYPROC_TEST_FILTER"));
+  return cmocka_run_group_tests(tests, hold, release);
 }
