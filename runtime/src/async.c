@@ -117,10 +117,7 @@ static bool begin_pause(async_call *self) {
 /* call.finished */
 static void on_finished(struct call *call) {
   async_call *self = (async_call *)(void *)call;
-  if (call->asked != 0)
-    call_setup_stopped(call, self->timeout_ms);
-  else if (begin_pause(self))
-    return;
+  if (!call_setup_stopped(call, self->timeout_ms) && begin_pause(self)) return;
   end(self);
 }
 

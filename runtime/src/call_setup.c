@@ -143,8 +143,11 @@ pyproc_error *call_setup_given_up(pyproc_pool *pool, const struct call *call, in
   return error;
 }
 
-void call_setup_stopped(struct call *call, int64_t timeout_ms) {
+bool call_setup_stopped(struct call *call, int64_t timeout_ms) {
   pyproc_error *word = call->error; /* NULL: it answered all the same */
+  if (pyproc_error_code(word) == PYPROC_E_DEADLINE_EXCEEDED && pyproc_error_stop(word) == PYPROC_STOP_INTERRUPTED)
+    call->asked = PYPROC_E_DEADLINE_EXCEEDED;
+  if (call->asked == 0) return false;
   pyproc_error *error = given_up_error(call, call->asked, timeout_ms);
   int stop = pyproc_error_stop(word);
   if (stop == PYPROC_STOP_NONE && call->may_have_run) stop = PYPROC_STOP_ASKED;
@@ -154,6 +157,7 @@ void call_setup_stopped(struct call *call, int64_t timeout_ms) {
   error_set_worker(error, call->worker_pid);
   pyproc_error_free(word);
   call->error = error;
+  return true;
 }
 
 int call_setup_result(struct call *call, pyproc_error **reterr) {

@@ -38,9 +38,9 @@ int call_setup_check(const pyproc_pool *pool, const struct call *call, int64_t t
 pyproc_error *call_setup_given_up(pyproc_pool *pool, const struct call *call, int code, const struct connection *last,
                                   int64_t timeout_ms, int may_have_run);
 
-/* A call that was asked to stop is done: whatever came of it, its error becomes that of a call that was given up, with
- * what its worker told of the handler's end. */
-void call_setup_stopped(struct call *call, int64_t timeout_ms);
+/* The call is done. Where it was asked to stop, or its worker was the first to see that the deadline had passed, its error
+ * becomes that of a call that was given up, with what its worker told of the handler's end. Returns whether that is so. */
+bool call_setup_stopped(struct call *call, int64_t timeout_ms);
 
 /* RESOURCE_EXHAUSTED for a frame above the limit. `what` names it. */
 int call_setup_check_size(const frame_block *frame, int64_t frame_limit, const char *what, const char *method,

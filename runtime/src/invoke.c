@@ -43,8 +43,7 @@ static int give_up(pyproc_pool *pool, struct call *call, int64_t timeout_ms, pyp
   int code = atomic_load(&call->cancelled) ? PYPROC_E_CANCELLED : PYPROC_E_DEADLINE_EXCEEDED;
   const struct connection *last = atomic_load(&call->connection);
   int result = leave(pool, call, code, admission_ask);
-  bool asked = result == CONNECTION_ASKED;
-  if (asked) {
+  if (result == CONNECTION_ASKED) {
     int64_t deadline_ns = call->deadline_ns;
     atomic_store(&call->cancelled, false);
     call->deadline_ns = platform_now_ns() + CALL_SETUP_WORD_NS;
@@ -52,9 +51,7 @@ static int give_up(pyproc_pool *pool, struct call *call, int64_t timeout_ms, pyp
     call->deadline_ns = deadline_ns;
     result = leave(pool, call, code, admission_withdraw);
   }
-  if (result >= 0) return error_give(reterr, call_setup_given_up(pool, call, code, last, timeout_ms, result));
-  if (asked) call_setup_stopped(call, timeout_ms);
-  return PYPROC_OK;
+  return result < 0 ? PYPROC_OK : error_give(reterr, call_setup_given_up(pool, call, code, last, timeout_ms, result));
 }
 
 typedef struct cancel_target {
@@ -80,7 +77,9 @@ static int run(pyproc_pool *pool, struct call *call, int64_t timeout_ms, pyproc_
   if (result >= 0) wait_for(pool, call);
   if (token != NULL) cancel_detach(token, &entry);
   if (result >= 0 && !atomic_load(&call->done)) result = give_up(pool, call, timeout_ms, reterr);
-  return result >= 0 ? call_setup_result(call, reterr) : result;
+  if (result < 0) return result;
+  call_setup_stopped(call, timeout_ms);
+  return call_setup_result(call, reterr);
 }
 
 /* Everything between an encoded frame, which it takes over, and the reply's body. */

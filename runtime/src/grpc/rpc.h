@@ -31,6 +31,8 @@
 #include "receiver.h"
 #include "wire/metadata.h"
 
+enum { RPC_METADATA_MAX = 64 << 10 }; /* bytes of metadata that are taken: tracebacks travel there */
+
 typedef struct rpc {
   struct connection base;
   connection_settings settings;

@@ -10,7 +10,7 @@
 #include "buffer.h"
 #include "error.h"
 
-enum { RECONNECT_MS = 100, RECONNECT_LAST_MS = 5000, FILE_LIMIT = 1 << 20, METADATA_MAX = 256 << 10, ARGS_MAX = 8 };
+enum { RECONNECT_MS = 100, RECONNECT_LAST_MS = 5000, FILE_LIMIT = 1 << 20, ARGS_MAX = 8 };
 
 /* Reads a file of certificates or a key, NUL-terminated. `name` NULL: nothing is read. */
 static int read_file(const char *option, const char *name, buffer *to, pyproc_error **reterr) {
@@ -71,7 +71,7 @@ static void set_text(grpc_channel_args *args, const char *key, const char *value
 
 static void choose_args(const rpc *self, grpc_channel_args *args) {
   set_number(args, GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, (int)self->settings.frame_limit);
-  set_number(args, GRPC_ARG_MAX_METADATA_SIZE, METADATA_MAX); /* tracebacks travel there */
+  set_number(args, GRPC_ARG_MAX_METADATA_SIZE, RPC_METADATA_MAX); /* tracebacks travel there */
   set_number(args, GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, RECONNECT_MS);
   if (!rpc_is_remote(self))
     set_number(args, GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, RECONNECT_MS); /* also how long a try takes */

@@ -17,9 +17,9 @@ static bool send_welcome(rpc *self) {
   uint8_t frame[WIRE_LENGTH_SIZE + WIRE_HEADER_SIZE + sizeof body];
   int size = snprintf(body, sizeof body,
                       "{\"version\":%d,\"codec\":\"%s\",\"frame_limit\":%lld,\"worker_index\":%d,"
-                      "\"cancel_grace_ms\":%lld,\"max_streams\":%d}",
+                      "\"cancel_grace_ms\":%lld,\"max_streams\":%d,\"metadata_limit\":%d}",
                       WIRE_VERSION, self->settings.codec->name, (long long)self->settings.frame_limit, self->base.index,
-                      (long long)self->settings.cancel_grace_ms, self->settings.max_streams);
+                      (long long)self->settings.cancel_grace_ms, self->settings.max_streams, RPC_METADATA_MAX);
   wire_header header = {.kind = WIRE_WELCOME, .flags = WIRE_FLAG_JSON};
   wire_put32(frame, (uint32_t)(WIRE_HEADER_SIZE + size));
   wire_header_put(frame + WIRE_LENGTH_SIZE, &header);
