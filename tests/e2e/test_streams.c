@@ -955,7 +955,10 @@ static void test_forked_child(void **state) {
   const side *self = *state;
   pyproc_call_options options = PYPROC_CALL_OPTIONS_INIT;
   assert_int_equal(pyproc_cancel_new(&options.cancel), 0);
-  pyproc_stream *stream = produce(self->pool, 3, 10, "hang", NULL), *other = converse(self->pool, &options);
+  pyproc_stream *other = converse(self->pool, &options);
+  assert_int_equal(send_text(other, "zero"), 1);
+  expect_text(other, "zero"); /* begun: nothing does so any more once the other hangs on that thread */
+  pyproc_stream *stream = produce(self->pool, 3, 10, "hang", NULL);
   expect_produced(stream, 0, 10);
   pid_t child = fork();
   if (child == 0) {

@@ -38,6 +38,14 @@ static void end_job(struct job *self) {
   job_end_run(self->loop, &self->call);
 }
 
+/* A cancel that was scanned after the last look at them found no run. The lock is held. */
+static void cancel_if_remembered(struct control *control, struct run *run) {
+  const unsigned code = connection_cancelled(run->connection, run->id);
+  if (code == 0) return;
+  control_cancel_run(control, run, code, "", 0);
+  wake_signal(&control->poke);
+}
+
 int job_list_run(struct loop *loop, struct call *call, struct run *run, struct stream *stream) {
   struct control *const control = loop->control;
   struct context *context = call_context(loop, call);
@@ -54,6 +62,7 @@ int job_list_run(struct loop *loop, struct call *call, struct run *run, struct s
   call->connection->jobs++;
   if (call->elsewhere) call->connection->writers++;
   control_list(control, run);
+  cancel_if_remembered(control, run);
   (void)pthread_mutex_unlock(&control->lock);
   control_rouse(control);
   return 0;
