@@ -331,8 +331,10 @@ void supervisor_free(struct supervisor *self) {
   platform_close_fd(self->host_fd);
   platform_close_fd(self->host_keep_fd);
   pyproc_error_free(self->last_error);
-  pthread_cond_destroy(&self->changed);
-  pthread_mutex_destroy(&self->lock);
+  if (!self->has_thread) { /* in a forked child somebody may seem to wait for ever */
+    pthread_cond_destroy(&self->changed);
+    pthread_mutex_destroy(&self->lock);
+  }
   free(self);
 }
 
