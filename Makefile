@@ -49,7 +49,8 @@ test-all: deps-test
 	@$(PYTHON) tests/run_all.py
 
 # PYPROC_GO_SRC names a checkout of the Go library pyproc.
-interop: deps-test
+interop:
+	@tools/deps.sh interop
 	@$(call configure,-DPYPROC_TESTS=ON)
 	@cmake --build build -j $(JOBS) --target interop
 	@PYPROC_PYTHON=$(PYTHON) $(PYTHON) tests/interop/run.py build

@@ -19,7 +19,7 @@ void admission_destroy(struct admission *self) {
 
 void admission_use(struct admission *self, struct connection **connections, int count) {
   pthread_mutex_lock(&self->lock);
-  self->connections = connections;
+  if (self->connections != connections) self->connections = connections; /* others read it without the lock */
   atomic_store(&self->count, count);
   pthread_mutex_unlock(&self->lock);
 }
