@@ -76,7 +76,7 @@ void roster_close(roster *self) {
 
 /* ---- successors ---- */
 
-/* Half of nothing, so that workers which were started together are not replaced together. */
+/* Up to a tenth lower, so that workers which were started together are not replaced together. */
 static int64_t jitter(int64_t value) {
   int64_t span = value / 100 * JITTER_PERCENT;
   return span > 0 ? value - (int64_t)(platform_random64() % (uint64_t)span) : value;
