@@ -35,8 +35,8 @@ static ssize_t uds_write(struct channel *self, const struct iovec *parts, int co
   return uds_result(sendmsg(uds_of(self)->socket, &message, MSG_DONTWAIT | PLATFORM_MSG_NOSIGNAL));
 }
 
-static ssize_t uds_send_fd(struct channel *self, const void *data, size_t size, int fd) {
-  return uds_result(platform_send_fd(uds_of(self)->socket, data, size, fd));
+static ssize_t uds_send_fds(struct channel *self, const void *data, size_t size, const int *fds, int count) {
+  return uds_result(platform_send_fds(uds_of(self)->socket, data, size, fds, count));
 }
 
 static void uds_wait(struct channel *self, bool for_write, const int *also, int also_count, int64_t deadline_ns) {
@@ -48,6 +48,12 @@ static void uds_wait(struct channel *self, bool for_write, const int *also, int 
 
 static int uds_fd(const struct channel *self) {
   return ((const channel_uds *)self)->socket;
+}
+
+static bool uds_arm(struct channel *self, bool *for_write) {
+  (void)self;
+  (void)for_write;
+  return false;
 }
 
 static void uds_shut(struct channel *self, bool both) {
@@ -62,9 +68,10 @@ static void uds_close(struct channel *self) {
 static const channel_ops channel_uds_ops = {.name = "uds",
                                             .read = uds_read,
                                             .write = uds_write,
-                                            .send_fd = uds_send_fd,
+                                            .send_fds = uds_send_fds,
                                             .wait = uds_wait,
                                             .fd = uds_fd,
+                                            .arm = uds_arm,
                                             .shut = uds_shut,
                                             .close = uds_close};
 
@@ -74,4 +81,10 @@ struct channel *channel_uds_new(int socket) {
   self->base.ops = &channel_uds_ops;
   self->socket = socket;
   return &self->base;
+}
+
+int channel_uds_release(struct channel *self) {
+  int socket = uds_of(self)->socket;
+  free(self);
+  return socket;
 }

@@ -41,10 +41,14 @@ void framed_hand_over(framed *self, const struct call *mine) {
   while (other != NULL && (other == mine || other->finished != NULL)) other = other->next;
   lot_waiter *waiter = other != NULL ? &other->waiter : self->stream_waits != NULL ? self->stream_waits->waiter : NULL;
   uint32_t bit = waiter != NULL ? lot_waiter_bits(waiter) : 0;
-  bool owes = framed_owes_others(self);
+  bool owes = framed_owes_others(self), for_write = atomic_load(&self->write_blocked);
+  bool there_is = owes && self->channel != NULL && self->channel->ops->arm(self->channel, &for_write);
   pthread_mutex_unlock(&self->lock);
   if (bit != 0) lot_wake(self->settings.lot, bit);
-  if (owes) self->base.owner_ops->watch(self->base.owner, atomic_load(&self->write_blocked));
+  if (there_is)
+    self->base.owner_ops->pump(self->base.owner);
+  else if (owes)
+    self->base.owner_ops->watch(self->base.owner, for_write);
 }
 
 void framed_leave_reading(framed *self, const struct call *mine) {

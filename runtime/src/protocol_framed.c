@@ -252,7 +252,9 @@ static bool framed_owes(struct connection *base) {
 static int framed_fd(struct connection *base, bool *ret_for_write) {
   framed *self = framed_of(base);
   *ret_for_write = atomic_load(&self->write_blocked);
-  return self->channel != NULL ? self->channel->ops->fd(self->channel) : -1;
+  if (self->channel == NULL) return -1;
+  if (self->channel->ops->arm(self->channel, ret_for_write)) base->owner_ops->pump(base->owner);
+  return self->channel->ops->fd(self->channel);
 }
 
 static void framed_finish(struct connection *base) {

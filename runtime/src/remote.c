@@ -38,6 +38,7 @@ static const connection_owner owner_ops = {
     .returned = on_returned,
     .broken = on_broken,
     .watch = on_watch,
+    .pump = on_broken,
     .logs = on_logs,
     .drain = on_broken,
 };

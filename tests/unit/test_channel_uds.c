@@ -96,7 +96,7 @@ static void a_peer_that_closes_is_the_end(void **state) {
   assert_int_equal(link.channel->ops->read(link.channel, text, sizeof text), 4);
   assert_int_equal(link.channel->ops->read(link.channel, text, sizeof text), CHANNEL_END);
   assert_int_equal(write_text(link.channel, "x"), CHANNEL_END);
-  assert_int_equal(link.channel->ops->send_fd(link.channel, "x", 1, -1), CHANNEL_END);
+  assert_int_equal(link.channel->ops->send_fds(link.channel, "x", 1, NULL, 0), CHANNEL_END);
   link.channel->ops->wait(link.channel, false, NULL, 0, FAR_NS); /* returns: the channel has ended */
   link.channel->ops->shut(link.channel, true);
   link_close(&link);
@@ -122,7 +122,7 @@ static void a_descriptor_beside_the_first_byte(void **state) {
   int pipe_fds[2], got = -1;
   char text[8], control[CMSG_SPACE(sizeof(int))];
   assert_int_equal(platform_pipe(pipe_fds), 0);
-  assert_int_equal(link.channel->ops->send_fd(link.channel, "hello", 5, pipe_fds[1]), 5);
+  assert_int_equal(link.channel->ops->send_fds(link.channel, "hello", 5, &pipe_fds[1], 1), 5);
   struct iovec part = {.iov_base = text, .iov_len = 1};
   struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
   assert_int_equal(recvmsg(link.peer, &message, MSG_CMSG_CLOEXEC), 1);
