@@ -184,7 +184,7 @@ static ptrdiff_t receive_from_rings(struct connection *self, void *to, size_t si
 ptrdiff_t connection_receive(struct connection *self) {
   if (self->ended || self->fault != NULL) return -1;
   if (!connection_has_room(self)) {
-    if (self->rings != NULL) ring_link_settle(self->rings);
+    rings_settle(self);
     return 0;
   }
   const bool large = self->large != NULL && self->large_got < self->large_size;
@@ -489,7 +489,6 @@ static void shrink_output(struct connection *self) {
 /* Returns how much was sent, 0 when there is no room, -1 when the peer is gone. */
 static ptrdiff_t send_pieces(struct connection *self, struct iovec *pieces, size_t count) {
   if (self->rings != NULL) {
-    ring_link_settle(self->rings);
     const ptrdiff_t sent = ring_link_write(self->rings, pieces, (int)count);
     if (sent == RING_CORRUPT) self->fault = spoilt;
     return sent == RING_AGAIN ? 0 : sent > 0 ? sent : -1;

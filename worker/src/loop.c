@@ -56,6 +56,7 @@ int loop_push(struct loop *self, struct connection *connection, const void *rest
     int sent, ready = 0, problem = 0;
     Py_BEGIN_ALLOW_THREADS;
     lock(self);
+    rings_settle(connection);
     sent = connection_send(connection, &at, &size);
     unlock(self);
     if (sent == 0) {

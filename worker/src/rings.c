@@ -52,6 +52,10 @@ void rings_disarm(struct connection *connection) {
   if (connection->rings != NULL) ring_link_disarm(connection->rings);
 }
 
+void rings_settle(struct connection *connection) {
+  if (connection->rings != NULL) ring_link_settle(connection->rings);
+}
+
 /* Other threads poll the socket too, and may take the byte that is meant for us: so it looks again now and then. */
 int rings_wait_writable(const struct connection *connection, int timeout_ms) {
   const uint64_t end_ns = clock_ns() + (uint64_t)timeout_ms * 1000000u;
@@ -64,7 +68,7 @@ int rings_wait_writable(const struct connection *connection, int timeout_ms) {
       errno = EPIPE;
       return -1;
     }
-    if (ready > 0) return 1; /* who sends takes the byte first */
+    if (ready > 0) return 1; /* the caller settles and tries */
   } while (clock_ns() < end_ns);
   return 0;
 }

@@ -21,6 +21,10 @@ bool rings_are_possible(void);
 bool rings_arm(struct connection *connection);
 void rings_disarm(struct connection *connection);
 
+/* Takes what the host has sent to wake this thread, or another one that looks at the socket later: so only the thread that
+ * reads does that. The caller holds the control's lock. */
+void rings_settle(struct connection *connection);
+
 /* Waits until the ring takes more; as connection_wait_writable(). */
 int rings_wait_writable(const struct connection *connection, int timeout_ms);
 
