@@ -26,8 +26,8 @@
 
 /* What read and write return besides a count. */
 enum {
-  CHANNEL_AGAIN = -1, /* nothing now */
-  CHANNEL_END = -2,   /* the other side has closed, or died */
+  CHANNEL_AGAIN = -1,  /* nothing now */
+  CHANNEL_END = -2,    /* the other side has closed, or died */
   CHANNEL_FAILED = -3, /* anything else; the channel is of no more use */
   CHANNEL_CORRUPT = -4 /* likewise: the other side has spoilt the memory that it shares with us */
 };

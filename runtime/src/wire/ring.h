@@ -32,8 +32,9 @@ typedef struct ring_lane {
   _Alignas(128) _Atomic uint32_t tail; /* by the producer: bytes written so far, modulo 2^32 */
   _Atomic uint32_t closed;             /* by the producer: not 0, no more will be written */
   _Alignas(128) _Atomic uint32_t head; /* by the consumer: bytes read so far, modulo 2^32 */
-  _Alignas(128) _Atomic uint32_t sleeps; /* by the consumer: to be woken once there is something to read; by who does that: 0 */
-  _Alignas(128) _Atomic uint32_t waits;  /* by the producer: to be woken once there is room; by who does that: 0 */
+  _Alignas(128) _Atomic uint32_t
+      sleeps; /* by the consumer: to be woken once there is something to read; by who does that: 0 */
+  _Alignas(128) _Atomic uint32_t waits; /* by the producer: to be woken once there is room; by who does that: 0 */
 } ring_lane;
 
 typedef enum ring_side { RING_HOST, RING_WORKER } ring_side;

@@ -20,8 +20,8 @@ typedef struct ring_link {
   ring_end in, out;
   void *memory;
   size_t mapped;
-  int socket;         /* the owner's; non-blocking or not */
-  atomic_bool armed;  /* the other side was asked to wake us: there may be something on the socket */
+  int socket;          /* the owner's; non-blocking or not */
+  atomic_bool armed;   /* the other side was asked to wake us: there may be something on the socket */
   atomic_bool is_over; /* nothing more can be sent */
 } ring_link;
 
