@@ -243,6 +243,7 @@
  *   calls that wait in a pool        10,000 (queue_limit)
  *   streams open on a worker         64 (max_streams), at most 1024
  *   bytes on the way in a stream     256 KiB each way (stream_window_bytes), and one message
+ *   shared memory with a worker      256 KiB each way (shm_ring_bytes), 4 KiB to 1 GiB
  *   methods of a worker              65,536
  *   a text in an error               64 KiB
  *   metadata of a message            64 entries, 16 KiB
