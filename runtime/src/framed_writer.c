@@ -39,6 +39,7 @@ void framed_flush_all(struct connection *base) {
   pthread_mutex_lock(&self->lock);
   framed_flush(self);
   pthread_mutex_unlock(&self->lock);
+  if (atomic_load(&self->write_blocked)) framed_nudge(base); /* whoever blocks there does not look for room yet */
 }
 
 bool framed_send_control(framed *self, uint8_t kind, uint16_t code, uint64_t id, const void *body, size_t size) {

@@ -21,7 +21,7 @@ enum {
   SPIN_SCORE_MAX = 8,
   SPIN_PROBE = 16, /* every so many waits it tries whether spinning pays again */
   YIELD_FROM_NS = 3000,
-  YIELD_EVERY = 32 /* frames */
+  YIELD_EVERY = 8 /* frames */
 };
 
 static void lock(struct loop *self) {
