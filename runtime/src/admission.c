@@ -164,7 +164,7 @@ static uint32_t dispatch_queue(struct admission *self, const call_list *queue, b
   struct connection *last = NULL;
   for (struct connection *chosen; queue->first != NULL && (chosen = choose(self, is_streams)) != NULL; last = chosen) {
     struct call *call = queue->first;
-    uint32_t bit = call->finished == NULL ? call->waiter.bit : 0;
+    uint32_t bit = call->finished == NULL || call->stream != NULL ? call->waiter.bit : 0;
     take_from_queue(self, call);
     call->is_put_off = true;
     if (chosen != last) flush(last);
@@ -197,6 +197,7 @@ bool admission_pump(struct admission *self) {
     if (one->protocol->flush == NULL || atomic_load(&one->state) != CONNECTION_OPEN) continue;
     if (atomic_load(&one->load) + atomic_load(&one->streams) == 0) continue;
     any = true;
+    one->protocol->flush(one); /* while another thread reads, pump does nothing */
     one->protocol->pump(one);
   }
   return any;

@@ -9,7 +9,7 @@
  */
 #include "framed.h"
 
-enum { YIELDS_MIN = 4 };
+enum { YIELDS_MIN = 4, CROWDED_NS = 1000000 };
 
 /* A caller in framed_progress. */
 typedef struct waiting {
@@ -116,12 +116,10 @@ static void lead(const waiting *w) {
   }
 }
 
-/* Takes turns with the other callers. Returns true when the call is settled. */
-static bool take_turns(const waiting *w) {
+/* One turn of a caller among others. Returns whether its call is settled. */
+static bool take_turn(const waiting *w, int turns) {
   framed *self = w->self;
-  int64_t began = platform_now_ns();
-  for (int turns = 0; turns < YIELDS_MIN || platform_now_ns() - began < self->spin.limit_ns; turns++) {
-    if (is_settled(w)) return true;
+  if (!is_settled(w)) {
     /* Those whose replies are there go first: what they bring is written with ours. */
     bool others_first = turns == 0 && atomic_load_explicit(&self->resuming, memory_order_relaxed) > 0;
     if (turns == 1) atomic_store_explicit(&self->resuming, 0, memory_order_relaxed); /* they had their chance */
@@ -130,11 +128,24 @@ static bool take_turns(const waiting *w) {
       write_if_blocked(self);
       framed_pump(self);
       atomic_store(&self->reading, false);
-      if (is_settled(w)) return true;
     }
-    platform_yield();
   }
-  return false;
+  return is_settled(w);
+}
+
+/* Takes turns with the other callers. Returns true when the call is settled. */
+static bool take_turns(const waiting *w) {
+  spin_gauge *spin = &w->self->spin;
+  int64_t began = platform_now_ns(), spent = 0;
+  for (int turns = 0; turns < YIELDS_MIN || spent < spin->limit_ns; turns++) {
+    if (take_turn(w, turns)) return true;
+    platform_yield();
+    spent = platform_now_ns() - began;
+    if (spent < CROWDED_NS) continue;
+    spin_learn(spin, spent); /* others want the processor: to yield is to give it away */
+    break;
+  }
+  return is_settled(w);
 }
 
 /* Several calls are in flight. */
