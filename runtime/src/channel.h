@@ -9,9 +9,9 @@
  *            channel has ended, one of `also` (at most CHANNEL_ALSO_MAX) is readable, or the deadline has passed. May
  *            return early for no reason.
  *   fd       any thread, while the channel is open: what to poll after arm.
- *   arm      any thread, while the channel is open: from now on fd polls readable once there is something to read, or,
- *            where *for_write, room to write; *for_write is then whether it has to be polled for writing, too. Returns
- *            whether there is something already, which fd may not tell. Holds until somebody reads.
+ *   arm      any thread, while the channel is open: from now on fd polls readable once there is something to read or, with
+ *            `for_write`, writable once there is room (readable then, too, unless polls_room). Returns whether there is
+ *            something already, which fd may not tell. Holds until somebody reads.
  *   shut     any thread: the other side sees the end of what we write; with `both`, our own reads and waits end too.
  *   close    nobody holds a role, nor will: frees everything. Must tolerate a channel that has failed in any way.
  * No function raises SIGPIPE, keeps errno, or knows what the bytes mean.
@@ -42,12 +42,13 @@ struct channel;
 
 typedef struct channel_ops {
   const char *name;
+  bool polls_room; /* fd has to be polled for writing, where room is waited for */
   ssize_t (*read)(struct channel *self, void *to, size_t size);
   ssize_t (*write)(struct channel *self, const struct iovec *parts, int count);
   ssize_t (*send_fds)(struct channel *self, const void *data, size_t size, const int *fds, int count);
   void (*wait)(struct channel *self, bool for_write, const int *also, int also_count, int64_t deadline_ns);
   int (*fd)(const struct channel *self);
-  bool (*arm)(struct channel *self, bool *for_write);
+  bool (*arm)(struct channel *self, bool for_write);
   void (*shut)(struct channel *self, bool both);
   void (*close)(struct channel *self);
 } channel_ops;

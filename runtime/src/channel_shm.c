@@ -51,10 +51,8 @@ static int shm_fd(const struct channel *self) {
   return ((const channel_shm *)self)->link.socket;
 }
 
-static bool shm_arm(struct channel *self, bool *for_write) {
-  bool wants_room = *for_write;
-  *for_write = false;
-  return ring_link_arm(&shm_of(self)->link, true, wants_room);
+static bool shm_arm(struct channel *self, bool for_write) {
+  return ring_link_arm(&shm_of(self)->link, true, for_write);
 }
 
 static void shm_shut(struct channel *self, bool both) {

@@ -53,7 +53,7 @@ static int uds_fd(const struct channel *self) {
   return ((const channel_uds *)self)->socket;
 }
 
-static bool uds_arm(struct channel *self, bool *for_write) {
+static bool uds_arm(struct channel *self, bool for_write) {
   (void)self;
   (void)for_write;
   return false;
@@ -69,6 +69,7 @@ static void uds_close(struct channel *self) {
 }
 
 static const channel_ops channel_uds_ops = {.name = "uds",
+                                            .polls_room = true,
                                             .read = uds_read,
                                             .write = uds_write,
                                             .send_fds = uds_send_fds,

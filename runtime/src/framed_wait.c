@@ -32,6 +32,19 @@ bool framed_take_reading(framed *self) {
   return !atomic_load_explicit(&self->reading, memory_order_relaxed) && !atomic_exchange(&self->reading, true);
 }
 
+/* Has the supervisor read from now on. The lock keeps the channel. */
+static void watch(framed *self) {
+  bool is_blocked = atomic_load(&self->write_blocked), there_is = false;
+  pthread_mutex_lock(&self->lock);
+  bool for_write = is_blocked && self->channel != NULL && self->channel->ops->polls_room;
+  pthread_mutex_unlock(&self->lock);
+  if (!self->base.owner_ops->watch(self->base.owner, for_write)) return;
+  pthread_mutex_lock(&self->lock);
+  if (self->channel != NULL) there_is = self->channel->ops->arm(self->channel, is_blocked);
+  pthread_mutex_unlock(&self->lock);
+  if (there_is) self->base.owner_ops->pump(self->base.owner);
+}
+
 void framed_hand_over(framed *self, const struct call *mine) {
   if (atomic_load(&self->awake) > 0 || atomic_load(&self->reading) || !framed_is_open(self) ||
       (atomic_load(&self->base.load) == 0 && atomic_load(&self->base.streams) == 0))
@@ -41,14 +54,10 @@ void framed_hand_over(framed *self, const struct call *mine) {
   while (other != NULL && (other == mine || other->finished != NULL)) other = other->next;
   lot_waiter *waiter = other != NULL ? &other->waiter : self->stream_waits != NULL ? self->stream_waits->waiter : NULL;
   uint32_t bit = waiter != NULL ? lot_waiter_bits(waiter) : 0;
-  bool owes = framed_owes_others(self), for_write = atomic_load(&self->write_blocked);
-  bool there_is = owes && self->channel != NULL && self->channel->ops->arm(self->channel, &for_write);
+  bool owes = framed_owes_others(self);
   pthread_mutex_unlock(&self->lock);
   if (bit != 0) lot_wake(self->settings.lot, bit);
-  if (there_is)
-    self->base.owner_ops->pump(self->base.owner);
-  else if (owes)
-    self->base.owner_ops->watch(self->base.owner, for_write);
+  if (owes) watch(self);
 }
 
 void framed_leave_reading(framed *self, const struct call *mine) {

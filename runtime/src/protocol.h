@@ -88,7 +88,8 @@ typedef struct connection_owner {
   /* The worker has given the call back, not started: it stops. The call is in no table; find another place for it. */
   void (*returned)(void *owner, struct call *call);
   void (*broken)(void *owner);                /* the connection is of no more use: `reason` says why */
-  void (*watch)(void *owner, bool for_write); /* the supervisor should poll fd: something is owed and nobody reads */
+  /* The supervisor should poll fd: something is owed and nobody reads. False: another thread will read by itself. */
+  bool (*watch)(void *owner, bool for_write);
   void (*pump)(void *owner);                  /* likewise, and there is something to be pumped, which fd does not tell */
   void (*overdue)(void *owner);               /* answer_due_ns was set; locks may be held */
   /* While the supervisor is held up in a callback, whoever blocks here also polls these (at most two; returns how many)

@@ -58,11 +58,12 @@ static bool is_attended(const struct worker *self) {
          atomic_load(&self->shop->admission->attendants) > 0;
 }
 
-static void on_watch(void *owner, bool for_write) {
+static bool on_watch(void *owner, bool for_write) {
   struct worker *self = owner;
   uint32_t wanted = for_write ? POLLER_IN | POLLER_OUT : POLLER_IN;
-  if (is_attended(self)) return;
+  if (is_attended(self)) return false;
   if ((atomic_load(&self->socket_events) & wanted) != wanted) raise_flag(self, &self->wants_watch);
+  return true;
 }
 
 static void on_pump(void *owner) {

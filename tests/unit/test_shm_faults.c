@@ -202,9 +202,10 @@ static void ignore_call(void *owner, struct call *call) {
   call_fail(call, error_new(PYPROC_E_UNAVAILABLE, "given back"), false);
 }
 
-static void ignore_watch(void *owner, bool for_write) {
+static bool ignore_watch(void *owner, bool for_write) {
   (void)owner;
   (void)for_write;
+  return false;
 }
 
 static int no_logs(void *owner, int fds[2]) {
