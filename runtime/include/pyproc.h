@@ -372,13 +372,16 @@ typedef struct pyproc_crash {
   pid_t pid;          /* the process */
   int signal;         /* that killed it, 0 when it exited by itself or the status is not known */
   int exit_status;    /* when signal is 0 */
-  int oom_killed;     /* later; 0 */
+  int oom_killed;     /* 1: it died of SIGKILL, nobody here sent it, and the count of processes that its cgroup, or the
+                       * system, has killed for want of memory had grown since its start. Only on Linux */
   int64_t rss_bytes;  /* largest resident set, its waited-for children included */
   int64_t cpu_ms;     /* user and system time, likewise */
   int64_t call_id;    /* of the call that it ran, 0: none */
   const char *method; /* that it ran, "package.Service/Rpc" or a function's name */
   const char *log;    /* its last lines of output: at most 32 and 8 KiB, joined by newlines */
-  const char *stacks; /* later; "" */
+  const char *stacks; /* of all its Python threads, as faulthandler writes them: of a worker that hung, or died of
+                       * SIGSEGV, SIGFPE, SIGABRT, SIGBUS or SIGILL. At most 64 KiB; newlines between and after them */
+  int64_t status_known; /* 1: signal and exit_status are so; 0: the program took the status, or it has not ended yet */
 } pyproc_crash;
 
 /* The PYPROC_E*, the same that the function returned; PYPROC_OK for NULL. */
@@ -457,7 +460,7 @@ typedef void pyproc_log_callback(const pyproc_log_record *record, void *userdata
 enum {
   PYPROC_EVENT_WORKER_READY = 1,  /* a worker can be called */
   PYPROC_EVENT_WORKER_DIED,       /* a worker has ended although nobody closed the pool; `crash` is set */
-  PYPROC_EVENT_WORKER_HUNG,       /* later */
+  PYPROC_EVENT_WORKER_HUNG,       /* a worker hangs and is ended, see WORKERS THAT HANG; `crash` has what is known yet */
   PYPROC_EVENT_WORKER_RECYCLED,   /* a worker has been replaced by a new one that is ready, and will leave */
   PYPROC_EVENT_BREAKER_OPEN,      /* calls fail at once from now on: see breaker_failures */
   PYPROC_EVENT_BREAKER_HALF_OPEN, /* a worker is tried again */
@@ -641,6 +644,20 @@ typedef struct pyproc_pool_options {
    * its first answer closes the breaker, while another failure opens it again. pyproc_pool_reload and _resize try at
    * once. */
   int64_t breaker_cooldown_ms;
+
+  /* Milliseconds, 1 to 86,400,000, between two looks whether a worker hangs, or PYPROC_OFF: nobody looks (where one is
+   * debugged, say). Default: 30,000. See WORKERS THAT HANG. */
+  int64_t health_interval_ms;
+
+  /* Milliseconds, 1 to 86,400,000, without a sign of life after which it does. Default: 5000. */
+  int64_t health_timeout_ms;
+
+  /* A request that has killed so many workers, one time after the other, 1 to 2^31 - 1, is refused for a while. PYPROC_OFF:
+   * it never is. Default: 3. See REQUESTS THAT KILL. */
+  int64_t poison_limit;
+
+  /* Milliseconds, 1 to 86,400,000, that it is refused. Default: 60,000. */
+  int64_t poison_rest_ms;
 } pyproc_pool_options;
 
 /* Initialises a pyproc_pool_options: all defaults. */

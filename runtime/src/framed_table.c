@@ -21,7 +21,7 @@ void framed_break(framed *self, pyproc_error *reason) {
 bool framed_owes_others(const framed *self) {
   if (self->thread_count > 0 || self->stream_waits != NULL) return false;
   int streams = atomic_load(&self->base.streams);
-  return atomic_load(&self->base.load) > 0 || !send_queue_is_empty(&self->queue) ||
+  return framed_awaits_pong(self) || atomic_load(&self->base.load) > 0 || !send_queue_is_empty(&self->queue) ||
          (atomic_load(&self->finished) ? streams : streams - self->idle_streams) > 0;
 }
 

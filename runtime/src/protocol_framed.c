@@ -99,6 +99,10 @@ static int framed_open(struct connection *base, int socket, pyproc_error **reter
   atomic_store(&base->load, 0);
   atomic_store(&base->streams, 0);
   atomic_store(&base->good_calls, 0);
+  atomic_store(&base->ping, 0);
+  atomic_store(&base->pong, 0);
+  base->answers_pings = false;
+  base->stacks_signal = 0;
   atomic_store(&self->service_ns, 0);
   atomic_store(&self->event_ns, 0);
   atomic_store(&base->capacity, 1);
@@ -363,4 +367,6 @@ const protocol protocol_framed = {.name = "framed",
                                   .running = framed_running,
                                   .fail = framed_fail,
                                   .close = framed_close,
-                                  .nudge = framed_nudge};
+                                  .nudge = framed_nudge,
+                                  .ping = framed_ping,
+                                  .look = framed_look};

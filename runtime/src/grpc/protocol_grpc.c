@@ -99,6 +99,10 @@ static void reset(rpc *self) {
   atomic_store(&self->finished, false);
   atomic_store(&self->service_ns, 0);
   atomic_store(&base->good_calls, 0);
+  atomic_store(&base->ping, 0);
+  atomic_store(&base->pong, 0);
+  base->answers_pings = false;
+  base->stacks_signal = 0;
   atomic_store(&base->prefetch, 0);
 }
 
@@ -425,7 +429,9 @@ static const protocol protocol_grpc = {.name = "grpc",
                                        .fail = rpc_fail,
                                        .close = rpc_close,
                                        .nudge = rpc_nudge,
-                                       .is_reached = rpc_is_reached};
+                                       .is_reached = rpc_is_reached,
+                                       .ping = rpc_ping,
+                                       .look = rpc_look};
 
 /* All that the module exports. */
 extern const grpc_module pyproc_grpc_module __attribute__((visibility("default")));
