@@ -35,6 +35,7 @@ typedef struct framed_slot {
   uint32_t method;   /* index in the worker's hello */
   bool started;      /* the worker said so (STARTED) */
   bool is_stream;
+  uint64_t poison_key; /* once its caller left a call that may run, see poison.h; else 0 */
 } framed_slot;
 
 struct framed;
@@ -135,6 +136,7 @@ void framed_nudge(struct connection *base);
 /* framed_health.c: of the vtable. */
 void framed_ping(struct connection *base, uint64_t number);
 void framed_look(struct connection *base, struct health_facts *ret_facts);
+int framed_suspects(struct connection *base, uint64_t *keys, int max);
 
 /* framed_stream.c: of the vtable. */
 void framed_send(struct connection *base, struct call *call);

@@ -1,5 +1,6 @@
 #include "framed.h"
 #include "health.h"
+#include "poison.h"
 #include "wire/frame.h"
 
 void framed_ping(struct connection *base, uint64_t number) {
@@ -39,4 +40,24 @@ void framed_look(struct connection *base, health_facts *ret_facts) {
     look_at_slots(self, ret_facts);
   }
   pthread_mutex_unlock(&self->lock);
+}
+
+/* The lock is held. */
+static uint64_t key_of(const framed *self, const framed_slot *slot) {
+  return slot->call != NULL ? call_poison_key(slot->call, self->settings.poison) : slot->poison_key;
+}
+
+int framed_suspects(struct connection *base, uint64_t *keys, int max) {
+  framed *self = framed_of(base);
+  int count = 0;
+  if (self->settings.poison == NULL) return 0;
+  pthread_mutex_lock(&self->lock);
+  uint64_t stuck_id = base->page != NULL ? atomic_load(&base->page->stuck_id) : 0;
+  for (int i = 0; i < STATUS_PAGE_SLOTS && count < max; i++) {
+    const framed_slot *slot = &self->slots[i];
+    if (slot->id == 0 || slot->is_stream || (stuck_id != 0 && slot->id != stuck_id)) continue;
+    if (framed_may_have_run(self, slot->id) && (keys[count] = key_of(self, slot)) != 0) count++;
+  }
+  pthread_mutex_unlock(&self->lock);
+  return count;
 }

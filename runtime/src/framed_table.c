@@ -47,8 +47,11 @@ void framed_remove(framed *self, struct call *call) {
 }
 
 void framed_orphan(framed *self, struct call *call) {
+  framed_slot *slot = &self->slots[call->id % STATUS_PAGE_SLOTS];
   framed_remove(self, call);
-  self->slots[call->id % STATUS_PAGE_SLOTS].call = NULL;
+  if (self->settings.poison != NULL && !slot->is_stream && framed_may_have_run(self, call->id))
+    slot->poison_key = call_poison_key(call, self->settings.poison); /* its handler may yet end its worker */
+  slot->call = NULL;
   self->orphan_count++;
   atomic_store(&call->connection, NULL);
 }

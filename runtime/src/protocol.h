@@ -45,6 +45,8 @@
  *             that have not started, streams among them of which only the request was sent, are appended to `unstarted`
  *             instead, with no connection.
  *   close     supervisor, after fail: lets go of the socket. False: a caller is still inside, try again soon.
+ *   suspects  supervisor, after drain: the keys (poison.h) of the unary requests whose handlers ran, at most `max`; only the
+ *             one of a call that did not end when it was told to, where there is one. NULL: they are not known.
  *   nudge     any thread: whoever blocks in progress looks again.
  *   ping      supervisor, while open: sends a ping of that number, where the worker answers them. Its answer is something
  *             that the worker owes. NULL: there are none.
@@ -66,6 +68,7 @@
 
 struct connection;
 struct health_facts;
+struct poison;
 struct private_dir;
 
 typedef enum connection_state {
@@ -106,6 +109,7 @@ typedef struct connection_settings {
   int max_streams;       /* open at once */
   int64_t stream_window; /* bytes on the way, each direction of each stream */
   bool bare;             /* the worker knows no handshake and no frames but JSON envelopes */
+  struct poison *poison; /* NULL: nobody asks for suspects */
   int place;             /* no two connections of a pool have the same */
 
   /* For gRPC alone. */
@@ -139,6 +143,7 @@ typedef struct protocol {
   bool (*close)(struct connection *self);
   void (*nudge)(struct connection *self);
   bool (*is_reached)(struct connection *self);
+  int (*suspects)(struct connection *self, uint64_t *keys, int max);
   void (*ping)(struct connection *self, uint64_t number);
   void (*look)(struct connection *self, struct health_facts *ret_facts);
 } protocol;

@@ -368,5 +368,6 @@ const protocol protocol_framed = {.name = "framed",
                                   .fail = framed_fail,
                                   .close = framed_close,
                                   .nudge = framed_nudge,
+                                  .suspects = framed_suspects,
                                   .ping = framed_ping,
                                   .look = framed_look};

@@ -138,6 +138,7 @@ static int make_places(struct supervisor *self, struct lot *lot, pyproc_error **
                                         .max_streams = (int)options->max_streams,
                                         .stream_window = options->stream_window,
                                         .bare = options->bare_workers,
+                                        .poison = options->poison_limit > 0 ? self->shop.admission->poison : NULL,
                                         .folder = &self->folder,
                                         .target = options->target,
                                         .tls_ca_file = options->tls_ca_file,

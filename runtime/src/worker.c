@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "error.h"
+#include "poison.h"
 #include "spawn.h"
 #include "stacks.h"
 
@@ -512,6 +513,36 @@ static void tell_hang(struct worker *self, const pyproc_crash *crash) {
   free(stacks);
 }
 
+/* Whether what ran may be why it ended. SIGKILL and the like come from outside, unless memory ran out, or a handler did not
+ * end; and one that was stopped, or whose threads are starved, has not been so by a request. */
+static bool may_blame_request(const struct worker *self, const platform_exit *exit, const pyproc_crash *crash) {
+  if (is_expected(self) || self->verdict != NULL) return false;
+  if (self->hang != HANG_NONE) return self->hang == HANG_CALL;
+  if (exit->signal == SIGKILL) return crash != NULL && crash->oom_killed;
+  return exit->signal != SIGTERM && exit->signal != SIGINT && exit->signal != SIGHUP && exit->signal != SIGQUIT;
+}
+
+/* Counts the death against the requests whose handlers ran. The connection was drained, and its calls are still in it. */
+static void blame_requests(struct worker *self, const platform_exit *exit, const pyproc_error *error, int64_t now_ns) {
+  enum { SUSPECTS_MAX = 64 };
+  uint64_t keys[SUSPECTS_MAX];
+  const pyproc_crash *crash = pyproc_error_crash(error);
+  const struct options *options = self->shop->options;
+  poison *table = self->shop->admission->poison;
+  const protocol *ops = self->connection->protocol;
+  if (table == NULL || ops->suspects == NULL || !may_blame_request(self, exit, crash)) return;
+  int count = ops->suspects(self->connection, keys, SUSPECTS_MAX);
+  for (int i = 0; i < count; i++) {
+    if (!poison_blame(table, keys[i], pyproc_error_message(error), now_ns)) continue;
+    log_write(self->shop->log, PYPROC_LOG_ERROR, self->pid,
+              "worker %d: a request%s%s has killed %" PRId64
+              " workers, one after the other (option poison_limit): it is "
+              "refused for %" PRId64 " ms (option poison_rest_ms)",
+              self->index, count == 1 && crash != NULL ? " to " : "", count == 1 && crash != NULL ? crash->method : "",
+              options->poison_limit, options->poison_rest_ms);
+  }
+}
+
 static void take_last_lines(struct worker *self) {
   for (int i = 0; i < 2; i++) {
     if (self->streams[i] == NULL) continue;
@@ -562,6 +593,7 @@ static void bury(struct worker *self, const platform_exit *exit, int64_t now_ns)
   /* its socket may have ended before it: that it is leaving does not mean that we sent it away */
   log_write(self->shop->log, is_expected(self) ? PYPROC_LOG_DEBUG : PYPROC_LOG_ERROR, self->pid, "worker %d: %s",
             self->index, pyproc_error_message(error));
+  if (was != WORKER_STARTING) blame_requests(self, exit, error, now_ns);
   admission_lose(self->shop->admission, self->connection, error);
   tell_hang(self, pyproc_error_crash(error));
   if (!is_expected(self)) tell(self, PYPROC_EVENT_WORKER_DIED, pyproc_error_message(error), pyproc_error_crash(error));

@@ -157,27 +157,46 @@ static void test_worker_without_pings(void **state) {
 
 /* ---- requests wait, and nothing runs ---- */
 
+static void *ask_again(void *argument) {
+  pyproc_pool *pool = argument;
+  char *reply = NULL;
+  int result = pyproc_call_json(pool, "ping", "2", NULL, &reply, NULL);
+  pyproc_reply_free(reply);
+  return result == 0 ? pool : NULL;
+}
+
+/* Where the worker is shared its control thread answers pings all the while, in the other one nobody does. */
 static void test_loop_stands_still(void **state) {
   (void)state;
   const char *const args[] = {"shared", NULL};
-  for (int shared = 0; shared < 2; shared++) {
-    pyproc_pool_options options = options_of("hang_worker.py", NULL);
-    if (shared) options.args = args; /* there the control thread answers pings all the while */
-    pyproc_pool *pool = open_pool(&options);
-    long pid = worker_pid(pool);
-    assert_answer(pool, "begin_hog", "1", "1");
-    pause_ms(300);
-    assert_answer(pool, "ping", "2", "2"); /* it has not begun there, and is given to the next */
-    assert_int_not_equal(worker_pid(pool), pid);
-    assert_int_equal(atomic_load(&events.hung), 1);
-    assert_contains(events.hung_text, shared ? "had requests and began none of them for 1000 ms" : "hung: it ");
-    assert_contains(events.hung_stacks, "most recent call first");
-    assert_contains(events.hung_stacks, "in hog");
-    assert_string_equal(events.hung_method, "");
-    assert_contains(events.died_stacks, "in hog");
-    assert_true(log_lines_have(&lines, "in hog"));
-    pyproc_pool_close(pool);
+  pyproc_pool_options options = options_of("hang_worker.py", NULL);
+  pyproc_pool *plain = open_pool(&options);
+  options = options_of("hang_worker.py", NULL);
+  options.args = args;
+  pyproc_pool *shared = open_pool(&options);
+  pyproc_pool *pools[] = {plain, shared};
+  long pids[2];
+  pthread_t threads[2];
+  for (int i = 0; i < 2; i++) {
+    pids[i] = worker_pid(pools[i]);
+    assert_answer(pools[i], "begin_hog", "1", "1");
   }
+  pause_ms(300);
+  for (int i = 0; i < 2; i++) assert_int_equal(pthread_create(&threads[i], NULL, ask_again, pools[i]), 0);
+  for (int i = 0; i < 2; i++) {
+    void *good = NULL;
+    pthread_join(threads[i], &good);
+    assert_non_null(good); /* it had not begun there, and was given to the next */
+    assert_int_not_equal(worker_pid(pools[i]), pids[i]);
+  }
+  assert_int_equal(atomic_load(&events.hung), 2);
+  assert_true(log_lines_have(&lines, "had requests and began none of them for 1000 ms"));
+  assert_contains(events.hung_stacks, "most recent call first");
+  assert_contains(events.hung_stacks, "in hog");
+  assert_string_equal(events.hung_method, "");
+  assert_contains(events.died_stacks, "in hog");
+  assert_true(log_lines_have(&lines, "in hog"));
+  for (int i = 0; i < 2; i++) pyproc_pool_close(pools[i]);
 }
 
 /* ---- a handler may take as long as its deadline lets it ---- */
