@@ -85,8 +85,8 @@ static void test_kills_from_outside_do_not_count(void **state) {
   pyproc_pool *pool = open_pool(&options);
   for (int i = 0; i < 3; i++)
     assert_error(call_failure(pool, "crash", "{\"signal\": \"SIGKILL\"}", 0), PYPROC_E_UNAVAILABLE, "signal 9", RAN);
-  assert_error(call_failure(pool, "crash", "{\"signal\": \"SIGSEGV\"}", 0), PYPROC_E_UNAVAILABLE, "signal 11", RAN);
-  assert_error(call_failure(pool, "crash", "{\"signal\": \"SIGSEGV\"}", 0), PYPROC_E_FAILED_PRECONDITION, "signal 11",
+  assert_error(call_failure(pool, "crash", "{\"signal\": \"SIGABRT\"}", 0), PYPROC_E_UNAVAILABLE, "signal 6", RAN);
+  assert_error(call_failure(pool, "crash", "{\"signal\": \"SIGABRT\"}", 0), PYPROC_E_FAILED_PRECONDITION, "signal 6",
                NOT_RUN);
   pyproc_pool_close(pool);
 }
