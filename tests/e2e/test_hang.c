@@ -42,11 +42,15 @@ static void on_event(const pyproc_event *event, void *userdata) {
   if (event->kind == PYPROC_EVENT_WORKER_DIED) atomic_fetch_add(&events.died, 1);
 }
 
-static pyproc_pool_options options_of(const char *script, const char *protocol) {
-  pyproc_pool_options options = options_for(script);
+/* While no pool is open. */
+static void forget(void) {
   memset(&events, 0, sizeof events);
   pthread_mutex_init(&events.lock, NULL);
   log_lines_init(&lines);
+}
+
+static pyproc_pool_options options_of(const char *script, const char *protocol) {
+  pyproc_pool_options options = options_for(script);
   options.protocol = protocol;
   options.health_interval_ms = INTERVAL_MS;
   options.health_timeout_ms = TIMEOUT_MS;
@@ -65,6 +69,7 @@ static const char *const protocols[] = {"protobuf", "json", "grpc"};
 
 static void test_stopped_while_idle(void **state) {
   (void)state;
+  forget();
   pyproc_pool_options options = options_of("hang_worker.py", NULL);
   pyproc_pool *pool = open_pool(&options);
   long pid = worker_pid(pool);
@@ -103,6 +108,7 @@ static void stop_in_mid_call(int number, void *argument) {
 
 static void test_stopped_in_mid_call(void **state) {
   (void)state;
+  forget();
   stopped self = {{NULL}, {NULL}, {0}};
   const char *const names[] = {"json", grpc_is_built() ? "grpc" : "protobuf"};
   for (int i = 0; i < 2; i++) {
@@ -132,6 +138,7 @@ static void test_stopped_in_mid_call(void **state) {
 /* Calls are answered, but nobody answers pings: what sees cancels does not work. */
 static void test_control_thread_stands_still(void **state) {
   (void)state;
+  forget();
   char once[200];
   snprintf(once, sizeof once, "E2E_ONCE=%s", temporary_path("once"));
   const char *const args[] = {"good", "ping", NULL}, *const env[] = {once, NULL};
@@ -147,6 +154,7 @@ static void test_control_thread_stands_still(void **state) {
 /* One that does not say that it knows pings is never asked. */
 static void test_worker_without_pings(void **state) {
   (void)state;
+  forget();
   char once[200];
   snprintf(once, sizeof once, "E2E_ONCE=%s", temporary_path("once"));
   const char *const args[] = {"good", NULL}, *const env[] = {once, NULL};
@@ -175,6 +183,7 @@ static void *ask_again(void *argument) {
 /* Where the worker is shared its control thread answers pings all the while, in the other one nobody does. */
 static void test_loop_stands_still(void **state) {
   (void)state;
+  forget();
   const char *const args[] = {"shared", NULL};
   pyproc_pool_options options = options_of("hang_worker.py", NULL);
   pyproc_pool *plain = open_pool(&options);
@@ -224,6 +233,7 @@ static void submit(pyproc_pool *pool, const char *method, const char *body, int 
  * through. */
 static void test_long_calls_are_left_alone(void **state) {
   (void)state;
+  forget();
   enum { SIZE = 1000000, LARGE = 8 };
   static char large[SIZE + 3];
   pyproc_pool *pools[4] = {NULL};
@@ -250,6 +260,7 @@ static void test_long_calls_are_left_alone(void **state) {
 static void test_past_the_grace(void **state) {
   (void)state;
   EACH_PROTOCOL(protocol) {
+    forget();
     pyproc_pool_options options = options_of("hang_worker.py", protocol);
     options.cancel_grace_ms = 100;
     pyproc_pool *pool = open_pool(&options);
@@ -270,6 +281,7 @@ static void test_past_the_grace(void **state) {
 static void test_crashes(void **state) {
   (void)state;
   EACH_PROTOCOL(protocol) {
+    forget();
     pyproc_pool_options options = options_of("hang_worker.py", protocol);
     pyproc_pool *pool = open_pool(&options);
     pyproc_error *error = call_failure(pool, "segfault", "null", 0);
@@ -299,6 +311,7 @@ static void test_crashes(void **state) {
 
 static void test_no_stacks(void **state) {
   (void)state;
+  forget();
   pyproc_pool_options options = options_of("hang_worker.py", NULL);
   pyproc_pool *pool = open_pool(&options);
   kill((pid_t)worker_pid(pool), SIGKILL);

@@ -1,4 +1,4 @@
-"""What a gRPC worker says on the socket that it inherited: hello and welcome. Then the extension answers pings there."""
+"""What a gRPC worker says on the socket that it inherited: hello and welcome. Later the extension answers pings."""
 
 from __future__ import annotations
 

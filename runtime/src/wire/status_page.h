@@ -24,7 +24,7 @@ typedef struct status_page {
   uint32_t magic, version, thread_count, slot_count;
   _Atomic uint64_t loop_counter;
   _Atomic uint64_t stuck_id; /* of the call for whose handler the worker kills itself; 0: it does not */
-  _Atomic uint64_t beats; /* turns of the worker's control thread while a handler runs */
+  _Atomic uint64_t beats;    /* turns of the worker's control thread while a handler runs */
   uint64_t reserved_0[3];
   status_page_thread threads[STATUS_PAGE_THREADS];
   uint64_t reserved_1[120];
