@@ -79,8 +79,8 @@ static void test_stopped_while_idle(void **state) {
   assert_contains(events.hung_text, "hung: it gave no sign of life for 1000 ms (options health_interval_ms");
   assert_int_equal(events.died_signal, SIGKILL);
   assert_int_not_equal(worker_pid(pool), pid);
-  assert_true(log_lines_have(&lines, "worker 0: worker "));
-  assert_true(log_lines_have(&lines, "it is ended, its threads:"));
+  WAIT_FOR(log_lines_have(&lines, "worker 0: worker "));
+  WAIT_FOR(log_lines_have(&lines, "it is ended, its threads:"));
   pyproc_pool_close(pool);
 }
 
@@ -206,12 +206,12 @@ static void test_loop_stands_still(void **state) {
     assert_int_not_equal(worker_pid(pools[i]), pids[i]);
   }
   assert_int_equal(atomic_load(&events.hung), 2);
-  assert_true(log_lines_have(&lines, "had requests and began none of them for 1000 ms"));
+  WAIT_FOR(log_lines_have(&lines, "had requests and began none of them for 1000 ms"));
   assert_contains(events.hung_stacks, "most recent call first");
   assert_contains(events.hung_stacks, "in hog");
   assert_string_equal(events.hung_method, "");
   assert_contains(events.died_stacks, "in hog");
-  assert_true(log_lines_have(&lines, "in hog"));
+  WAIT_FOR(log_lines_have(&lines, "in hog"));
   for (int i = 0; i < 2; i++) pyproc_pool_close(pools[i]);
 }
 
@@ -273,7 +273,7 @@ static void test_past_the_grace(void **state) {
     assert_contains(events.hung_stacks, "spin still runs");
     assert_contains(events.hung_stacks, "in spin");
     assert_contains(events.died_stacks, "in spin");
-    assert_true(log_lines_have(&lines, "in spin"));
+    WAIT_FOR(log_lines_have(&lines, "in spin"));
     pyproc_pool_close(pool);
   }
 }
@@ -299,7 +299,7 @@ static void test_crashes(void **state) {
     WAIT_FOR(atomic_load(&events.died) == 1);
     assert_contains(events.died_stacks, "in segfault");
     assert_int_equal(atomic_load(&events.hung), 0);
-    assert_true(log_lines_have(&lines, "4 pyproc:   File "));
+    WAIT_FOR(log_lines_have(&lines, "4 pyproc:   File "));
     error = call_failure(pool, "abort", "null", 0);
     assert_contains(pyproc_error_crash(error)->stacks, "in abort");
     assert_null(strstr(pyproc_error_crash(error)->stacks, "in segfault")); /* of this process alone */

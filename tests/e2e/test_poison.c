@@ -45,8 +45,8 @@ static void test_is_refused(void **state) {
     assert_error(call_failure(pool, "die", "{\"status\": 8}", 0), PYPROC_E_UNAVAILABLE, "status 8", RAN);
     assert_answer(pool, "ping", "{\"status\": 7}", "{\"status\":7}"); /* another method */
     assert_int_equal(restarts_of(pool), 4);
-    assert_true(log_lines_have(&lines, "a request to die has killed 3 workers, one after the other (option "
-                                       "poison_limit): it is refused for 60000 ms (option poison_rest_ms)"));
+    WAIT_FOR(log_lines_have(&lines, "a request to die has killed 3 workers, one after the other (option "
+                                    "poison_limit): it is refused for 60000 ms (option poison_rest_ms)"));
     pyproc_pool_close(pool);
   }
 }
