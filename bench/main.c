@@ -104,8 +104,8 @@ static void run_all(results *all, const arguments *with) {
 int main(int argc, char **argv) {
   static results all;
   arguments with = {0};
-  setenv("BENCH_GEN", BENCH_GEN, 1);        /* where the servers of others find the messages */
-  setenv("PYPROC_PYTHON", BENCH_PYTHON, 0); /* the one that this was built for */
+  setenv("BENCH_GEN", BENCH_GEN ":" BENCH_PEERS_GEN, 1); /* where the servers of others find the messages */
+  setenv("PYPROC_PYTHON", BENCH_PYTHON, 0);              /* the one that this was built for */
   if (!parse(argc, argv, &with)) {
     fputs(usage, stderr);
     return 2;

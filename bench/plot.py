@@ -1,7 +1,7 @@
 """Draws the figures of results.json: latency, throughput and the goals, each as PNG and SVG.
 
-Usage: plot.py FOLDER, which has results.json and gets the pictures. Needs matplotlib (Debian: python3-matplotlib); says so
-where it is missing.
+Usage: plot.py FOLDER, which has results.json and gets the pictures. Needs matplotlib (python3-matplotlib), and says
+so where it is missing.
 """
 import json
 import sys
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
 try:
-    import matplotlib
+    import matplotlib  # type: ignore
 except ImportError:
     print("skipped: the plots, which need matplotlib (python3-matplotlib)")
     sys.exit(0)
@@ -27,7 +27,8 @@ def colour(case: str) -> str:
 
 def figures(rows: List[Row], metric: str) -> Dict[str, float]:
     """By case, in the order of the table; rows of goals are left out."""
-    return {row["case"]: row["value"] for row in rows if row["metric"] == metric and row["goal"] is None and row["value"]}
+    return {row["case"]: row["value"] for row in rows
+            if row["metric"] == metric and row["goal"] is None and row["value"]}
 
 
 def save(figure: Any, folder: Path, name: str) -> None:

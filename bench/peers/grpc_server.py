@@ -11,7 +11,7 @@ from typing import Any
 if sys.argv[2:] == ["pinned"]:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
-sys.path.insert(0, os.environ["BENCH_GEN"])
+import server as common  # noqa: E402
 import bench_pb2  # noqa: E402
 import grpc  # noqa: E402
 
@@ -38,26 +38,25 @@ def add_handler(server: Any, function: Any) -> None:
 
 
 def serve() -> None:
-    """Until the input ends."""
+    """For ever."""
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=THREADS))
     add_handler(server, predict)
     server.start()
-    print("ready", flush=True)
-    sys.stdin.read()
-    server.stop(0)
+    common.say_ready()
+    server.wait_for_termination()
 
 
 async def serve_async() -> None:
-    """Until the input ends."""
+    """For ever."""
     server = grpc.aio.server()
     add_handler(server, predict_async)
     await server.start()
-    print("ready", flush=True)
-    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
-    await server.stop(0)
+    common.say_ready()
+    await server.wait_for_termination()
 
 
 if __name__ == "__main__":
+    common.end_with_input()
     if sys.argv[2:] == ["aio"]:
         asyncio.run(serve_async())
     else:
