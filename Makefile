@@ -59,7 +59,7 @@ interop:
 bench bench-full:
 	@tools/deps.sh bench
 	@$(call configure,-DPYPROC_TESTS=OFF -DPYPROC_BENCH=ON)
-	@cmake --build build -j $(JOBS) --target pyproc-bench
+	@cmake --build build -j $(JOBS) --target bench
 	@$(PYTHON) bench/peers/original/build.py build/bench
 	@PYPROC_PYTHON=$(PYTHON) build/bin/pyproc-bench $(if $(filter bench-full,$@),--full)
 	@$(PYTHON) bench/plot.py build/bench

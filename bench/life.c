@@ -115,7 +115,7 @@ static const char *run_memory(const bench_case *self, double seconds, figures *t
 static const bench_case cases[] = {
     {.name = "start of a pool, 1 worker", .run = run_start},
     {.name = "start of a pool, 8 workers", .run = run_start, .pool.workers = 8},
-    {.name = "crash to next good call", .run = run_crash, .once = true},
+    {.name = "crash to next good call", .run = run_crash, .pool.quiet = 1, .once = true},
     {.name = "memory, pool of 8 workers", .run = run_memory, .pool.workers = 8, .once = true},
     {.name = "idle pool of 8 workers", .run = run_idle, .pool.workers = 8, .once = true},
 };

@@ -273,6 +273,7 @@ static const char *run_copy(const bench_case *self, double seconds, figures *to)
   return NULL;
 }
 
+#define KIB ((size_t)1 << 10)
 #define MIB ((size_t)1 << 20)
 
 static const bench_case cases[] = {
@@ -290,6 +291,14 @@ static const bench_case cases[] = {
     {.name = "limit: shm with handler, spinning", .run = run_memory, .kind = KIND_SPINNING, .program = "predict"},
     {.name = "limit: UDS with handler, 64 in flight", .run = run_socket_pipeline, .program = "predict", .callers = 64},
     {.name = "limit: shm with handler, 64 in flight", .run = run_memory_pipeline, .program = "predict", .callers = 64},
+    {.name = "limit: 0 in process", .run = run_call, .program = "blob"},
+    {.name = "limit: 1 KiB in process", .run = run_call, .program = "blob", .bytes = KIB},
+    {.name = "limit: 64 KiB in process", .run = run_call, .program = "blob", .bytes = 64 * KIB},
+    {.name = "limit: 1 MiB in process", .run = run_call, .program = "blob", .bytes = MIB},
+    {.name = "limit: 16 KiB in process", .run = run_call, .program = "blob", .bytes = 16 * KIB, .full = true},
+    {.name = "limit: 256 KiB in process", .run = run_call, .program = "blob", .bytes = 256 * KIB, .full = true},
+    {.name = "limit: 16 MiB in process", .run = run_call, .program = "blob", .bytes = 16 * MIB, .full = true},
+    {.name = "limit: 256 MiB in process", .run = run_call, .program = "blob", .bytes = 256 * MIB, .full = true},
     {.name = "limit: 64 MiB in process", .run = run_call, .program = "blob", .bytes = 64 * MIB},
     {.name = "limit: 64 MiB memcpy", .run = run_copy, .bytes = 64 * MIB},
     {.name = "limit: 64 MiB memcpy into fresh memory", .run = run_copy, .bytes = 64 * MIB, .kind = 1},

@@ -46,6 +46,19 @@ static void add_python(json_t *to) {
   json_decref(found);
 }
 
+/* The Go library's checkout, where there is one. */
+static void add_original(json_t *to) {
+  const char *source = getenv("PYPROC_GO_SRC");
+  char command[512], commit[64] = "";
+  if (source == NULL || source[0] == '\0') return;
+  snprintf(command, sizeof command, "git -C '%s' rev-parse --short HEAD 2>/dev/null", source);
+  FILE *output = popen(command, "r");
+  if (output == NULL) return;
+  if (fgets(commit, sizeof commit, output) != NULL) commit[strcspn(commit, "\n")] = '\0';
+  pclose(output);
+  json_object_set_new(to, "original", json_string(commit[0] != '\0' ? commit : "a copy without git"));
+}
+
 json_t *machine_versions(void) {
   json_t *versions = json_pack("{s:s, s:s, s:s}", "pyproc", pyproc_version(), "protobuf-c", protobuf_c_version(),
                                "compiler", __VERSION__);
@@ -56,5 +69,6 @@ json_t *machine_versions(void) {
   for (size_t i = 0; i < sizeof built / sizeof *built; i++)
     if (built[i][1][0] != '\0') json_object_set_new(versions, built[i][0], json_string(built[i][1]));
   add_python(versions);
+  add_original(versions);
   return versions;
 }

@@ -20,25 +20,24 @@ typedef struct arguments {
   double seconds;
   int rounds;
   bool list;
+  const char *output;
 } arguments;
 
-static const char usage[] = "usage: pyproc-bench [options] [seconds for each case and round]\n"
-                            "  --only 'TEXT|=NAME|…'  cases whose name contains a text, or is a name, with what they "
-                            "and their goals are compared with\n"
-                            "their goals are compared with\n"
-                            "  --no-peers            without programs of others\n"
-                            "  --rounds N            3 by default\n"
-                            "  --full                all cases, five rounds of a second\n"
-                            "  --list                the names of the cases\n";
+static const char usage[] =
+    "usage: pyproc-bench [options] [seconds for each case and round]\n"
+    "  --only 'TEXT|=NAME|…'  cases whose name contains a text, or is a name; with what they are compared with\n"
+    "  --no-peers             without programs of others\n"
+    "  --rounds N             3 by default\n"
+    "  --full                 all cases, five rounds of a second\n"
+    "  --output FILE          where the results go instead of build/bench/results.json\n"
+    "  --list                 the names of the cases\n";
 
 static bool parse(int argc, char **argv, arguments *to) {
-  static const struct option options[] = {{"only", required_argument, NULL, 'o'},
-                                          {"no-peers", no_argument, NULL, 'p'},
-                                          {"rounds", required_argument, NULL, 'r'},
-                                          {"full", no_argument, NULL, 'f'},
-                                          {"list", no_argument, NULL, 'l'},
-                                          {"help", no_argument, NULL, 'h'},
-                                          {NULL, 0, NULL, 0}};
+  static const struct option options[] = {
+      {"only", required_argument, NULL, 'o'},   {"no-peers", no_argument, NULL, 'p'},
+      {"rounds", required_argument, NULL, 'r'}, {"full", no_argument, NULL, 'f'},
+      {"list", no_argument, NULL, 'l'},         {"output", required_argument, NULL, 'w'},
+      {"help", no_argument, NULL, 'h'},         {NULL, 0, NULL, 0}};
   for (int option; (option = getopt_long(argc, argv, "", options, NULL)) >= 0;) switch (option) {
     case 'o':
       to->selection.only = optarg;
@@ -54,6 +53,9 @@ static bool parse(int argc, char **argv, arguments *to) {
       break;
     case 'l':
       to->list = true;
+      break;
+    case 'w':
+      to->output = optarg;
       break;
     default:
       return false;
@@ -103,7 +105,7 @@ static void run_all(results *all, const arguments *with) {
 
 int main(int argc, char **argv) {
   static results all;
-  arguments with = {0};
+  arguments with = {.output = BENCH_RESULTS};
   setenv("BENCH_GEN", BENCH_GEN ":" BENCH_PEERS_GEN, 1); /* where the servers of others find the messages */
   setenv("PYPROC_PYTHON", BENCH_PYTHON, 0);              /* the one that this was built for */
   if (!parse(argc, argv, &with)) {
@@ -119,5 +121,5 @@ int main(int argc, char **argv) {
   report_machine();
   run_all(&all, &with);
   report_print(&all);
-  return report_write(&all, BENCH_RESULTS) == 0 ? 0 : 1;
+  return report_write(&all, with.output) == 0 ? 0 : 1;
 }

@@ -50,30 +50,32 @@ static const char *run(const bench_case *self, double seconds, figures *to) {
   return NULL;
 }
 
-#define UDS .run = run, .pool.channel = "uds"
-#define SHM .run = run, .pool.channel = "shm"
+/* Channel and size as in the name, and bytes. */
+#define PAYLOAD(over, size, count) \
+  .name = "payload, " over ", " size, .run = run, .pool.channel = over, .bytes = (count), \
+  .limit = "limit: " size " in process"
 #define KIB ((size_t)1 << 10)
 #define MIB ((size_t)1 << 20)
 
 static const bench_case cases[] = {
-    {.name = "payload, uds, 0", UDS, .bytes = 0},
-    {.name = "payload, uds, 1 KiB", UDS, .bytes = KIB},
-    {.name = "payload, uds, 64 KiB", UDS, .bytes = 64 * KIB},
-    {.name = "payload, uds, 1 MiB", UDS, .bytes = MIB},
-    {.name = "payload, uds, 64 MiB", UDS, .bytes = 64 * MIB, .limit = "limit: 64 MiB in process"},
-    {.name = "payload, uds, 16 KiB", UDS, .bytes = 16 * KIB, .full = true},
-    {.name = "payload, uds, 256 KiB", UDS, .bytes = 256 * KIB, .full = true},
-    {.name = "payload, uds, 16 MiB", UDS, .bytes = 16 * MIB, .full = true},
-    {.name = "payload, uds, 256 MiB", UDS, .bytes = 256 * MIB, .full = true},
-    {.name = "payload, shm, 0", SHM, .bytes = 0},
-    {.name = "payload, shm, 1 KiB", SHM, .bytes = KIB},
-    {.name = "payload, shm, 64 KiB", SHM, .bytes = 64 * KIB},
-    {.name = "payload, shm, 1 MiB", SHM, .bytes = MIB},
-    {.name = "payload, shm, 64 MiB", SHM, .bytes = 64 * MIB, .limit = "limit: 64 MiB in process"},
-    {.name = "payload, shm, 16 KiB", SHM, .bytes = 16 * KIB, .full = true},
-    {.name = "payload, shm, 256 KiB", SHM, .bytes = 256 * KIB, .full = true},
-    {.name = "payload, shm, 16 MiB", SHM, .bytes = 16 * MIB, .full = true},
-    {.name = "payload, shm, 256 MiB", SHM, .bytes = 256 * MIB, .full = true},
+    {PAYLOAD("uds", "0", 0)},
+    {PAYLOAD("uds", "1 KiB", KIB)},
+    {PAYLOAD("uds", "64 KiB", 64 * KIB)},
+    {PAYLOAD("uds", "1 MiB", MIB)},
+    {PAYLOAD("uds", "64 MiB", 64 * MIB)},
+    {PAYLOAD("uds", "16 KiB", 16 * KIB), .full = true},
+    {PAYLOAD("uds", "256 KiB", 256 * KIB), .full = true},
+    {PAYLOAD("uds", "16 MiB", 16 * MIB), .full = true},
+    {PAYLOAD("uds", "256 MiB", 256 * MIB), .full = true},
+    {PAYLOAD("shm", "0", 0)},
+    {PAYLOAD("shm", "1 KiB", KIB)},
+    {PAYLOAD("shm", "64 KiB", 64 * KIB)},
+    {PAYLOAD("shm", "1 MiB", MIB)},
+    {PAYLOAD("shm", "64 MiB", 64 * MIB)},
+    {PAYLOAD("shm", "16 KiB", 16 * KIB), .full = true},
+    {PAYLOAD("shm", "256 KiB", 256 * KIB), .full = true},
+    {PAYLOAD("shm", "16 MiB", 16 * MIB), .full = true},
+    {PAYLOAD("shm", "256 MiB", 256 * MIB), .full = true},
 };
 
 CASE_TABLE(payload_cases, cases);

@@ -79,6 +79,7 @@ static const char *start(peer *self) {
   char script[512];
   if (self->server.pid > 0 || self->broken != NULL) return self->broken;
   if (self->client[0] == '\0') return self->broken = self->needs;
+  if (access(self->client, X_OK) != 0) return self->broken = "its client was not built: `make bench` does";
   snprintf(self->path, sizeof self->path, "/tmp/pyproc-bench-%ld-%d", (long)getpid(), (int)(self - peers));
   snprintf(self->address, sizeof self->address, "%s%s", self->prefix, self->path);
   snprintf(script, sizeof script, "%s/%s", BENCH_PEERS, self->script);
@@ -148,36 +149,40 @@ static const char *run_original(const bench_case *self, double seconds, figures 
   return good ? NULL : "the Go library's client failed";
 }
 
-#define GRPC .run = run_peer, .program = "grpc"
+#define ONE .callers = 1, .limit = "limit: UDS with handler, spinning"
+#define MANY .limit = "limit: UDS with handler, 64 in flight"
+#define PEER(name) .run = run_peer, .program = name
+#define GRPC PEER("grpc")
 
 static const bench_case cases[] = {
-    {.name = "gRPC, 1 thread", GRPC, .callers = 1},
-    {.name = "our stub by target, 1 thread",
-     .run = run_target,
-     .program = "grpc",
-     .callers = 1,
-     .peer = "gRPC, 1 thread"},
-    {.name = "gRPC, 16 threads", GRPC, .callers = 16},
-    {.name = "gRPC, 64 threads", GRPC, .callers = 64},
-    {.name = "gRPC async, 64 in flight", GRPC, .kind = KIND_ASYNC, .callers = 64},
+    {.name = "gRPC, 1 thread", GRPC, ONE},
+    {.name = "our stub by target, 1 thread", .run = run_target, .program = "grpc", ONE, .peer = "gRPC, 1 thread"},
+    {.name = "gRPC, 16 threads", GRPC, MANY, .callers = 16},
+    {.name = "gRPC, 64 threads", GRPC, MANY, .callers = 64},
+    {.name = "gRPC async, 64 in flight", GRPC, MANY, .kind = KIND_ASYNC, .callers = 64},
     {.name = "our stubs by target, 64 in flight",
      .run = run_target,
      .program = "grpc",
+     MANY,
      .kind = KIND_ASYNC,
      .callers = 64,
      .peer = "gRPC async, 64 in flight"},
-    {.name = "gRPC to aio server, 1 thread", .run = run_peer, .program = "grpc aio", .callers = 1},
-    {.name = "gRPC to aio server, 16 threads", .run = run_peer, .program = "grpc aio", .callers = 16},
-    {.name = "gRPC to pinned server, 1 thread", .run = run_peer, .program = "grpc pinned", .callers = 1},
-    {.name = "gRPC to pinned server, 16 threads", .run = run_peer, .program = "grpc pinned", .callers = 16},
-    {.name = "Thrift, 1 thread", .run = run_peer, .program = "thrift", .callers = 1},
-    {.name = "Thrift, 16 threads", .run = run_peer, .program = "thrift", .callers = 16},
-    {.name = "ZeroMQ, 1 thread", .run = run_peer, .program = "zmq", .callers = 1},
-    {.name = "ZeroMQ, 16 threads", .run = run_peer, .program = "zmq", .callers = 16},
-    {.name = "HTTP over UDS, 1 thread", .run = run_peer, .program = "http", .callers = 1},
-    {.name = "HTTP over UDS, 16 threads", .run = run_peer, .program = "http", .callers = 16},
-    {.name = "original, 1 goroutine", .run = run_original, .callers = 1},
-    {.name = "original, 16 goroutines", .run = run_original, .callers = 16},
+    {.name = "gRPC to aio server, 1 thread", PEER("grpc aio"), ONE},
+    {.name = "gRPC to aio server, 16 threads", PEER("grpc aio"), MANY, .callers = 16},
+    {.name = "gRPC to pinned server, 1 thread", PEER("grpc pinned"), ONE},
+    {.name = "gRPC to pinned server, 16 threads", PEER("grpc pinned"), MANY, .callers = 16},
+    {.name = "Thrift, 1 thread", PEER("thrift"), ONE},
+    {.name = "Thrift, 16 threads", PEER("thrift"), MANY, .callers = 16},
+    {.name = "ZeroMQ, 1 thread", PEER("zmq"), ONE},
+    {.name = "ZeroMQ, 16 threads", PEER("zmq"), MANY, .callers = 16},
+    {.name = "HTTP over UDS, 1 thread", PEER("http"), ONE},
+    {.name = "HTTP over UDS, 16 threads", PEER("http"), MANY, .callers = 16},
+    {.name = "original, 1 goroutine", .run = run_original, ONE},
+    {.name = "original, 16 goroutines", .run = run_original, MANY, .callers = 16},
+    {.name = "gRPC, 2 threads", GRPC, MANY, .callers = 2, .full = true},
+    {.name = "gRPC, 4 threads", GRPC, MANY, .callers = 4, .full = true},
+    {.name = "gRPC, 8 threads", GRPC, MANY, .callers = 8, .full = true},
+    {.name = "gRPC, 32 threads", GRPC, MANY, .callers = 32, .full = true},
 };
 
 CASE_TABLE(peer_cases, cases);

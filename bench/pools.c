@@ -30,7 +30,7 @@ static void on_event(const pyproc_event *event, void *userdata) {
 pyproc_pool *pool_open(const pool_spec *spec, bench_pool *ret_pids, pyproc_error **reterr) {
   pyproc_pool_options options = PYPROC_POOL_OPTIONS_INIT;
   pyproc_pool *pool = NULL;
-  options.log = pyproc_log_to_stderr;
+  options.log = spec->quiet ? NULL : pyproc_log_to_stderr;
   options.log_level = PYPROC_LOG_ERROR;
   options.spin_us = spec->spin_us;
   if (spec->target != NULL) {

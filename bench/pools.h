@@ -20,6 +20,7 @@ typedef struct pool_spec {
   int workers;                    /* option; 0: one */
   const char *target;             /* option: a gRPC server of a peer */
   placement placement;
+  int quiet; /* no log: workers are to die */
 } pool_spec;
 
 enum { POOL_PIDS_MAX = 64 };

@@ -2,9 +2,8 @@
 import logging
 from typing import Any, Dict
 
-from pyproc_worker import expose, run_worker
-
-logging.getLogger().setLevel(logging.WARNING)  # else each start is told, into the table
+logging.disable(logging.INFO)  # else each start is told, into the table
+from pyproc_worker import expose, run_worker  # noqa: E402
 
 
 @expose
