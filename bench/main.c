@@ -71,6 +71,7 @@ static void run(result *one, double seconds) {
   if (one->skipped != NULL) return;
   figures *to = &one->round[one->rounds];
   figures_clear(to);
+  bench_running(one->of->name);
   one->skipped = one->of->run(one->of, seconds, to);
   if (one->skipped == NULL) one->rounds++;
 }

@@ -12,8 +12,16 @@ enum { POOLS_MAX = 48, FRAME_LIMIT = 0x7fffffff };
 static bench_pool *pools[POOLS_MAX];
 static int pool_count;
 
+static const char *running;
+
+void bench_running(const char *name) {
+  running = name;
+}
+
 void bench_die(const char *what, pyproc_error *error) {
-  fprintf(stderr, "bench: %s: %s\n", what, error != NULL ? pyproc_error_message(error) : "wrong answer");
+  fprintf(stderr, "bench: %s: %s: %s\n", running != NULL ? running : "start", what,
+          error != NULL ? pyproc_error_message(error) : "failed, or a wrong answer");
+  if (pyproc_error_log(error) != NULL) fprintf(stderr, "%s\n", pyproc_error_log(error));
   exit(1);
 }
 

@@ -45,6 +45,9 @@ pyproc_pool *pool_open(const pool_spec *spec, bench_pool *ret_pids, pyproc_error
 
 void pools_close(void);
 
+/* Which case runs, for bench_die. */
+void bench_running(const char *name);
+
 /* Says what went wrong and ends the program. */
 void bench_die(const char *what, pyproc_error *error) __attribute__((noreturn));
 
