@@ -13,7 +13,7 @@
 
 enum { ROUNDS = 3, ROUNDS_FULL = 5 };
 
-static const double default_seconds = 0.2, full_seconds = 1;
+static const double default_seconds = 0.15, full_seconds = 1;
 
 typedef struct arguments {
   selection selection;
