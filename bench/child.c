@@ -15,6 +15,7 @@ extern char **environ;
 bool child_start(child *self, const char *const *argv, int descriptor) {
   int in[2], out[2];
   posix_spawn_file_actions_t actions;
+  posix_spawnattr_t attributes;
   if (pipe2(in, O_CLOEXEC) < 0) return false;
   if (pipe2(out, O_CLOEXEC) < 0) {
     close(in[0]), close(in[1]);
@@ -24,7 +25,10 @@ bool child_start(child *self, const char *const *argv, int descriptor) {
   posix_spawn_file_actions_adddup2(&actions, in[0], STDIN_FILENO);
   posix_spawn_file_actions_adddup2(&actions, out[1], STDOUT_FILENO);
   if (descriptor >= 0) posix_spawn_file_actions_adddup2(&actions, descriptor, CHILD_DESCRIPTOR);
-  int result = posix_spawnp(&self->pid, argv[0], &actions, NULL, (char *const *)argv, environ);
+  posix_spawnattr_init(&attributes); /* a process group of its own: Ctrl-C is ours */
+  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP);
+  int result = posix_spawnp(&self->pid, argv[0], &actions, &attributes, (char *const *)argv, environ);
+  posix_spawnattr_destroy(&attributes);
   posix_spawn_file_actions_destroy(&actions);
   close(in[0]), close(out[1]);
   self->input = in[1];

@@ -9,9 +9,11 @@
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 
 #include "exchange.h"
 #include "peers/client.h"
@@ -163,6 +165,7 @@ static int call(const handler *self, bool blob, size_t bytes, double seconds) {
 
 int main(int argc, char **argv) {
   if (argc != 5) return 2;
+  prctl(PR_SET_PDEATHSIG, SIGKILL); /* in shared memory nothing tells that the other side has died */
   handler called = find_handler(argv[2]);
   bool serve = strcmp(argv[1], "serve") == 0;
   if (!serve) return call(&called, strcmp(argv[2], "blob") == 0, (size_t)atol(argv[3]), atof(argv[4]));

@@ -4,6 +4,7 @@
  * The cases take turns, several rounds each, so that a change of the machine's speed meets all of them.
  */
 #include <getopt.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -67,8 +68,22 @@ static bool parse(int argc, char **argv, arguments *to) {
   return optind == argc;
 }
 
+/* Ctrl-C ends the run with what has been found so far; a second time it ends the program. */
+static volatile sig_atomic_t stopped;
+
+static void on_signal(int signal) {
+  (void)signal;
+  stopped = 1;
+}
+
+static void end_early_by(int signal) {
+  struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART | (int)SA_RESETHAND};
+  sigemptyset(&action.sa_mask);
+  sigaction(signal, &action, NULL);
+}
+
 static void run(result *one, double seconds) {
-  if (one->skipped != NULL) return;
+  if (one->skipped != NULL || stopped) return;
   figures *to = &one->round[one->rounds];
   figures_clear(to);
   bench_running(one->of->name);
@@ -120,6 +135,8 @@ int main(int argc, char **argv) {
     return 0;
   }
   report_machine();
+  end_early_by(SIGINT);
+  end_early_by(SIGTERM);
   run_all(&all, &with);
   report_print(&all);
   return report_write(&all, with.output) == 0 ? 0 : 1;

@@ -79,7 +79,7 @@ static void print_figures(results *of) {
          "p95", "p99", "p99.9", "calls/s", "MiB/s", "fair", "host CPU", "all CPU", "wakes", "x limit", "x peer");
   for (int i = 0; i < of->count; i++) {
     const result *one = &of->all[i];
-    if (!one->wanted) continue;
+    if (!one->wanted || (one->rounds == 0 && one->skipped == NULL)) continue;
     if (one->skipped != NULL)
       printf("%-*s skipped: %s\n", NAME_WIDTH, one->of->name, one->skipped);
     else if (!isnan(one->median.of[METRIC_P50]) || !isnan(one->median.of[METRIC_RATE]))
@@ -198,7 +198,7 @@ int report_write(results *of, const char *path) {
   for (int i = 0; i < goal_count; i++)
     if (goal_wanted(of, &goals[i])) add_goal(rows, of, &goals[i]);
   for (int i = 0; i < of->count; i++)
-    if (of->all[i].wanted && of->all[i].skipped == NULL) add_figures(rows, of, &of->all[i]);
+    if (of->all[i].rounds > 0) add_figures(rows, of, &of->all[i]);
   json_t *all = json_pack("{s:o, s:o, s:o}", "machine", machine, "versions", versions, "rows", rows);
   int written = json_dump_file(all, path, JSON_INDENT(1));
   json_decref(all);

@@ -60,5 +60,9 @@ static void close_connection(void *of) {
 
 int main(int argc, char **argv) {
   static const client_ops ops = {open_connection, call, close_connection};
+  if (argc < 2) return 2;
+  void *first = open_connection(argv[1]); /* generated code registers its types at their first use, by one thread */
+  call(first, 1);
+  close_connection(first);
   return client_main(argc, argv, &ops);
 }
