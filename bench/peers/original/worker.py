@@ -13,4 +13,7 @@ def predict(req: Dict[str, Any]) -> Dict[str, Any]:
 
 
 if __name__ == "__main__":
-    run_worker()
+    try:
+        run_worker()
+    except KeyboardInterrupt:  # how the pool ends it
+        pass
