@@ -145,6 +145,8 @@ const char *framed_take_credit(framed *self, const wire_header *header, const st
 
 /* framed_table.c. Any thread, no lock held: the connection is of no more use. Takes the error over. */
 void framed_break(framed *self, pyproc_error *reason);
+/* The error of memory that the worker has spoilt (CHANNEL_CORRUPT). */
+pyproc_error *framed_corrupt(const framed *self);
 /* The rest is called with the lock held. */
 /* Whether the worker owes something that cannot wait and that no calling thread waits for. */
 bool framed_owes_others(const framed *self);

@@ -61,6 +61,7 @@
 #define PYPROC_SRC_PROTOCOL_H
 
 #include "call.h"
+#include "channel.h"
 #include "wire/status_page.h"
 
 struct connection;
@@ -87,7 +88,9 @@ typedef struct connection_owner {
   /* The worker has given the call back, not started: it stops. The call is in no table; find another place for it. */
   void (*returned)(void *owner, struct call *call);
   void (*broken)(void *owner);                /* the connection is of no more use: `reason` says why */
-  void (*watch)(void *owner, bool for_write); /* the supervisor should poll fd: something is owed and nobody reads */
+  /* The supervisor should poll fd: something is owed and nobody reads. False: another thread will read by itself. */
+  bool (*watch)(void *owner, bool for_write);
+  void (*pump)(void *owner);                  /* likewise, and there is something to be pumped, which fd does not tell */
   void (*overdue)(void *owner);               /* answer_due_ns was set; locks may be held */
   /* While the supervisor is held up in a callback, whoever blocks here also polls these (at most two; returns how many)
    * and calls `drain` when it wakes, so that a worker never waits for its log to be read. */
@@ -104,6 +107,8 @@ typedef struct connection_settings {
   int max_streams;       /* open at once */
   int64_t stream_window; /* bytes on the way, each direction of each stream */
   bool bare;             /* the worker knows no handshake and no frames but JSON envelopes */
+  channel_choice channel;
+  uint32_t ring_bytes; /* of a shared-memory channel, each way */
   int place;             /* no two connections of a pool have the same */
 
   /* For gRPC alone. */

@@ -253,8 +253,12 @@ static bool framed_owes(struct connection *base) {
 
 static int framed_fd(struct connection *base, bool *ret_for_write) {
   framed *self = framed_of(base);
-  *ret_for_write = atomic_load(&self->write_blocked);
-  return self->channel != NULL ? self->channel->ops->fd(self->channel) : -1;
+  bool is_blocked = atomic_load(&self->write_blocked);
+  *ret_for_write = false;
+  if (self->channel == NULL) return -1;
+  *ret_for_write = is_blocked && self->channel->ops->polls_room;
+  if (self->channel->ops->arm(self->channel, is_blocked)) base->owner_ops->pump(base->owner);
+  return self->channel->ops->fd(self->channel);
 }
 
 static void framed_finish(struct connection *base) {

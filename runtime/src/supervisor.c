@@ -138,6 +138,8 @@ static int make_places(struct supervisor *self, struct lot *lot, pyproc_error **
                                         .max_streams = (int)options->max_streams,
                                         .stream_window = options->stream_window,
                                         .bare = options->bare_workers,
+                                        .channel = options->channel,
+                                        .ring_bytes = (uint32_t)options->ring_bytes,
                                         .folder = &self->folder,
                                         .target = options->target,
                                         .tls_ca_file = options->tls_ca_file,

@@ -58,11 +58,17 @@ static bool is_attended(const struct worker *self) {
          atomic_load(&self->shop->admission->attendants) > 0;
 }
 
-static void on_watch(void *owner, bool for_write) {
+static bool on_watch(void *owner, bool for_write) {
   struct worker *self = owner;
   uint32_t wanted = for_write ? POLLER_IN | POLLER_OUT : POLLER_IN;
-  if (is_attended(self)) return;
+  if (is_attended(self)) return false;
   if ((atomic_load(&self->socket_events) & wanted) != wanted) raise_flag(self, &self->wants_watch);
+  return true;
+}
+
+static void on_pump(void *owner) {
+  struct worker *self = owner;
+  raise_flag(self, &self->wants_pump);
 }
 
 static void on_freed(void *owner) {
@@ -105,6 +111,7 @@ const connection_owner worker_connection_owner = {
     .returned = on_returned,
     .broken = on_broken,
     .watch = on_watch,
+    .pump = on_pump,
     .overdue = on_overdue,
     .logs = on_logs,
     .drain = on_drain,
@@ -641,8 +648,11 @@ int64_t worker_step(struct worker *self, int64_t now_ns) {
     worker_leave(self, self->shop->options->drain_timeout_ms);
   if (now_ns >= self->due_ns) do_what_is_due(self, now_ns);
   end_if_overdue(self, now_ns);
-  if (atomic_exchange(&self->wants_watch, false) && self->state != WORKER_DOWN && self->state != WORKER_GONE)
+  bool wants_pump = atomic_exchange(&self->wants_pump, false), wants_watch = atomic_exchange(&self->wants_watch, false);
+  if ((wants_pump || wants_watch) && self->state != WORKER_DOWN && self->state != WORKER_GONE) {
+    if (wants_pump) self->connection->protocol->pump(self->connection);
     watch_socket(self);
+  }
   int64_t answer_due_ns = self->state == WORKER_READY ? atomic_load(&self->connection->answer_due_ns) : INT64_MAX;
   return self->due_ns < answer_due_ns ? self->due_ns : answer_due_ns;
 }

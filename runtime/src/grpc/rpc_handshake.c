@@ -25,7 +25,7 @@ static bool send_welcome(rpc *self) {
   wire_header_put(frame + WIRE_LENGTH_SIZE, &header);
   memcpy(frame + WIRE_LENGTH_SIZE + WIRE_HEADER_SIZE, body, (size_t)size);
   size_t total = WIRE_LENGTH_SIZE + WIRE_HEADER_SIZE + (size_t)size;
-  return self->control->ops->send_fd(self->control, frame, total, -1) == (ssize_t)total;
+  return self->control->ops->send_fds(self->control, frame, total, NULL, 0) == (ssize_t)total;
 }
 
 static int check_hello(const char *body, size_t size, const rpc *self, method_table **ret_methods,
