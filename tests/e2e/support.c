@@ -310,6 +310,12 @@ bool process_lives(long pid) {
   return state != 0 && state != 'Z' && state != 'X';
 }
 
+bool is_child(long pid) {
+  char name[32];
+  snprintf(name, sizeof name, "%ld", pid);
+  return parent_of(name) == getpid();
+}
+
 long worker_pid(pyproc_pool *pool) {
   return call_number(pool, "pid", "null");
 }

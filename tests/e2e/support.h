@@ -118,6 +118,9 @@ void run_threads(int count, void (*function)(int number, void *argument), void *
 /* Whether there is such a process that is no zombie. */
 bool process_lives(long pid);
 
+/* Whether it is a child of this process, also one that has ended and was not waited for. */
+bool is_child(long pid);
+
 /* The pid of the one worker of a pool over fault_worker.py. */
 long worker_pid(pyproc_pool *pool);
 
