@@ -312,6 +312,11 @@ bool process_lives(long pid) {
   return state != 0 && state != 'Z' && state != 'X';
 }
 
+bool is_under_valgrind(void) {
+  const char *preloaded = getenv("LD_PRELOAD");
+  return preloaded != NULL && strstr(preloaded, "vgpreload") != NULL;
+}
+
 bool is_child(long pid) {
   char name[32];
   snprintf(name, sizeof name, "%ld", pid);

@@ -129,6 +129,9 @@ void run_threads(int count, void (*function)(int number, void *argument), void *
 /* Whether there is such a process that is no zombie. */
 bool process_lives(long pid);
 
+/* Whether valgrind runs this process. */
+bool is_under_valgrind(void);
+
 /* Whether it is a child of this process, also one that has ended and was not waited for. */
 bool is_child(long pid);
 

@@ -209,15 +209,9 @@ static void *call_on(void *argument) {
   return NULL;
 }
 
-/* In the forked child valgrind takes what other threads of the parent held for lost, and says so by the exit status. */
-static bool is_under_valgrind(void) {
-  const char *preloaded = getenv("LD_PRELOAD");
-  return preloaded != NULL && strstr(preloaded, "vgpreload") != NULL;
-}
-
 static void test_fork_during_calls(void **state) {
   (void)state;
-  if (is_under_valgrind()) skip();
+  if (is_under_valgrind()) skip(); /* in the child it takes what other threads of the parent held for lost */
   pyproc_pool_options options = options_for("fault_worker.py");
   busy self = {.pool = open_pool(&options)};
   pthread_t threads[4];
