@@ -12,7 +12,7 @@
 #include "support.h"
 
 enum { CALLERS = 16, WORKERS = 4, PLACES = 8, KILL_EVERY_MS = 50, LOAD_MAX = 2000, LARGE = 100000, STORM_MS = 5000 };
-enum { BESIDE_MS = 1500, KILLS_MIN = 3, SLOW_MS = 60000 };
+enum { BESIDE_MS = 1000, KILLS_MIN = 3, SLOW_MS = 60000 };
 
 /* ---- draws ---- */
 
@@ -235,7 +235,7 @@ static void test_kills_while_recycling(void **state) {
 
 /* ---- workers that answer nothing ---- */
 
-enum { KINDS = 16 };
+enum { KINDS = 16, FEW = 2, FAILURES = 6 };
 
 /* Kills each worker as soon as it is ready, before anybody has called it. */
 typedef struct reaper {
@@ -271,9 +271,9 @@ static pyproc_pool_options doomed_options(reaper *self) {
 }
 
 /* Has each worker answer once, so that its death is no failure, and kills them all. */
-static void strike_all(pyproc_pool *pool, reaper *self) {
+static void strike_all(pyproc_pool *pool, reaper *self, int workers) {
   long pids[PLACES] = {0};
-  for (int found = 0; found < WORKERS;) {
+  for (int found = 0; found < workers;) {
     Storm__Question question = STORM__QUESTION__INIT;
     Storm__Answer *answer = NULL;
     assert_int_equal(storm_sailor_hail(pool, &question, &answer, NULL), PYPROC_OK);
@@ -303,32 +303,34 @@ static void test_places_rest(void **state) {
   static reaper self;
   pyproc_pool_options options = doomed_options(&self);
   options.breaker_failures = PYPROC_OFF;
+  options.workers = FEW;
   pyproc_pool *pool = open_pool(&options);
-  strike_all(pool, &self);
+  strike_all(pool, &self, FEW);
   char resting[64];
-  for (int i = 0; i < WORKERS; i++) {
+  for (int i = 0; i < FEW; i++) {
     snprintf(resting, sizeof resting, "worker %d: failed 4 times within 60000 ms", i);
     WAIT_FOR(log_lines_have(&self.lines, resting));
   }
   assert_error(hail_in_vain(pool, 300), PYPROC_E_DEADLINE_EXCEEDED, "no worker is ready", NOT_RUN);
-  assert_int_equal(atomic_load(&self.killed), WORKERS * 4);
+  assert_int_equal(atomic_load(&self.killed), FEW * 4);
   atomic_store(&self.strikes, false);
   assert_int_equal(pyproc_pool_reload(pool, NULL, NULL), PYPROC_OK);
-  WAIT_FOR(ready_workers(pool) == WORKERS);
+  WAIT_FOR(ready_workers(pool) == FEW);
   pyproc_pool_close(pool);
 }
 
-/* After ten failures in a row nothing is started but one worker now and then, until that has answered a call. */
+/* After so many failures in a row nothing is started but one worker now and then, until that has answered a call. */
 static void test_breaker(void **state) {
   (void)state;
   static reaper self;
   pyproc_pool_options options = doomed_options(&self);
   options.restart_max = PYPROC_OFF;
+  options.breaker_failures = FAILURES;
   options.breaker_cooldown_ms = 200;
   pyproc_pool *pool = open_pool(&options);
-  strike_all(pool, &self);
+  strike_all(pool, &self, WORKERS);
   WAIT_FOR(times(&self, PYPROC_EVENT_BREAKER_OPEN) >= 1);
-  assert_true(atomic_load(&self.killed) >= 10);
+  assert_true(atomic_load(&self.killed) >= FAILURES);
   WAIT_FOR(times(&self, PYPROC_EVENT_BREAKER_OPEN) >= 3);
   /* those that were being started when it opened, and one for each time that it was half open */
   assert_true(times(&self, PYPROC_EVENT_WORKER_READY) <=
