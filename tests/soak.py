@@ -37,7 +37,7 @@ class Row:
 
 ROWS = [
     Row("storm", "e2e.storm", 600, "test_kills"),  # 30 s
-    Row("changes", "e2e.storm", 1000, "test_kills_while*"),  # 15 s each
+    Row("changes", "e2e.storm", 1500, "test_kills_while*"),  # 15 s each
     Row("calls", "e2e.soak", 5000),  # 5 million, with recycling
     Row("cancels", "e2e.async", 1000, "tokens_race*", times=4),  # 15,000 for each protocol, each time
     Row("deadlines", "e2e.async", 1000, "deadlines_race*"),
