@@ -32,9 +32,22 @@ bool framed_take_reading(framed *self) {
   return !atomic_load_explicit(&self->reading, memory_order_relaxed) && !atomic_exchange(&self->reading, true);
 }
 
+/* Has the supervisor read from now on. The lock keeps the channel. */
+static void watch(framed *self) {
+  bool is_blocked = atomic_load(&self->write_blocked), there_is = false;
+  pthread_mutex_lock(&self->lock);
+  bool for_write = is_blocked && self->channel != NULL && self->channel->ops->polls_room;
+  pthread_mutex_unlock(&self->lock);
+  if (!self->base.owner_ops->watch(self->base.owner, for_write)) return;
+  pthread_mutex_lock(&self->lock);
+  if (self->channel != NULL) there_is = self->channel->ops->arm(self->channel, is_blocked);
+  pthread_mutex_unlock(&self->lock);
+  if (there_is) self->base.owner_ops->pump(self->base.owner);
+}
+
 void framed_hand_over(framed *self, const struct call *mine) {
   if (atomic_load(&self->awake) > 0 || atomic_load(&self->reading) || !framed_is_open(self) ||
-      (atomic_load(&self->base.load) == 0 && atomic_load(&self->base.streams) == 0))
+      (atomic_load(&self->base.load) == 0 && atomic_load(&self->base.streams) == 0 && !framed_awaits_pong(self)))
     return;
   pthread_mutex_lock(&self->lock);
   struct call *other = self->thread_count > 0 ? self->in_flight.first : NULL;
@@ -44,7 +57,7 @@ void framed_hand_over(framed *self, const struct call *mine) {
   bool owes = framed_owes_others(self);
   pthread_mutex_unlock(&self->lock);
   if (bit != 0) lot_wake(self->settings.lot, bit);
-  if (owes) self->base.owner_ops->watch(self->base.owner, atomic_load(&self->write_blocked));
+  if (owes) watch(self);
 }
 
 void framed_leave_reading(framed *self, const struct call *mine) {
@@ -136,13 +149,14 @@ static bool take_turn(const waiting *w, int turns) {
 /* Takes turns with the other callers. Returns true when the call is settled. */
 static bool take_turns(const waiting *w) {
   spin_gauge *spin = &w->self->spin;
-  int64_t began = platform_now_ns(), spent = 0;
-  for (int turns = 0; turns < YIELDS_MIN || spent < spin->limit_ns; turns++) {
+  int64_t began = platform_now_ns(), now = began;
+  for (int turns = 0; turns < YIELDS_MIN || now - began < spin->limit_ns; turns++) {
+    int64_t before = now;
     if (take_turn(w, turns)) return true;
     platform_yield();
-    spent = platform_now_ns() - began;
-    if (spent < CROWDED_NS) continue;
-    spin_learn(spin, spent); /* others want the processor: to yield is to give it away */
+    now = platform_now_ns();
+    if (now - before < CROWDED_NS) continue;
+    spin_learn(spin, now - before); /* others want the processor: to yield is to give it away */
     break;
   }
   return is_settled(w);

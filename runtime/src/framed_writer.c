@@ -15,7 +15,9 @@ void framed_flush(framed *self) {
     self->writing = true;
     pthread_mutex_unlock(&self->lock);
     ssize_t written = self->channel->ops->write(self->channel, parts, count);
-    if (written == CHANNEL_FAILED || written == CHANNEL_END)
+    if (written == CHANNEL_CORRUPT)
+      framed_break(self, framed_corrupt(self));
+    else if (written == CHANNEL_FAILED || written == CHANNEL_END)
       framed_break(self, error_new(PYPROC_E_UNAVAILABLE, "the worker closed its connection"));
     pthread_mutex_lock(&self->lock);
     self->writing = false;

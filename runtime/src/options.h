@@ -7,6 +7,7 @@
 #include <pyproc_generated.h>
 #include <stdbool.h>
 
+#include "channel.h"
 #include "codec.h"
 
 struct options {
@@ -18,11 +19,15 @@ struct options {
   bool grpc;                                                        /* protocol is "grpc" */
   char *target;                                                     /* NULL: workers */
   char *tls_ca_file, *tls_cert_file, *tls_key_file, *authorization; /* NULL: none */
+  channel_choice channel;
+  int64_t ring_bytes;
   int64_t workers, max_in_flight, queue_limit, start_timeout_ms, call_timeout_ms, cancel_grace_ms, drain_timeout_ms;
   int64_t spin_ns; /* 0: never */
   int64_t frame_limit, log_level;
   int64_t restart_max, restart_window_ms;                     /* restart_max 0: without bound */
   int64_t breaker_failures, breaker_cooldown_ms;              /* breaker_failures 0: never */
+  int64_t health_interval_ms, health_timeout_ms;              /* health_interval_ms 0: never */
+  int64_t poison_limit, poison_rest_ms;                       /* poison_limit 0: never */
   int64_t recycle_calls, recycle_rss_bytes, recycle_age_ms;   /* 0: never */
   int64_t max_streams, stream_window, stream_idle_timeout_ms; /* INT64_MAX: off */
   pyproc_log_callback *log;

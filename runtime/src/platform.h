@@ -89,8 +89,12 @@ int platform_socketpair(int fds[2]);
    (ENOENT, ECONNREFUSED) or is slow to accept (EAGAIN). */
 int platform_connect(const char *path);
 
-/* send(2) that raises no SIGPIPE. With `fd` >= 0 the first byte carries that descriptor (SCM_RIGHTS), once any byte was
-   sent; then `size` must not be 0. Returns the bytes sent, which may be fewer than `size`. */
+/* send(2) that raises no SIGPIPE. The first byte carries the descriptors (SCM_RIGHTS; at most PLATFORM_FDS_MAX), once any
+   byte was sent; where there are some, `size` must not be 0. Returns the bytes sent, which may be fewer than `size`. */
+enum { PLATFORM_FDS_MAX = 4 };
+ssize_t platform_send_fds(int socket, const void *data, size_t size, const int *fds, int count);
+
+/* The same with one descriptor, -1: none. */
 ssize_t platform_send_fd(int socket, const void *data, size_t size, int fd);
 
 /* Process id of the peer of a connected Unix socket as of its connect, or -1. */
@@ -102,6 +106,9 @@ int platform_peer_uid(int socket, uid_t *ret_uid);
 /* Memory of `size` bytes, zeroed, to be shared by passing its descriptor. Where the system can seal it, nobody can
    change its size, so that a peer cannot turn our mapping into a SIGBUS. */
 int platform_shared_memory(size_t size);
+
+/* Whether the system can. */
+bool platform_can_seal(void);
 
 /* ---- processes ---- */
 
@@ -146,6 +153,24 @@ const char *platform_library_dir(char *buffer, size_t size);
 
 /* The resident set of a process in bytes; -1 where that cannot be told. */
 int64_t platform_process_rss(pid_t pid);
+
+/* How many processes the system has killed for want of memory; -1 where that cannot be told. */
+typedef struct platform_oom {
+  int64_t group;  /* of this process's cgroup */
+  int64_t system; /* of all */
+} platform_oom;
+
+/* Counts them: `root` and `list` as for platform_cpu_quota, `vmstat` is a file such as /proc/vmstat. */
+platform_oom platform_oom_count(const char *root, const char *list, const char *vmstat);
+
+/* The same for this process, from where they are. */
+platform_oom platform_oom_now(void);
+
+/* Which count has grown: "cgroup" or "system", the first that has; NULL: none. */
+const char *platform_oom_rose(const platform_oom *before, const platform_oom *now);
+
+/* Signals one process, a child that was not reaped. */
+int platform_signal(pid_t pid, int signo);
 
 /* getenv, which sees nothing where the process has more rights than who started it (set-user-ID and the like). */
 const char *platform_getenv(const char *name);

@@ -100,6 +100,10 @@ static int framed_open(struct connection *base, int socket, pyproc_error **reter
   atomic_store(&base->load, 0);
   atomic_store(&base->streams, 0);
   atomic_store(&base->good_calls, 0);
+  atomic_store(&base->ping, 0);
+  atomic_store(&base->pong, 0);
+  base->answers_pings = false;
+  base->stacks_signal = 0;
   atomic_store(&self->service_ns, 0);
   spin_reset(&self->spin);
   atomic_store(&base->capacity, 1);
@@ -253,8 +257,12 @@ static bool framed_owes(struct connection *base) {
 
 static int framed_fd(struct connection *base, bool *ret_for_write) {
   framed *self = framed_of(base);
-  *ret_for_write = atomic_load(&self->write_blocked);
-  return self->channel != NULL ? self->channel->ops->fd(self->channel) : -1;
+  bool is_blocked = atomic_load(&self->write_blocked);
+  *ret_for_write = false;
+  if (self->channel == NULL) return -1;
+  *ret_for_write = is_blocked && self->channel->ops->polls_room;
+  if (self->channel->ops->arm(self->channel, is_blocked)) base->owner_ops->pump(base->owner);
+  return self->channel->ops->fd(self->channel);
 }
 
 static void framed_finish(struct connection *base) {
@@ -366,4 +374,7 @@ const protocol protocol_framed = {.name = "framed",
                                   .running = framed_running,
                                   .fail = framed_fail,
                                   .close = framed_close,
-                                  .nudge = framed_nudge};
+                                  .nudge = framed_nudge,
+                                  .suspects = framed_suspects,
+                                  .ping = framed_ping,
+                                  .look = framed_look};

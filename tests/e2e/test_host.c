@@ -288,6 +288,8 @@ static int ignore_child_signals(void) {
   CHECK(pyproc_call_json(pool, "die", "{\"status\": 7}", NULL, &reply, &error) == PYPROC_E_UNAVAILABLE);
   CHECK(strstr(pyproc_error_message(error), "has ended") != NULL ||
         strstr(pyproc_error_message(error), "status 7") != NULL);
+  CHECK((strstr(pyproc_error_message(error), "its exit status is unknown") == NULL) ==
+        (pyproc_error_crash(error)->status_known == 1));
   CHECK(pyproc_error_may_have_run(error) == 1);
   pyproc_error_free(error);
   CHECK(pyproc_call_json(pool, "ping", "2", NULL, &reply, NULL) == 0);
