@@ -99,7 +99,8 @@ void rpc_ping(struct connection *base, uint64_t number) {
   wire_put32(frame, WIRE_HEADER_SIZE);
   wire_header_put(frame + WIRE_LENGTH_SIZE, &header);
   atomic_store(&base->ping, number);
-  self->control->ops->send_fd(self->control, frame, sizeof frame, -1); /* one that has no room is not read, either */
+  self->control->ops->send_fds(self->control, frame, sizeof frame, NULL,
+                               0); /* one that has no room is not read, either */
 }
 
 void rpc_look(struct connection *base, health_facts *ret_facts) {
