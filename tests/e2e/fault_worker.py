@@ -152,6 +152,26 @@ def child(body: Any) -> Any:
 
 
 @expose
+def children(body: Any) -> Any:
+    """Leaves so many children behind, that notice no SIGTERM."""
+    pids = []
+    for _ in range(body):
+        pid = os.fork()
+        if pid == 0:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            while True:
+                signal.pause()
+        pids.append(pid)
+    return pids
+
+
+@expose
+def clock(body: Any) -> Any:
+    """The time of day here."""
+    return int(time.time())
+
+
+@expose
 def given(body: Any) -> Any:
     """What the worker was started with."""
     return {"args": sys.argv[1:], "env": os.environ.get(str(body)), "cwd": str(Path.cwd()), "name": __name__}
