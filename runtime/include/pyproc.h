@@ -279,6 +279,7 @@
  *   calls that wait in a pool        10,000 (queue_limit)
  *   streams open on a worker         64 (max_streams), at most 1024
  *   bytes on the way in a stream     256 KiB each way (stream_window_bytes), and one message
+ *   shared memory with a worker      256 KiB each way (shm_ring_bytes), 4 KiB to 1 GiB
  *   methods of a worker              65,536
  *   a text in an error               64 KiB
  *   metadata of a message            64 entries, 16 KiB
@@ -546,7 +547,10 @@ typedef struct pyproc_pool_options {
    * see GRPC above. Typed calls and pyproc_call_json work with all of them. */
   const char *protocol;
 
-  /* What carries them: "auto" (default) or "uds", which are the same today: a Unix stream socket. */
+  /* What carries them: "uds": a Unix stream socket; "shm": memory that the program and the worker share, shm_ring_bytes
+   * each way, beside that socket; "auto" (default): shared memory where the system and the worker's pyproc_worker have
+   * it, else the socket. "shm" needs Linux (UNIMPLEMENTED), a worker that has it (FAILED_PRECONDITION) and memory for it
+   * (RESOURCE_EXHAUSTED), and goes with neither gRPC nor `handshake` "none" (INVALID_ARGUMENT). */
   const char *channel;
 
   /* What makes a worker ready: "auto" (default): it says hello. "none": a worker of the Go library pyproc, see WORKERS
@@ -694,6 +698,10 @@ typedef struct pyproc_pool_options {
 
   /* Milliseconds, 1 to 86,400,000, that it is refused. Default: 60,000. */
   int64_t poison_rest_ms;
+
+  /* Bytes of shared memory in each direction between the program and a worker, a power of two, 4096 to 1,073,741,824.
+   * Default: 262,144 (256 KiB). Larger messages pass through it in parts. Memory is taken as it is first written to. */
+  int64_t shm_ring_bytes;
 } pyproc_pool_options;
 
 /* Initialises a pyproc_pool_options: all defaults. */

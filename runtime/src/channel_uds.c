@@ -30,13 +30,16 @@ static ssize_t uds_read(struct channel *self, void *to, size_t size) {
 }
 
 static ssize_t uds_write(struct channel *self, const struct iovec *parts, int count) {
+  if (count == 1) /* is cheaper */
+    return uds_result(
+        send(uds_of(self)->socket, parts->iov_base, parts->iov_len, MSG_DONTWAIT | PLATFORM_MSG_NOSIGNAL));
   /* msg_iov is not const in POSIX; sendmsg does not write to it */
   struct msghdr message = {.msg_iov = (struct iovec *)(uintptr_t)parts, .msg_iovlen = (size_t)count};
   return uds_result(sendmsg(uds_of(self)->socket, &message, MSG_DONTWAIT | PLATFORM_MSG_NOSIGNAL));
 }
 
-static ssize_t uds_send_fd(struct channel *self, const void *data, size_t size, int fd) {
-  return uds_result(platform_send_fd(uds_of(self)->socket, data, size, fd));
+static ssize_t uds_send_fds(struct channel *self, const void *data, size_t size, const int *fds, int count) {
+  return uds_result(platform_send_fds(uds_of(self)->socket, data, size, fds, count));
 }
 
 static void uds_wait(struct channel *self, bool for_write, const int *also, int also_count, int64_t deadline_ns) {
@@ -50,6 +53,12 @@ static int uds_fd(const struct channel *self) {
   return ((const channel_uds *)self)->socket;
 }
 
+static bool uds_arm(struct channel *self, bool for_write) {
+  (void)self;
+  (void)for_write;
+  return false;
+}
+
 static void uds_shut(struct channel *self, bool both) {
   shutdown(uds_of(self)->socket, both ? SHUT_RDWR : SHUT_WR);
 }
@@ -60,11 +69,13 @@ static void uds_close(struct channel *self) {
 }
 
 static const channel_ops channel_uds_ops = {.name = "uds",
+                                            .polls_room = true,
                                             .read = uds_read,
                                             .write = uds_write,
-                                            .send_fd = uds_send_fd,
+                                            .send_fds = uds_send_fds,
                                             .wait = uds_wait,
                                             .fd = uds_fd,
+                                            .arm = uds_arm,
                                             .shut = uds_shut,
                                             .close = uds_close};
 
@@ -74,4 +85,10 @@ struct channel *channel_uds_new(int socket) {
   self->base.ops = &channel_uds_ops;
   self->socket = socket;
   return &self->base;
+}
+
+int channel_uds_release(struct channel *self) {
+  int socket = uds_of(self)->socket;
+  free(self);
+  return socket;
 }

@@ -1,5 +1,6 @@
 #include "framed.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -94,6 +95,7 @@ static void complete(framed *self, struct turn *turn, const reply_view *reply, s
   if (error != NULL) error_set_worker(error, self->base.peer_pid);
   call->error = error;
   call->may_have_run = may_have_run;
+  if (call->finished == NULL) atomic_fetch_add_explicit(&self->resuming, 1, memory_order_relaxed);
   turn->wake_bits |= call_finish(call);
 }
 
@@ -173,41 +175,95 @@ static void take_started(framed *self, uint64_t id) {
   pthread_mutex_unlock(&self->lock);
 }
 
-/* Sends WELCOME, with the status page where the worker uses it. The reader's role is held and nothing was written
- * before. */
-static bool send_welcome(framed *self, bool with_page, int page_fd) {
-  char body[512];
+/* What goes along with WELCOME: memory that the worker is to map. */
+typedef struct welcome_memory {
+  int fds[2]; /* the status page's first */
+  int count;
+  bool has_rings;
+} welcome_memory;
+
+/* Sends WELCOME. The reader's role is held and nothing was written before. */
+static bool send_welcome(framed *self, const welcome_memory *memory) {
+  char body[512], rings[64] = "";
   uint8_t frame[WIRE_LENGTH_SIZE + WIRE_HEADER_SIZE + sizeof body];
+  if (memory->has_rings)
+    snprintf(rings, sizeof rings, ",\"shm\":{\"ring_bytes\":%lu}", (unsigned long)self->settings.ring_bytes);
   int size = snprintf(
       body, sizeof body,
       "{\"version\":%d,\"codec\":\"%s\",\"frame_limit\":%lld,\"worker_index\":%d,\"cancel_grace_ms\":%lld,"
-      "\"spin_us\":%lld,\"max_streams\":%d,\"stream_window\":%lld}",
+      "\"spin_us\":%lld,\"max_streams\":%d,\"stream_window\":%lld%s}",
       WIRE_VERSION, self->settings.codec->name, (long long)self->settings.frame_limit, self->base.index,
       (long long)self->settings.cancel_grace_ms, (long long)(self->cpu_count > 1 ? self->settings.spin_ns / 1000 : 0),
-      self->settings.max_streams, (long long)self->settings.stream_window);
+      self->settings.max_streams, (long long)self->settings.stream_window, rings);
   wire_header header = {.kind = WIRE_WELCOME, .flags = WIRE_FLAG_JSON};
   wire_put32(frame, (uint32_t)(WIRE_HEADER_SIZE + size));
   wire_header_put(frame + WIRE_LENGTH_SIZE, &header);
   memcpy(frame + WIRE_LENGTH_SIZE + WIRE_HEADER_SIZE, body, (size_t)size);
   size_t total = WIRE_LENGTH_SIZE + WIRE_HEADER_SIZE + (size_t)size;
-  ssize_t sent = self->channel->ops->send_fd(self->channel, frame, total, with_page ? page_fd : -1);
+  ssize_t sent = self->channel->ops->send_fds(self->channel, frame, total, memory->fds, memory->count);
   return sent == (ssize_t)total; /* the socket was empty: it takes a few hundred bytes at once */
+}
+
+/* Makes the rings that the worker can use and the options allow; NULL in *ret_channel: none, the socket carries all. */
+static int make_rings(framed *self, const method_table *methods, welcome_memory *memory, struct channel **ret_channel,
+                      pyproc_error **reterr) {
+  char text[128];
+  int fd = -1;
+  bool is_required = self->settings.channel == CHANNEL_CHOICE_SHM;
+  bool has_feature = method_table_has_feature(methods, "shm");
+  *ret_channel = NULL;
+  if (self->settings.channel == CHANNEL_CHOICE_UDS || (!has_feature && !is_required)) return PYPROC_OK;
+  if (!has_feature)
+    return error_set(reterr, PYPROC_E_FAILED_PRECONDITION,
+                     "option channel is \"shm\", but the worker's pyproc_worker has no shared memory: install the one "
+                     "that belongs to the library, or leave channel \"auto\"");
+  *ret_channel = channel_shm_new(self->settings.ring_bytes, &fd);
+  if (*ret_channel == NULL && is_required)
+    return error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED,
+                     "option channel is \"shm\", but there is no shared memory of 2 * %lu bytes (option "
+                     "shm_ring_bytes): %s",
+                     (unsigned long)self->settings.ring_bytes, platform_error_text(errno, text, sizeof text));
+  if (*ret_channel == NULL) return PYPROC_OK;
+  memory->fds[memory->count++] = fd;
+  memory->has_rings = true;
+  return PYPROC_OK;
+}
+
+/* From now on the rings carry the frames. Nothing was written into them, and nobody reads but us. */
+static void begin_rings(framed *self, struct channel *rings) {
+  pthread_mutex_lock(&self->lock);
+  channel_shm_begin(rings, self->channel);
+  self->channel = rings;
+  pthread_mutex_unlock(&self->lock);
+}
+
+/* Answers the hello. */
+static bool welcome(framed *self, const welcome_memory *memory, struct channel *rings) {
+  bool sent = send_welcome(self, memory);
+  if (memory->has_rings) platform_close_fd(memory->fds[memory->count - 1]);
+  if (rings != NULL) begin_rings(self, rings); /* also where it failed: that closes them in the end */
+  if (!sent) break_with(self, PYPROC_E_UNAVAILABLE, "its hello and took no answer");
+  return sent;
 }
 
 static void take_hello(framed *self, const wire_header *header, const struct payload *payload) {
   method_table *methods = NULL;
   pyproc_error *error = NULL;
+  struct channel *rings = NULL;
+  welcome_memory memory = {.count = 0};
   const char *body = (const char *)payload->data + WIRE_HEADER_SIZE + header->metadata_size;
   int result = method_table_parse(body, payload->size - WIRE_HEADER_SIZE - header->metadata_size, &methods, &error);
   if (result >= 0) result = method_table_check_codec(methods, self->settings.codec, &error);
   if (result >= 0) result = method_table_check(methods, self->settings.services, &error);
+  bool with_page = result >= 0 && self->page_fd >= 0 && method_table_has_feature(methods, "status_page");
+  if (with_page) memory.fds[memory.count++] = self->page_fd;
+  if (result >= 0) result = make_rings(self, methods, &memory, &rings, &error);
   if (result < 0) {
     method_table_free(methods);
     self->receiving = false;
     framed_break(self, error);
     return;
   }
-  bool with_page = self->page_fd >= 0 && method_table_has_feature(methods, "status_page");
   pthread_mutex_lock(&self->lock);
   self->methods = methods;
   self->has_started_frames = !with_page && method_table_has_feature(methods, "started");
@@ -218,10 +274,7 @@ static void take_hello(framed *self, const wire_header *header, const struct pay
   pthread_mutex_unlock(&self->lock);
   atomic_store(&self->base.capacity, method_table_concurrency(methods));
   atomic_store(&self->base.prefetch, with_page ? 1 : 0);
-  if (!send_welcome(self, with_page, self->page_fd)) {
-    break_with(self, PYPROC_E_UNAVAILABLE, "its hello and took no answer");
-    return;
-  }
+  if (!welcome(self, &memory, rings)) return;
   atomic_store(&self->base.state, CONNECTION_OPEN);
   self->base.owner_ops->ready(self->base.owner);
 }
@@ -320,8 +373,9 @@ int framed_pump(framed *self) {
     if (count == CHANNEL_AGAIN) break;
     if (count < 0) {
       self->receiving = false;
-      framed_break(self,
-                   error_new(PYPROC_E_UNAVAILABLE, "worker %ld closed its connection", (long)self->base.peer_pid));
+      framed_break(self, count == CHANNEL_CORRUPT ? framed_corrupt(self)
+                                                  : error_new(PYPROC_E_UNAVAILABLE, "worker %ld closed its connection",
+                                                              (long)self->base.peer_pid));
       break;
     }
     if (!take_payloads(self, &turn)) break;

@@ -18,6 +18,11 @@ void framed_break(framed *self, pyproc_error *reason) {
   self->base.owner_ops->broken(self->base.owner);
 }
 
+pyproc_error *framed_corrupt(const framed *self) {
+  return error_new(PYPROC_E_DATA_LOSS, "worker %ld has spoilt the memory that it shares with the host",
+                   (long)self->base.peer_pid);
+}
+
 bool framed_owes_others(const framed *self) {
   if (self->thread_count > 0 || self->stream_waits != NULL) return false;
   int streams = atomic_load(&self->base.streams);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "wire/frame.h"
+#include "wire/ring.h"
 #include "wire/status_page.h"
 
 enum { DAY_MS = 86400000 };
@@ -18,7 +19,7 @@ const option_row option_table[] = {
     {TEXT(python), .doc = "the interpreter: a path, or a name to be found on PATH"},
     {TEXT(cwd), .doc = "the workers' working folder"},
     {TEXT(protocol), .doc = "how calls are encoded: protobuf, json, grpc, or a codec of the program's"},
-    {TEXT(channel), .doc = "what carries them: auto or uds"},
+    {TEXT(channel), .doc = "what carries them: auto, uds, or shm"},
     {TEXT(handshake), .doc = "auto, or none: workers of the Go library"},
     {TEXT(target), .doc = "a gRPC server elsewhere instead of workers, such as dns:///host:port"},
     {TEXT(socket_path), .is_later = true, .doc = "later"},
@@ -74,6 +75,8 @@ const option_row option_table[] = {
      .doc = "workers that a request may kill, one after the other, before it is refused"},
     {NUMBER(poison_rest_ms), .fallback = 60000, .lowest = 1, .highest = DAY_MS,
      .doc = "milliseconds that it is refused then"},
+    {NUMBER(shm_ring_bytes), .fallback = RING_BYTES_DEFAULT, .lowest = RING_BYTES_MIN, .highest = RING_BYTES_MAX,
+     .doc = "bytes of shared memory in each direction between the program and a worker; a power of two"},
     {MEMBER(log_level), .type = OPTION_LEVEL, .fallback = PYPROC_LOG_INFO, .lowest = PYPROC_LOG_DEBUG,
      .highest = PYPROC_LOG_ERROR, .can_be_off = true, .doc = "the lowest level that the log callback gets"},
 };

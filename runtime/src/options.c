@@ -49,6 +49,7 @@ static const number_place places[] = {
     {PLACE(poison_limit, poison_limit)},
     {PLACE(poison_rest_ms, poison_rest_ms)},
     {PLACE(log_level, log_level), .off = PYPROC_OFF},
+    {PLACE(shm_ring_bytes, ring_bytes)},
 };
 
 static int copy_number(struct options *to, const pyproc_pool_options *from, const number_place *place,
@@ -123,9 +124,30 @@ static int check_choices(const pyproc_pool_options *from, pyproc_error **reterr)
     if (option_table[i].is_later && is_set(from, &option_table[i]))
       return error_set(reterr, PYPROC_E_UNIMPLEMENTED, "option %s is not part of this version; leave it 0",
                        option_table[i].name);
-  if (from->channel != NULL && strcmp(from->channel, "uds") != 0 && strcmp(from->channel, "auto") != 0)
-    return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "option channel is \"%s\"; allowed are \"auto\" and \"uds\"",
-                     from->channel);
+  return PYPROC_OK;
+}
+
+/* Shared memory belongs to our own workers and our own frames. */
+static int choose_channel(struct options *to, const pyproc_pool_options *from, pyproc_error **reterr) {
+  const char *channel = from->channel != NULL ? from->channel : "auto";
+  bool is_shm = strcmp(channel, "shm") == 0, is_possible = !to->grpc && !to->bare_workers;
+  if (!is_shm && strcmp(channel, "uds") != 0 && strcmp(channel, "auto") != 0)
+    return error_set(reterr, PYPROC_E_INVALID_ARGUMENT,
+                     "option channel is \"%s\"; allowed are \"auto\" (default), \"uds\" and \"shm\"", channel);
+  if (is_shm && !is_possible)
+    return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "options channel and %s: workers with %s have no shared memory",
+                     to->grpc ? "protocol" : "handshake", to->grpc ? "gRPC" : "handshake \"none\"");
+  if (is_shm && !platform_can_seal())
+    return error_set(reterr, PYPROC_E_UNIMPLEMENTED,
+                     "option channel is \"shm\", which this library was built without (it needs Linux); leave it "
+                     "\"auto\"");
+  if ((to->ring_bytes & (to->ring_bytes - 1)) != 0)
+    return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "option shm_ring_bytes is %" PRId64 "; give a power of two",
+                     to->ring_bytes);
+  if (is_shm)
+    to->channel = CHANNEL_CHOICE_SHM;
+  else if (strcmp(channel, "auto") == 0 && is_possible && platform_can_seal())
+    to->channel = CHANNEL_CHOICE_AUTO;
   return PYPROC_OK;
 }
 
@@ -307,6 +329,7 @@ int options_copy(struct options *to, const pyproc_pool_options *from, pyproc_err
   if (result >= 0) result = copy_remote(to, &given, reterr);
   if (result >= 0) result = choose_handshake(to, &given, reterr);
   if (result >= 0) result = copy_numbers(to, &given, reterr);
+  if (result >= 0) result = choose_channel(to, &given, reterr);
   if (result >= 0) result = copy_texts(to, &given, reterr);
   if (result < 0) options_free(to);
   return result;
@@ -320,6 +343,7 @@ int options_check_change(const struct options *now, const struct options *wanted
       fixed = places[i].name;
   if (now->codec != wanted->codec || now->grpc != wanted->grpc) fixed = "protocol";
   if (wanted->target != NULL) fixed = "target";
+  if (now->channel != wanted->channel) fixed = "channel";
   if (now->bare_workers != wanted->bare_workers) fixed = "handshake";
   if (now->services != wanted->services) fixed = "services";
   if (now->log != wanted->log) fixed = "log";

@@ -7,6 +7,7 @@
 #include <pyproc_generated.h>
 #include <stdbool.h>
 
+#include "channel.h"
 #include "codec.h"
 
 struct options {
@@ -18,6 +19,8 @@ struct options {
   bool grpc;                                                        /* protocol is "grpc" */
   char *target;                                                     /* NULL: workers */
   char *tls_ca_file, *tls_cert_file, *tls_key_file, *authorization; /* NULL: none */
+  channel_choice channel;
+  int64_t ring_bytes;
   int64_t workers, max_in_flight, queue_limit, start_timeout_ms, call_timeout_ms, cancel_grace_ms, drain_timeout_ms;
   int64_t spin_ns; /* 0: never */
   int64_t frame_limit, log_level;

@@ -76,29 +76,34 @@ int platform_connect(const char *path) {
   return -1;
 }
 
-ssize_t platform_send_fd(int socket, const void *data, size_t size, int fd) {
+ssize_t platform_send_fds(int socket, const void *data, size_t size, const int *fds, int count) {
   /* iov_base is not const in POSIX; sendmsg does not write to it */
   struct iovec part = {.iov_base = (void *)(uintptr_t)data, .iov_len = size};
   struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
   union {
     struct cmsghdr align;
-    char bytes[CMSG_SPACE(sizeof(int))];
+    char bytes[CMSG_SPACE(PLATFORM_FDS_MAX * sizeof(int))];
   } control;
-  if (fd >= 0) {
-    if (size == 0) {
+  if (count > 0) {
+    size_t fds_size = (size_t)count * sizeof *fds;
+    if (size == 0 || count > PLATFORM_FDS_MAX) {
       errno = EINVAL;
       return -1;
     }
     memset(&control, 0, sizeof control);
     message.msg_control = control.bytes;
-    message.msg_controllen = sizeof control.bytes;
+    message.msg_controllen = CMSG_SPACE(fds_size);
     struct cmsghdr *header = CMSG_FIRSTHDR(&message);
     header->cmsg_level = SOL_SOCKET;
     header->cmsg_type = SCM_RIGHTS;
-    header->cmsg_len = CMSG_LEN(sizeof(int));
-    memcpy(CMSG_DATA(header), &fd, sizeof fd);
+    header->cmsg_len = CMSG_LEN(fds_size);
+    memcpy(CMSG_DATA(header), fds, fds_size);
   }
   return sendmsg(socket, &message, PLATFORM_MSG_NOSIGNAL);
+}
+
+ssize_t platform_send_fd(int socket, const void *data, size_t size, int fd) {
+  return platform_send_fds(socket, data, size, &fd, fd >= 0 ? 1 : 0);
 }
 
 int platform_kill_group(pid_t pgid, int signo) {

@@ -89,8 +89,12 @@ int platform_socketpair(int fds[2]);
    (ENOENT, ECONNREFUSED) or is slow to accept (EAGAIN). */
 int platform_connect(const char *path);
 
-/* send(2) that raises no SIGPIPE. With `fd` >= 0 the first byte carries that descriptor (SCM_RIGHTS), once any byte was
-   sent; then `size` must not be 0. Returns the bytes sent, which may be fewer than `size`. */
+/* send(2) that raises no SIGPIPE. The first byte carries the descriptors (SCM_RIGHTS; at most PLATFORM_FDS_MAX), once any
+   byte was sent; where there are some, `size` must not be 0. Returns the bytes sent, which may be fewer than `size`. */
+enum { PLATFORM_FDS_MAX = 4 };
+ssize_t platform_send_fds(int socket, const void *data, size_t size, const int *fds, int count);
+
+/* The same with one descriptor, -1: none. */
 ssize_t platform_send_fd(int socket, const void *data, size_t size, int fd);
 
 /* Process id of the peer of a connected Unix socket as of its connect, or -1. */
@@ -102,6 +106,9 @@ int platform_peer_uid(int socket, uid_t *ret_uid);
 /* Memory of `size` bytes, zeroed, to be shared by passing its descriptor. Where the system can seal it, nobody can
    change its size, so that a peer cannot turn our mapping into a SIGBUS. */
 int platform_shared_memory(size_t size);
+
+/* Whether the system can. */
+bool platform_can_seal(void);
 
 /* ---- processes ---- */
 

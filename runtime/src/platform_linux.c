@@ -318,6 +318,10 @@ int platform_peer_uid(int socket, uid_t *ret_uid) {
   return 0;
 }
 
+bool platform_can_seal(void) {
+  return true;
+}
+
 int platform_shared_memory(size_t size) {
   int fd = memfd_create("pyproc", MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
   if (fd < 0 && errno == EINVAL) fd = memfd_create("pyproc", MFD_CLOEXEC | MFD_ALLOW_SEALING);

@@ -145,6 +145,10 @@ int platform_peer_uid(int socket, uid_t *ret_uid) {
   return 0;
 }
 
+bool platform_can_seal(void) {
+  return false;
+}
+
 int platform_shared_memory(size_t size) {
   for (int tries = 0; tries < NAME_TRIES; tries++) {
     char name[32];

@@ -15,6 +15,8 @@
  *             the call, and writes it as soon as the worker reads. CONNECTION_REFUSED: the call is done, with an error
  *             (no such method …). CONNECTION_CLOSED: nothing happened, the connection is not open. CONNECTION_FULL: nothing
  *             happened, it has max_streams streams.
+ *             A call that `is_put_off` may stay unwritten until its starter calls progress, pump or flush.
+ *   flush     any thread, no lock held: writes what was put off. NULL: nothing ever is.
  *   progress  the call's own thread, no lock held. Takes part in reading and writing until the wait is over (see
  *             call_wait_is_over), or past its deadline. The one function that blocks. Of a stream two threads may be here
  *             at once, one that sends and one that receives.
@@ -64,6 +66,7 @@
 #define PYPROC_SRC_PROTOCOL_H
 
 #include "call.h"
+#include "channel.h"
 #include "wire/status_page.h"
 
 struct connection;
@@ -92,7 +95,9 @@ typedef struct connection_owner {
   /* The worker has given the call back, not started: it stops. The call is in no table; find another place for it. */
   void (*returned)(void *owner, struct call *call);
   void (*broken)(void *owner);                /* the connection is of no more use: `reason` says why */
-  void (*watch)(void *owner, bool for_write); /* the supervisor should poll fd: something is owed and nobody reads */
+  /* The supervisor should poll fd: something is owed and nobody reads. False: another thread will read by itself. */
+  bool (*watch)(void *owner, bool for_write);
+  void (*pump)(void *owner);                  /* likewise, and there is something to be pumped, which fd does not tell */
   void (*overdue)(void *owner);               /* answer_due_ns was set; locks may be held */
   /* While the supervisor is held up in a callback, whoever blocks here also polls these (at most two; returns how many)
    * and calls `drain` when it wakes, so that a worker never waits for its log to be read. */
@@ -110,6 +115,8 @@ typedef struct connection_settings {
   int64_t stream_window; /* bytes on the way, each direction of each stream */
   bool bare;             /* the worker knows no handshake and no frames but JSON envelopes */
   struct poison *poison; /* NULL: nobody asks for suspects */
+  channel_choice channel;
+  uint32_t ring_bytes; /* of a shared-memory channel, each way */
   int place;             /* no two connections of a pool have the same */
 
   /* For gRPC alone. */
@@ -126,6 +133,7 @@ typedef struct protocol {
   const char *const *(*environment)(struct connection *self);
   int (*open)(struct connection *self, int socket, pyproc_error **reterr);
   connection_start (*start)(struct connection *self, struct call *call);
+  void (*flush)(struct connection *self);
   void (*progress)(struct connection *self, call_wait *wait);
   void (*send)(struct connection *self, struct call *call);
   void (*taken)(struct connection *self, struct call *call, size_t size);

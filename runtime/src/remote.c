@@ -23,8 +23,9 @@ static void on_broken(void *owner) {
   (void)owner;
 }
 
-static void on_watch(void *owner, bool for_write) {
+static bool on_watch(void *owner, bool for_write) {
   (void)owner, (void)for_write;
+  return false;
 }
 
 static int on_logs(void *owner, int fds[2]) {
@@ -38,6 +39,7 @@ static const connection_owner owner_ops = {
     .returned = on_returned,
     .broken = on_broken,
     .watch = on_watch,
+    .pump = on_broken,
     .logs = on_logs,
     .drain = on_broken,
 };

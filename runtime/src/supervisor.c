@@ -139,6 +139,8 @@ static int make_places(struct supervisor *self, struct lot *lot, pyproc_error **
                                         .stream_window = options->stream_window,
                                         .bare = options->bare_workers,
                                         .poison = options->poison_limit > 0 ? self->shop.admission->poison : NULL,
+                                        .channel = options->channel,
+                                        .ring_bytes = (uint32_t)options->ring_bytes,
                                         .folder = &self->folder,
                                         .target = options->target,
                                         .tls_ca_file = options->tls_ca_file,

@@ -55,10 +55,23 @@ static void on_broken(void *owner) {
   raise_flag(self, &self->became_broken);
 }
 
-static void on_watch(void *owner, bool for_write) {
+/* The thread that runs callbacks reads, and says when it leaves. */
+static bool is_attended(const struct worker *self) {
+  return atomic_load(&self->connection->state) == CONNECTION_OPEN &&
+         atomic_load(&self->shop->admission->attendants) > 0;
+}
+
+static bool on_watch(void *owner, bool for_write) {
   struct worker *self = owner;
   uint32_t wanted = for_write ? POLLER_IN | POLLER_OUT : POLLER_IN;
+  if (is_attended(self)) return false;
   if ((atomic_load(&self->socket_events) & wanted) != wanted) raise_flag(self, &self->wants_watch);
+  return true;
+}
+
+static void on_pump(void *owner) {
+  struct worker *self = owner;
+  raise_flag(self, &self->wants_pump);
 }
 
 static void on_freed(void *owner) {
@@ -101,6 +114,7 @@ const connection_owner worker_connection_owner = {
     .returned = on_returned,
     .broken = on_broken,
     .watch = on_watch,
+    .pump = on_pump,
     .overdue = on_overdue,
     .logs = on_logs,
     .drain = on_drain,
@@ -127,7 +141,7 @@ static void unwatch(struct worker *self, worker_source source) {
 static void watch_socket(struct worker *self) {
   bool for_write = false;
   atomic_store(&self->socket_events, 0);
-  if (!self->connection->protocol->owes(self->connection)) {
+  if (is_attended(self) || !self->connection->protocol->owes(self->connection)) {
     unwatch(self, WORKER_SOCKET);
     return;
   }
@@ -808,8 +822,11 @@ int64_t worker_step(struct worker *self, int64_t now_ns) {
   if (now_ns >= self->due_ns) do_what_is_due(self, now_ns);
   end_if_overdue(self, now_ns);
   look_at_health(self, now_ns);
-  if (atomic_exchange(&self->wants_watch, false) && self->state != WORKER_DOWN && self->state != WORKER_GONE)
+  bool wants_pump = atomic_exchange(&self->wants_pump, false), wants_watch = atomic_exchange(&self->wants_watch, false);
+  if ((wants_pump || wants_watch) && self->state != WORKER_DOWN && self->state != WORKER_GONE) {
+    if (wants_pump) self->connection->protocol->pump(self->connection);
     watch_socket(self);
+  }
   if (self->state != WORKER_READY) return self->due_ns;
   int64_t due_ns = earlier(self->due_ns, atomic_load(&self->connection->answer_due_ns));
   return earlier(due_ns, self->health.due_ns);

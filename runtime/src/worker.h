@@ -115,7 +115,7 @@ struct worker {
   pyproc_error *last_error;       /* of the last process in this place */
   bool may_have_ended;            /* its watch said so */
   _Atomic uint32_t socket_events; /* POLLER_* that its socket is watched for; at least these */
-  atomic_bool is_retiring, became_ready, became_broken, became_idle, wants_watch;
+  atomic_bool is_retiring, became_ready, became_broken, became_idle, wants_watch, wants_pump;
 };
 
 /* In place. The connection must be created by the caller with worker_connection_owner and the worker as owner. */

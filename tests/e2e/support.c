@@ -148,6 +148,7 @@ pyproc_pool_options options_for(const char *script) {
   pyproc_pool_options options = PYPROC_POOL_OPTIONS_INIT;
   options.script = gen_path(script);
   options.workers = 1;
+  options.channel = getenv("PYPROC_TEST_CHANNEL");
   if (getenv("PYPROC_TEST_VERBOSE") != NULL) {
     options.log = pyproc_log_to_stderr;
     options.log_level = PYPROC_LOG_DEBUG;

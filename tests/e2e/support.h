@@ -4,6 +4,7 @@
  *
  * Tests are run by ctest, which sets PYPROC_PYTHON, PYPROC_TEST_GEN (the scripts and the generated Python modules) and
  * PYPROC_TEST_SOURCE. PYPROC_TEST_SCALE scales counts, in percent. PYPROC_TEST_VERBOSE shows the pools' logs.
+ * PYPROC_TEST_CHANNEL is their option channel.
  * Only the main thread may assert; other threads count.
  */
 #ifndef E2E_SUPPORT_H

@@ -59,9 +59,10 @@ static void on_broken(void *owner) {
   atomic_fetch_add(&((struct link *)owner)->broken, 1);
 }
 
-static void on_watch(void *owner, bool for_write) {
+static bool on_watch(void *owner, bool for_write) {
   (void)for_write;
   atomic_fetch_add(&((struct link *)owner)->watched, 1);
+  return true;
 }
 
 static int on_logs(void *owner, int fds[2]) {

@@ -105,6 +105,7 @@ static const struct number numbers[] = {
     {NUMBER(max_streams, max_streams), 1, 1024, 1, REFUSED, REFUSED},
     {NUMBER(stream_window_bytes, stream_window), 4096, 1 << 30, 1, REFUSED, REFUSED},
     {NUMBER(stream_idle_timeout_ms, stream_idle_timeout_ms), 1, 86400000, 1, INT64_MAX, REFUSED},
+    {NUMBER(shm_ring_bytes, ring_bytes), 4096, 1 << 30, 1, REFUSED, REFUSED},
     {NUMBER(log_level, log_level), PYPROC_LOG_DEBUG, PYPROC_LOG_ERROR, 1, PYPROC_OFF, REFUSED},
 };
 
@@ -200,6 +201,41 @@ static void protocols_and_channels(void **state) {
   options.protocol = NULL;
   options.channel = "tcp";
   refuse(&options, PYPROC_E_INVALID_ARGUMENT, "channel", "tcp");
+}
+
+static void check_channel(const char *channel, channel_choice expected) {
+  pyproc_pool_options options = given();
+  options.channel = channel;
+  struct options copy = accept(&options);
+  assert_int_equal(copy.channel, expected);
+  options_free(&copy);
+}
+
+static void shared_memory(void **state) {
+  (void)state;
+  pyproc_pool_options options = given();
+#ifdef PYPROC_PLATFORM_LINUX
+  const bool has_it = true;
+#else
+  const bool has_it = false;
+#endif
+  check_channel(NULL, has_it ? CHANNEL_CHOICE_AUTO : CHANNEL_CHOICE_UDS);
+  check_channel("auto", has_it ? CHANNEL_CHOICE_AUTO : CHANNEL_CHOICE_UDS);
+  check_channel("uds", CHANNEL_CHOICE_UDS);
+  options.channel = "shm";
+  if (!has_it) {
+    refuse(&options, PYPROC_E_UNIMPLEMENTED, "option channel", "needs Linux");
+    return;
+  }
+  check_channel("shm", CHANNEL_CHOICE_SHM);
+  options.protocol = "grpc";
+  refuse(&options, PYPROC_E_INVALID_ARGUMENT, "options channel and protocol", "no shared memory");
+  options.protocol = NULL;
+  options.handshake = "none";
+  refuse(&options, PYPROC_E_INVALID_ARGUMENT, "options channel and handshake", "no shared memory");
+  options = given();
+  options.shm_ring_bytes = 5000;
+  refuse(&options, PYPROC_E_INVALID_ARGUMENT, "option shm_ring_bytes is 5000", "power of two");
 }
 
 static void texts_are_copied(void **state) {
@@ -358,6 +394,7 @@ int main(void) {
       cmocka_unit_test(options_of_later_versions_are_refused_by_name),
       cmocka_unit_test(handshakes),
       cmocka_unit_test(protocols_and_channels),
+      cmocka_unit_test(shared_memory),
       cmocka_unit_test(texts_are_copied),
       cmocka_unit_test(which_python),
       cmocka_unit_test(texts_that_cannot_be),

@@ -241,7 +241,7 @@ def test_control_thread_beats_under_a_handler_alone(host: Host, tmp_path: Path) 
     assert page is not None
 
     def beats() -> int:
-        return int(struct.unpack_from("=Q", page, 32)[0])
+        return int(struct.unpack_from("=Q", page, 40)[0])
 
     flag = tmp_path / "flag"
     id = start_waiting(worker, "wait_file", str(flag))

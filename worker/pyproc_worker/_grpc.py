@@ -570,7 +570,7 @@ class Server(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
             self._welcomed.set()
 
     def _take_welcome(self, body: bytes) -> None:
-        frame_limit, worker_index, _, grace_ms, _, max_streams = self._hooks.welcome(body)
+        frame_limit, worker_index, _, grace_ms, _, max_streams, _ = self._hooks.welcome(body)
         self._watch.set_welcome(worker_index, grace_ms)
         self._limits.frame, self._limits.streams = frame_limit, max_streams
         self._limits.metadata = _hooks.number(json.loads(body), "metadata_limit", METADATA_LIMIT, METADATA_LIMIT,

@@ -21,6 +21,8 @@ STREAM_WINDOW = 256 << 10
 STREAM_WINDOW_MAX = 1 << 30
 STREAMS = 64
 STREAMS_MAX = 1024
+RING_MIN = 4096
+RING_MAX = 1 << 30
 
 
 def _code_of(exception: BaseException) -> int:
@@ -123,12 +125,14 @@ class Hooks(Events):
         error.__cause__ = cause
         return error
 
-    def welcome(self, body: bytes) -> tuple[int, int, int, int, int, int]:
-        """Frame limit, worker index, spin time, grace, window and number of streams of a host's welcome; ValueError.
+    def welcome(self, body: bytes) -> tuple[int, int, int, int, int, int, int]:
+        """What a host's welcome says; ValueError.
 
-        Worker index, spin time and grace are -1 where it says nothing.
+        Frame limit, worker index, spin time, grace, window and number of streams, and bytes of a ring. Worker index, spin
+        time and grace are -1 where it says nothing; 0 bytes: there are no rings.
         """
         welcome = _facts(body)
+        rings = welcome.get("shm")
         if welcome["version"] != VERSION:
             raise ValueError(f"the host chose version {welcome['version']!r} of the wire, this worker speaks "
                              f"{VERSION}: install the pyproc_worker that belongs to the library")
@@ -137,7 +141,8 @@ class Hooks(Events):
                 number(welcome, "spin_us", -1, -1, 1_000_000),
                 number(welcome, "cancel_grace_ms", -1, -1, 86_400_000),
                 number(welcome, "stream_window", STREAM_WINDOW, 1, STREAM_WINDOW_MAX),
-                number(welcome, "max_streams", STREAMS, 1, STREAMS_MAX))
+                number(welcome, "max_streams", STREAMS, 1, STREAMS_MAX),
+                number(rings, "ring_bytes", 0, RING_MIN, RING_MAX) if isinstance(rings, dict) else 0)
 
     def codec(self, body: bytes) -> _codecs.Codec | None:
         """The registered codec that a host's welcome chose, None for a built-in one; ValueError where there is none."""

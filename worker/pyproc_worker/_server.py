@@ -18,7 +18,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, TypeVar
 
 from . import _codecs, _hooks
-from ._ext import Loop
+from ._ext import HAS_RINGS, Loop
 from ._methods import Table
 from ._stacks import Stacks, free_signal, real_time_signals
 from ._streams import StreamThreads
@@ -129,9 +129,10 @@ CONCURRENCY_MAX = 4096
 
 def _hello(table: Table, threads: int, feature: str = "status_page") -> bytes:
     concurrency = {"concurrency": CONCURRENCY_MAX} if table.has_async else {}
+    rings = ["shm"] if HAS_RINGS and feature != "grpc" else []
     return json.dumps({
         "version": _hooks.VERSION, "oldest": _hooks.VERSION, "pid": os.getpid(), "python": platform.python_version(),
-        "worker": __version__, "features": [feature, "streams", "ping"], "threads": threads, **concurrency,
+        "worker": __version__, "features": [feature, "streams", "ping", *rings], "threads": threads, **concurrency,
         **({"stacks_signal": process.stacks.signal} if process.stacks.signal else {}),
         **({"codecs": list(_codecs.registered)} if _codecs.registered else {}),
         "methods": table.hello, "messages": table.messages,

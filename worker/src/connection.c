@@ -10,17 +10,20 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "bulk.h"
 #include "envelope.h"
 #include "page.h"
+#include "rings.h"
 #include "wake.h"
 
 #ifndef MSG_CMSG_CLOEXEC
 #define MSG_CMSG_CLOEXEC 0
 #endif
 
-enum { PAGE_FDS_MAX = 4, REASON_MAX = 1024 };
+enum { REASON_MAX = 1024 };
 
 static const char no_memory[] = "there is no memory left for what it sent";
+static const char spoilt[] = "it spoilt the memory that it shares with the worker";
 
 uint64_t clock_ns(void) {
   struct timespec now;
@@ -40,7 +43,6 @@ struct connection *connection_new(int fd, connection_stage stage, connection_can
   }
   self->input_capacity = CONNECTION_INPUT;
   self->fd = fd;
-  self->page_fd = -1;
   self->stage = stage;
   self->frame_limit = WIRE_FRAME_LIMIT_DEFAULT;
   self->streams.window = STREAM_WINDOW_DEFAULT;
@@ -53,8 +55,9 @@ struct connection *connection_new(int fd, connection_stage stage, connection_can
 
 void connection_abandon(struct connection *self) {
   if (self->fd >= 0) (void)close(self->fd);
-  if (self->page_fd >= 0) (void)close(self->page_fd);
-  self->fd = self->page_fd = -1;
+  while (self->fd_count > 0) (void)close(self->fds[--self->fd_count]);
+  rings_close(self);
+  self->fd = -1;
   self->ended = true;
 }
 
@@ -86,6 +89,12 @@ static size_t frame_size(struct connection *self, size_t at) {
 bool connection_has_room(const struct connection *self) {
   return !self->ended && self->fault == NULL && self->input_scanned - self->input_start <= CONNECTION_BACKLOG &&
          self->output_end - self->output_start <= CONNECTION_BACKLOG;
+}
+
+short connection_events(const struct connection *self) {
+  const bool room = connection_has_room(self), unsent = connection_unsent(self);
+  if (self->rings != NULL) return room || unsent ? POLLIN : 0;
+  return (short)((room ? POLLIN : 0) | (unsent ? POLLOUT : 0));
 }
 
 /* Makes room behind input_end for the rest of an unfinished frame, and for some bytes in any case. */
@@ -128,49 +137,65 @@ static void rewind_input(struct connection *self) {
   self->input_capacity = CONNECTION_INPUT;
 }
 
-/* Keeps the first descriptor that comes along, closes all others. */
-static void keep_page(struct connection *self, struct msghdr *message) {
+/* Keeps the first descriptors that come along, closes all others. */
+static void keep_fds(struct connection *self, struct msghdr *message) {
   for (struct cmsghdr *part = CMSG_FIRSTHDR(message); part != NULL; part = CMSG_NXTHDR(message, part)) {
     if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS) continue;
     const size_t count = (part->cmsg_len - CMSG_LEN(0)) / sizeof(int);
     for (size_t i = 0; i < count; i++) {
       int fd;
       memcpy(&fd, CMSG_DATA(part) + i * sizeof fd, sizeof fd);
-      if (self->page_fd < 0)
-        self->page_fd = fd;
+      if (self->fd_count < CONNECTION_FDS_MAX)
+        self->fds[self->fd_count++] = fd;
       else
         (void)close(fd);
     }
   }
 }
 
-static ssize_t receive_with_page(struct connection *self, void *to, size_t size) {
+static ssize_t receive_with_fds(struct connection *self, void *to, size_t size) {
   union {
     struct cmsghdr align;
-    char bytes[CMSG_SPACE(PAGE_FDS_MAX * sizeof(int))];
+    char bytes[CMSG_SPACE(2 * CONNECTION_FDS_MAX * sizeof(int))];
   } ancillary;
   struct iovec piece = {.iov_base = to, .iov_len = size};
   struct msghdr message = {
       .msg_iov = &piece, .msg_iovlen = 1, .msg_control = &ancillary, .msg_controllen = sizeof ancillary};
   const ssize_t got = recvmsg(self->fd, &message, MSG_CMSG_CLOEXEC);
-  if (got >= 0) keep_page(self, &message);
+  if (got >= 0) keep_fds(self, &message);
   return got;
+}
+
+/* Returns the number of bytes, 0 for none, -1 at the end. */
+static ptrdiff_t receive_from_socket(struct connection *self, void *to, size_t size) {
+  ssize_t got;
+  do got = self->stage == CONNECTION_OPEN ? recv(self->fd, to, size, 0) : receive_with_fds(self, to, size);
+  while (got < 0 && errno == EINTR);
+  if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return 0;
+  return got > 0 ? got : -1;
+}
+
+/* The same. */
+static ptrdiff_t receive_from_rings(struct connection *self, void *to, size_t size) {
+  const ptrdiff_t got = ring_link_read(self->rings, to, size);
+  if (got == RING_CORRUPT) self->fault = spoilt;
+  return got == RING_AGAIN ? 0 : got > 0 ? got : -1;
 }
 
 ptrdiff_t connection_receive(struct connection *self) {
   if (self->ended || self->fault != NULL) return -1;
-  if (!connection_has_room(self)) return 0;
+  if (!connection_has_room(self)) {
+    rings_settle(self);
+    return 0;
+  }
   const bool large = self->large != NULL && self->large_got < self->large_size;
   if (!large && make_room(self) < 0) return -1;
   uint8_t *to = large ? (uint8_t *)PyBytes_AS_STRING(self->large) + self->large_got : self->input + self->input_end;
   const size_t size = large ? self->large_size - self->large_got : self->input_capacity - self->input_end;
-  ssize_t got;
-  do got = self->stage == CONNECTION_OPEN ? recv(self->fd, to, size, 0) : receive_with_page(self, to, size);
-  while (got < 0 && errno == EINTR);
-  if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return 0;
+  const ptrdiff_t got = self->rings != NULL ? receive_from_rings(self, to, size) : receive_from_socket(self, to, size);
   if (got <= 0) {
-    self->ended = true;
-    return -1;
+    self->ended = got < 0 && self->fault == NULL;
+    return got;
   }
   if (large)
     self->large_got += (size_t)got;
@@ -353,6 +378,7 @@ static int begin_large(struct connection *self) {
     Py_CLEAR(self->large_metadata);
     return -1;
   }
+  bulk_expect(PyBytes_AS_STRING(large), size - skip);
   memcpy(PyBytes_AS_STRING(large), self->input + self->input_start + skip, there - skip);
   self->large = large;
   self->large_got = there - skip;
@@ -466,32 +492,45 @@ static void shrink_output(struct connection *self) {
   self->output_start = self->output_end = self->output_capacity = 0;
 }
 
+/* Returns how much was sent, 0 when there is no room, -1 when the peer is gone. */
+static ptrdiff_t send_pieces(struct connection *self, struct iovec *pieces, size_t count) {
+  if (self->rings != NULL) {
+    const ptrdiff_t sent = ring_link_write(self->rings, pieces, (int)count);
+    if (sent == RING_CORRUPT) self->fault = spoilt;
+    return sent == RING_AGAIN ? 0 : sent > 0 ? sent : -1;
+  }
+  const struct msghdr message = {.msg_iov = pieces, .msg_iovlen = count};
+  ssize_t sent;
+  do
+    sent = count == 1 ? send(self->fd, pieces->iov_base, pieces->iov_len, MSG_NOSIGNAL) /* is cheaper */
+                      : sendmsg(self->fd, &message, MSG_NOSIGNAL);
+  while (sent < 0 && errno == EINTR);
+  return sent >= 0 ? sent : errno == EAGAIN || errno == EWOULDBLOCK ? 0 : -1;
+}
+
 int connection_send(struct connection *self, const uint8_t **rest, size_t *rest_size) {
   for (;;) {
     struct iovec pieces[2];
-    struct msghdr message = {.msg_iov = pieces};
+    size_t count = 0;
     if (connection_unsent(self))
-      pieces[message.msg_iovlen++] =
-          (struct iovec){self->output + self->output_start, self->output_end - self->output_start};
-    if (rest != NULL && *rest_size > 0)
-      pieces[message.msg_iovlen++] = (struct iovec){(void *)(uintptr_t)*rest, *rest_size};
-    if (message.msg_iovlen == 0) {
+      pieces[count++] = (struct iovec){self->output + self->output_start, self->output_end - self->output_start};
+    if (rest != NULL && *rest_size > 0) pieces[count++] = (struct iovec){(void *)(uintptr_t)*rest, *rest_size};
+    if (count == 0) {
       shrink_output(self);
       return 1;
     }
-    const ssize_t sent = sendmsg(self->fd, &message, MSG_NOSIGNAL);
-    if (sent >= 0) {
-      advance(self, (size_t)sent, rest, rest_size);
-    } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
-      return 0;
-    } else if (errno != EINTR) {
+    const ptrdiff_t sent = send_pieces(self, pieces, count);
+    if (sent == 0) return 0;
+    if (sent < 0) {
       self->output_start = self->output_end = 0;
       return -1; /* what it sent before it went can still be read */
     }
+    advance(self, (size_t)sent, rest, rest_size);
   }
 }
 
 int connection_wait_writable(const struct connection *self, int timeout_ms) {
+  if (self->rings != NULL) return rings_wait_writable(self, timeout_ms);
   struct pollfd wanted = {.fd = self->fd, .events = POLLOUT};
   const int ready = poll(&wanted, 1, timeout_ms);
   if (ready <= 0) return ready;

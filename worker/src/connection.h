@@ -18,6 +18,7 @@
 #include <stdint.h>
 
 #include "frame.h"
+#include "ring_link.h"
 #include "status_page.h"
 #include "stream.h"
 
@@ -26,7 +27,8 @@ enum {
   CONNECTION_LARGE = 64 << 10,   /* a longer body is received into, and sent from, an object of its own */
   CONNECTION_BACKLOG = 1 << 20,  /* nothing is read while more than this waits to be handled or sent */
   CONNECTION_CANCELS_MAX = 4096, /* ids that are remembered as cancelled before they start */
-  CONNECTION_PING_MAX = 64
+  CONNECTION_PING_MAX = 64,
+  CONNECTION_FDS_MAX = 2 /* that may come with the welcome */
 };
 
 typedef enum connection_stage {
@@ -52,8 +54,10 @@ typedef struct connection_cancel_entry {
 
 struct connection {
   int fd;
-  int page_fd;       /* that came with the welcome, -1 where none has */
+  int fds[CONNECTION_FDS_MAX]; /* that came with the welcome */
+  int fd_count;
   status_page *page; /* NULL where the host has none */
+  ring_link *rings;  /* carry the frames in place of the socket (rings.h); NULL: there are none */
   PyObject *codec;   /* the registered codec that the welcome chose, a tuple (codec.c); NULL: none */
   connection_stage stage;
   bool greeted;      /* a frame of the handshake is being handled: what follows is not looked at before that is done */
@@ -111,6 +115,9 @@ ptrdiff_t connection_receive(struct connection *self);
 
 /* Whether connection_receive() would take anything. */
 bool connection_has_room(const struct connection *self);
+
+/* What to poll the socket for, POLLIN and POLLOUT, after rings_arm(). */
+short connection_events(const struct connection *self);
 
 /* Handles cancels, pings and frames of streams among those that have become complete, and checks the others' framing. */
 void connection_scan(struct connection *self);

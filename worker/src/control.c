@@ -1,6 +1,8 @@
 #define _GNU_SOURCE
 #include "control.h"
 
+#include "rings.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -16,6 +18,7 @@ enum {
   WATCH_MS = 20,      /* how often it looks whether that handler still runs */
   IDLE_TICKS = 40,    /* without a call, before it sleeps until it is poked */
   PARENT_MS = 250,    /* how often it looks who its parent is, where no descriptor tells of the host's death for sure */
+  TURNS_MAX = 64,     /* how often it reads again what has come meanwhile, before it looks at all else */
   KILL_AFTER_MS = 500 /* from the host's death; a shorter grace kills sooner */
 };
 static const uint64_t long_ns = 5 * 1000000;
@@ -324,14 +327,18 @@ static int serve_running(struct control *self, uint64_t now_ns, int hung_up, sho
   struct connection *running = self->running;
   if (running != NULL && since_ns != 0 && now_ns - since_ns >= long_ns && !running->ended && running->fault == NULL) {
     beat(running);
-    while (connection_receive(running) > 0) connection_scan(running);
-    const int sent = connection_send(running, NULL, NULL);
-    if (sent < 0 || (hung_up == running->fd && !connection_has_room(running))) running->ended = true;
+    int sent, turns = 0;
+    do {
+      while (connection_receive(running) > 0) connection_scan(running);
+      sent = connection_send(running, NULL, NULL);
+    } while (sent >= 0 && !running->ended && running->fault == NULL && ++turns < TURNS_MAX && rings_arm(running));
+    const bool ends = hung_up == running->fd || (running->rings != NULL && ring_link_is_ending(running->rings));
+    if (sent < 0 || (ends && !connection_has_room(running))) running->ended = true;
     if (running->ended) {
       control_cancel_all(self, running, "connection closed");
     } else if (running->fault == NULL) {
       fd = running->fd;
-      *ret_events = (short)(POLLRDHUP | (connection_has_room(running) ? POLLIN : 0) | (sent == 0 ? POLLOUT : 0));
+      *ret_events = (short)(POLLRDHUP | connection_events(running));
     }
   }
   (void)pthread_mutex_unlock(&self->lock);

@@ -13,6 +13,7 @@
 #include "exception.h"
 #include "module.h"
 #include "page.h"
+#include "rings.h"
 #include "stream_job.h"
 #include "wake.h"
 
@@ -20,7 +21,8 @@ enum {
   PATIENCE_MS = 1000, /* for a peer that does not read, once the worker stops */
   SPIN_SCORE_MAX = 8,
   SPIN_PROBE = 16, /* every so many waits it tries whether spinning pays again */
-  YIELD_FROM_NS = 3000
+  YIELD_FROM_NS = 3000,
+  YIELD_EVERY = 8 /* frames */
 };
 
 static void lock(struct loop *self) {
@@ -55,6 +57,7 @@ int loop_push(struct loop *self, struct connection *connection, const void *rest
     int sent, ready = 0, problem = 0;
     Py_BEGIN_ALLOW_THREADS;
     lock(self);
+    rings_settle(connection);
     sent = connection_send(connection, &at, &size);
     unlock(self);
     if (sent == 0) {
@@ -129,7 +132,7 @@ typedef struct welcome_facts {
 } welcome_facts;
 
 static void open_connection(struct loop *self, struct connection *connection, const welcome_facts *facts) {
-  status_page *page = connection->page_fd < 0 ? NULL : page_map(connection->page_fd);
+  status_page *page = connection->fd_count == 0 ? NULL : page_map(connection->fds[0]);
   lock(self);
   connection->page = page;
   connection->frame_limit = facts->frame_limit;
@@ -137,8 +140,7 @@ static void open_connection(struct loop *self, struct connection *connection, co
   connection->streams.max = facts->max_streams;
   connection->stage = CONNECTION_OPEN;
   connection->greeted = false;
-  if (connection->page_fd >= 0) (void)close(connection->page_fd);
-  connection->page_fd = -1;
+  while (connection->fd_count > 0) (void)close(connection->fds[--connection->fd_count]);
   unlock(self);
 }
 
@@ -150,15 +152,29 @@ static void set_grace(struct loop *self, uint64_t grace_ns) {
   unlock(self);
 }
 
+/* Returns 0, or -1 with a Python exception. */
+static int open_rings(struct loop *self, struct connection *connection, unsigned ring_bytes) {
+  lock(self);
+  const int result = rings_open(connection, ring_bytes);
+  const int problem = errno;
+  unlock(self);
+  if (result == 0) return 0;
+  PyErr_Format(PyExc_OSError, "the host's shared memory cannot be used: %s: set the option channel to \"uds\"",
+               strerror(problem));
+  return -1;
+}
+
 /* Returns 0, or -1 with a Python exception: what is wrong with the host's welcome. */
 static int welcome(struct loop *self, struct connection *connection, PyObject *body) {
   PyObject *facts = PyObject_CallOneArg(self->hooks.welcome, body);
   if (facts == NULL) return -1;
   welcome_facts its;
   long worker_index, spin_us, grace_ms;
-  const int parsed = PyArg_ParseTuple(facts, "IlllII:welcome", &its.frame_limit, &worker_index, &spin_us, &grace_ms,
-                                      &its.stream_window, &its.max_streams);
+  unsigned ring_bytes;
+  const int parsed = PyArg_ParseTuple(facts, "IlllIII:welcome", &its.frame_limit, &worker_index, &spin_us, &grace_ms,
+                                      &its.stream_window, &its.max_streams, &ring_bytes);
   Py_DECREF(facts);
+  if (parsed && ring_bytes > 0 && open_rings(self, connection, ring_bytes) < 0) return -1;
   if (!parsed || codec_choose(self, connection, body) < 0) return -1;
   if (worker_index >= 0) self->worker_index = worker_index;
   if (spin_us >= 0) self->spin_ns = (uint64_t)spin_us * 1000u;
@@ -334,6 +350,7 @@ static bool spinning_pays(struct loop *self) {
 static bool spin(struct loop *self) {
   struct connection *const connection = self->connections[0];
   const uint64_t start_ns = clock_ns();
+  const uint64_t yield_from_ns = page_shares_cpu(connection->page) ? 0 : YIELD_FROM_NS;
   uint64_t spent_ns = 0;
   while (spent_ns < self->spin_ns && !is_stopped(self)) {
     lock(self);
@@ -344,7 +361,10 @@ static bool spin(struct loop *self) {
       if (self->spin_score < SPIN_SCORE_MAX) self->spin_score++;
       return true;
     }
-    if (spent_ns > YIELD_FROM_NS) (void)sched_yield();
+    if (spent_ns >= yield_from_ns) {
+      (void)sched_yield();
+      self->unyielded = 0;
+    }
     spent_ns = clock_ns() - start_ns;
   }
   if (self->spin_score > -SPIN_SCORE_MAX) self->spin_score--;
@@ -353,9 +373,8 @@ static bool spin(struct loop *self) {
 
 /* Jobs may hold an ended connection, keep it from being read, and leave what is to be sent. */
 static struct pollfd poll_of(const struct connection *connection) {
-  const int events = (connection_has_room(connection) ? POLLIN : 0) | (connection_unsent(connection) ? POLLOUT : 0);
   const bool over = connection->ended || connection->fault != NULL;
-  return (struct pollfd){.fd = over ? -1 : connection->fd, .events = (short)events};
+  return (struct pollfd){.fd = over ? -1 : connection->fd, .events = connection_events(connection)};
 }
 
 /* Clears `*ret_waits` where a sender has found out that the peer has gone: nothing else would tell. */
@@ -391,7 +410,8 @@ static bool end_stall(struct loop *self) {
 
 /* Deals with what needs no Python, which then goes on sleeping: pings. Needs no GIL. Returns whether that was all. */
 static bool answer_pings(struct loop *self, const struct pollfd *wanted) {
-  if (self->connection_count != 1 || wanted[0].revents != 0 || wanted[1].revents != 0 || wanted[2].revents != POLLIN)
+  if (self->connection_count != 1 || self->connections[0]->rings != NULL || wanted[0].revents != 0 ||
+      wanted[1].revents != 0 || wanted[2].revents != POLLIN)
     return false;
   struct connection *const connection = self->connections[0];
   lock(self);
@@ -406,13 +426,34 @@ static bool answer_pings(struct loop *self, const struct pollfd *wanted) {
   return clear;
 }
 
+/* Of connections with rings. Returns whether one needs no wait. */
+static bool arm_rings(struct loop *self) {
+  bool found = false;
+  lock(self);
+  for (size_t i = 0; i < self->connection_count; i++) {
+    if (self->connections[i]->ended || self->connections[i]->fault != NULL || !rings_arm(self->connections[i]))
+      continue;
+    self->ready[i] = true;
+    found = true;
+  }
+  unlock(self);
+  return found;
+}
+
+static void disarm_rings(struct loop *self) {
+  lock(self);
+  for (size_t i = 0; i < self->connection_count; i++) rings_disarm(self->connections[i]);
+  unlock(self);
+}
+
 /* Needs no GIL. Returns as poll(), or -2 where there is something on the only connection already. */
 static int poll_wire(struct loop *self, struct pollfd *wanted, nfds_t count, bool stalls) {
-  const bool found = (self->stalled && end_stall(self)) || (spinning_pays(self) && spin(self));
+  const bool found = (self->stalled && end_stall(self)) || (spinning_pays(self) && spin(self)) || arm_rings(self);
   self->stalled = stalls;
   int ready = found ? -2 : poll(wanted, count, -1);
   while (ready == 1 && answer_pings(self, wanted)) ready = poll(wanted, count, -1);
   const int problem = errno;
+  disarm_rings(self);
   if (self->stalled) control_stall(self->control, self->connections[0]);
   errno = problem;
   return ready;
@@ -420,6 +461,11 @@ static int poll_wire(struct loop *self, struct pollfd *wanted, nfds_t count, boo
 
 static void mark_all_ready(struct loop *self) {
   for (size_t i = 0; i < self->connection_count; i++) self->ready[i] = true;
+}
+
+/* Nothing tells of them but a look. */
+static void mark_rings_ready(struct loop *self) {
+  for (size_t i = 0; i < self->connection_count; i++) self->ready[i] |= self->connections[i]->rings != NULL;
 }
 
 /* Looks what there is to do; waits for it unless a stream goes on meanwhile. Returns 0, or -1 with a Python exception of
@@ -431,6 +477,7 @@ static int wait_for_work(struct loop *self, bool waits) {
   if (!waits) {
     ready = poll(wanted, count, 0);
     problem = errno;
+    mark_rings_ready(self);
   } else {
     const bool stalls = may_stall(self);
     Py_BEGIN_ALLOW_THREADS;
@@ -528,7 +575,9 @@ static int run_until_stopped(struct loop *self) {
     const int stepped = self->abandoned ? 0 : stream_step(self);
     if (stepped < 0) return -1;
     if (self->abandoned) return 0;
-    if (done >= LOOP_BATCH) { /* let callers on this core in, they hold the next requests */
+    self->unyielded += done;
+    if (self->unyielded >= YIELD_EVERY) { /* let callers on this core in, they hold the next requests */
+      self->unyielded = 0;
       Py_BEGIN_ALLOW_THREADS;
       (void)sched_yield();
       Py_END_ALLOW_THREADS;

@@ -7,6 +7,7 @@
 #include "metadata_entries.h"
 #include "watch.h"
 #include "requests.h"
+#include "rings.h"
 #include "stream_job.h"
 
 static int add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **ret_type) {
@@ -45,6 +46,7 @@ static int execute(PyObject *module) {
 #endif
   if (add_type(module, &watch_spec, &state->watch_type) < 0) return -1;
   if (PyModule_AddFunctions(module, functions) < 0) return -1;
+  if (PyModule_AddIntConstant(module, "HAS_RINGS", rings_are_possible()) < 0) return -1;
   return add_type(module, &loop_spec, &state->loop_type);
 }
 

@@ -26,7 +26,7 @@ static bool send_welcome(rpc *self) {
   wire_header_put(frame + WIRE_LENGTH_SIZE, &header);
   memcpy(frame + WIRE_LENGTH_SIZE + WIRE_HEADER_SIZE, body, (size_t)size);
   size_t total = WIRE_LENGTH_SIZE + WIRE_HEADER_SIZE + (size_t)size;
-  return self->control->ops->send_fd(self->control, frame, total, -1) == (ssize_t)total;
+  return self->control->ops->send_fds(self->control, frame, total, NULL, 0) == (ssize_t)total;
 }
 
 static int check_hello(const char *body, size_t size, const rpc *self, method_table **ret_methods,
@@ -99,7 +99,7 @@ void rpc_ping(struct connection *base, uint64_t number) {
   wire_put32(frame, WIRE_HEADER_SIZE);
   wire_header_put(frame + WIRE_LENGTH_SIZE, &header);
   atomic_store(&base->ping, number);
-  self->control->ops->send_fd(self->control, frame, sizeof frame, -1); /* one that has no room is not read, either */
+  self->control->ops->send_fds(self->control, frame, sizeof frame, NULL, 0); /* one that has no room is not read, either */
 }
 
 void rpc_look(struct connection *base, health_facts *ret_facts) {
