@@ -641,6 +641,54 @@ typedef struct pyproc_pool_options {
    * its first answer closes the breaker, while another failure opens it again. pyproc_pool_reload and _resize try at
    * once. */
   int64_t breaker_cooldown_ms;
+
+  /* What a worker's process may take, and as whom it runs. All of it is applied to the process before the interpreter
+   * starts, holds for what that starts too, and may differ with pyproc_pool_reload, but for uid and gid. What the system
+   * refuses fails the start with the option's name and the system's reason.
+   *
+   * Bytes of address space (RLIMIT_AS), 1 MiB or more. It counts all that is mapped, shared libraries and the stacks of
+   * threads among it, so that it is above what is resident, by gigabytes where numpy or torch are loaded: try it. What does
+   * not fit is a MemoryError in the handler, and where a library does not expect that the end of the worker. To have a
+   * worker that has grown replaced without a failure use recycle_rss_bytes. Default: the program's limit. */
+  int64_t memory_limit_bytes;
+
+  /* Seconds of processor time (RLIMIT_CPU), 1 to 2^31 - 1, in the worker's whole life, after which SIGXCPU ends it, and
+   * SIGKILL a second later. Default: the program's limit. */
+  int64_t cpu_limit_seconds;
+
+  /* Open files (RLIMIT_NOFILE), 16 to 2^31 - 1. Default: the program's limit. */
+  int64_t files_limit;
+
+  /* Bytes of a core file (RLIMIT_CORE), 1 or more, PYPROC_UNLIMITED, or PYPROC_OFF: none. Default: the program's limit. */
+  int64_t core_limit_bytes;
+
+  /* How much nicer than the program, 1 to 19: where processors are busy a worker then gets less of them. Default: 0. */
+  int64_t nice;
+
+  /* "none" (default), or "spread": worker i runs on the i-th, round and round, of the processors that the program may use
+   * when it starts, and on no other. It pays where workers have one thread each and there are as many as processors. Only
+   * on Linux; elsewhere without effect. */
+  const char *affinity;
+
+  /* The user that workers run as, 1 to 4,294,967,294. Needs `gid`, and a program that runs as root, else
+   * PERMISSION_DENIED. Script, interpreter, modules and `cwd` have to be accessible to that user. Default: the program's. */
+  int64_t uid;
+
+  /* The group that workers run as, 1 to 4,294,967,294, with no other beside it. Needs a program that runs as root.
+   * Default: the program's groups. */
+  int64_t gid;
+
+  /* The bits that files which workers make do not have, 1 to 0777, octal in C and, without a need for the leading 0, in
+   * files: `umask: 027`. Default: the program's. */
+  int64_t umask;
+
+  /* 1: whatever the worker executes has no more rights than it has itself: set-user-ID bits and file capabilities are
+   * without effect (PR_SET_NO_NEW_PRIVS). Only on Linux; elsewhere UNIMPLEMENTED. PYPROC_OFF and 0 (default): not. */
+  int64_t no_new_privs;
+
+  /* 1: workers get no variable of the program's environment, only those of `env` and the library's own. PATH and HOME
+   * are then for `env` to set, where the script needs them. PYPROC_OFF and 0 (default): they get all. */
+  int64_t clear_env;
 } pyproc_pool_options;
 
 /* Initialises a pyproc_pool_options: all defaults. */

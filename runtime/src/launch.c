@@ -12,9 +12,11 @@ enum { FD_WORKER = 3, FD_HOST };
 
 /* ---- a socket that is inherited ---- */
 
-static int prepare_pair(launch_site *self, int host_fd, launch_terms *terms, pyproc_error **reterr) {
+static int prepare_pair(launch_site *self, const struct options *options, int host_fd, launch_terms *terms,
+                        pyproc_error **reterr) {
   char text[128];
   int pair[2];
+  (void)options;
   if (platform_socketpair(pair) < 0)
     return error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED, "no socket for a worker: %s (limit of open files: ulimit -n)",
                      platform_error_text(errno, text, sizeof text));
@@ -47,11 +49,16 @@ static void path_of(const launch_site *self, char path[PRIVATE_PATH_SIZE]) {
   private_dir_name(&self->folder, "worker.sock", path);
 }
 
-static int prepare_path(launch_site *self, int host_fd, launch_terms *terms, pyproc_error **reterr) {
+static int prepare_path(launch_site *self, const struct options *options, int host_fd, launch_terms *terms,
+                        pyproc_error **reterr) {
   char path[PRIVATE_PATH_SIZE];
   (void)host_fd; /* it knows nothing of it */
   int result = private_dir_open(&self->folder, reterr);
-  if (result < 0) return result;
+  if (result >= 0) result = process_limits_give_folder(&options->limits, self->folder.path, reterr);
+  if (result < 0) {
+    private_dir_remove(&self->folder);
+    return result;
+  }
   path_of(self, path);
   *terms = (launch_terms){.variable_count = 1};
   snprintf(terms->variables[0], LAUNCH_VARIABLE_SIZE, "PYPROC_SOCKET_PATH=%s", path);

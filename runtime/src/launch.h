@@ -9,6 +9,7 @@
 
 #include <stdbool.h>
 
+#include "options.h"
 #include "private_dir.h"
 
 enum { LAUNCH_FDS = 2, LAUNCH_VARIABLES = 2, LAUNCH_VARIABLE_SIZE = PRIVATE_PATH_SIZE + 24 };
@@ -37,7 +38,8 @@ typedef struct launch {
   const char *task;    /* what the script has to do to be ready: "does … <task>?" */
 
   /* Before the process is started. `host_fd` is for the process to watch us. On failure nothing is left. */
-  int (*prepare)(launch_site *self, int host_fd, launch_terms *terms, pyproc_error **reterr);
+  int (*prepare)(launch_site *self, const struct options *options, int host_fd, launch_terms *terms,
+                 pyproc_error **reterr);
   /* The connected socket, which is the caller's from then on; -1: not yet, try again. Never blocks. */
   int (*reach)(launch_site *self);
   /* Gives up what is not needed any more once the process was reached, or has ended. Again is fine. */

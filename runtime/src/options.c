@@ -45,6 +45,16 @@ static const number_place places[] = {
     {PLACE(breaker_failures, breaker_failures)},
     {PLACE(breaker_cooldown_ms, breaker_cooldown_ms)},
     {PLACE(log_level, log_level), .off = PYPROC_OFF},
+    {PLACE(memory_limit_bytes, limits.memory_bytes), .can_change = true},
+    {PLACE(cpu_limit_seconds, limits.cpu_seconds), .can_change = true},
+    {PLACE(files_limit, limits.files), .can_change = true},
+    {PLACE(core_limit_bytes, limits.core_bytes), .off = PYPROC_OFF, .unlimited = INT64_MAX, .can_change = true},
+    {PLACE(nice, limits.nice), .can_change = true},
+    {PLACE(uid, limits.uid)}, /* the folder for sockets is theirs */
+    {PLACE(gid, limits.gid)},
+    {PLACE(umask, limits.umask), .can_change = true},
+    {PLACE(no_new_privs, limits.no_new_privs), .can_change = true},
+    {PLACE(clear_env, clear_env), .can_change = true},
 };
 
 static int copy_number(struct options *to, const pyproc_pool_options *from, const number_place *place,
@@ -103,26 +113,22 @@ static int check_env(const struct options *self, pyproc_error **reterr) {
   return PYPROC_OK;
 }
 
-static bool is_set(const pyproc_pool_options *from, const option_row *row) {
-  const char *text;
-  int64_t number;
-  if (row->type == OPTION_TEXT) {
-    memcpy(&text, (const char *)from + row->offset, sizeof text);
-    return text != NULL;
-  }
-  memcpy(&number, (const char *)from + row->offset, sizeof number);
-  return !option_allows(row, number);
-}
-
 static int check_choices(const pyproc_pool_options *from, pyproc_error **reterr) {
   for (size_t i = 0; i < option_table_size; i++)
-    if (option_table[i].is_later && is_set(from, &option_table[i]))
+    if (option_table[i].is_later && option_is_set(&option_table[i], from))
       return error_set(reterr, PYPROC_E_UNIMPLEMENTED, "option %s is not part of this version; leave it 0",
                        option_table[i].name);
   if (from->channel != NULL && strcmp(from->channel, "uds") != 0 && strcmp(from->channel, "auto") != 0)
     return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "option channel is \"%s\"; allowed are \"auto\" and \"uds\"",
                      from->channel);
   return PYPROC_OK;
+}
+
+static int choose_affinity(struct options *to, const pyproc_pool_options *from, pyproc_error **reterr) {
+  to->limits.is_spread = from->affinity != NULL && strcmp(from->affinity, "spread") == 0;
+  if (from->affinity == NULL || to->limits.is_spread || strcmp(from->affinity, "none") == 0) return PYPROC_OK;
+  return error_set(reterr, PYPROC_E_INVALID_ARGUMENT,
+                   "option affinity is \"%s\"; allowed are \"none\" (default) and \"spread\"", from->affinity);
 }
 
 static int choose_protocol(struct options *to, const pyproc_pool_options *from, pyproc_error **reterr) {
@@ -167,10 +173,16 @@ static int refuse_with_target(const pyproc_pool_options *from, pyproc_error **re
     const char *name;
     bool is_set;
   } ours[] = {
-      {"script", from->script != NULL},   {"python", from->python != NULL},       {"cwd", from->cwd != NULL},
-      {"channel", from->channel != NULL}, {"handshake", from->handshake != NULL}, {"args", from->args != NULL},
-      {"env", from->env != NULL},         {"services", from->services != NULL},   {"workers", from->workers != 0},
+      {"channel", from->channel != NULL},
+      {"handshake", from->handshake != NULL},
+      {"services", from->services != NULL},
+      {"workers", from->workers != 0},
   };
+  for (size_t i = 0; i < option_table_size; i++)
+    if (option_table[i].is_for_processes && option_is_set(&option_table[i], from))
+      return error_set(reterr, PYPROC_E_INVALID_ARGUMENT,
+                       "options target and %s: with a target no worker is started, so leave %s 0", option_table[i].name,
+                       option_table[i].name);
   for (size_t i = 0; i < sizeof ours / sizeof *ours; i++)
     if (ours[i].is_set)
       return error_set(reterr, PYPROC_E_INVALID_ARGUMENT,
@@ -303,6 +315,8 @@ int options_copy(struct options *to, const pyproc_pool_options *from, pyproc_err
   if (result >= 0) result = copy_remote(to, &given, reterr);
   if (result >= 0) result = choose_handshake(to, &given, reterr);
   if (result >= 0) result = copy_numbers(to, &given, reterr);
+  if (result >= 0) result = choose_affinity(to, &given, reterr);
+  if (result >= 0) result = process_limits_check(&to->limits, reterr);
   if (result >= 0) result = copy_texts(to, &given, reterr);
   if (result < 0) options_free(to);
   return result;

@@ -8,6 +8,7 @@
 #include <stdbool.h>
 
 #include "codec.h"
+#include "process_limits.h"
 
 struct options {
   char *script, *python, *cwd; /* python: as given, or PYPROC_PYTHON, or "python3" */
@@ -25,6 +26,8 @@ struct options {
   int64_t breaker_failures, breaker_cooldown_ms;              /* breaker_failures 0: never */
   int64_t recycle_calls, recycle_rss_bytes, recycle_age_ms;   /* 0: never */
   int64_t max_streams, stream_window, stream_idle_timeout_ms; /* INT64_MAX: off */
+  process_limits limits;
+  int64_t clear_env; /* 1: workers do not get the host's */
   pyproc_log_callback *log;
   void *log_userdata;
   pyproc_event_callback *event;

@@ -93,6 +93,7 @@ static int find_files(struct supervisor *self, pyproc_error **reterr) {
   int result = supervisor_find_python(options, self->python, sizeof self->python, reterr);
   if (result >= 0 && !options->bare_workers) result = find_bootstrap(self->bootstrap, sizeof self->bootstrap, reterr);
   if (result >= 0 && options->grpc) result = private_dir_open(&self->folder, reterr);
+  if (result >= 0 && options->grpc) result = process_limits_give_folder(&options->limits, self->folder.path, reterr);
   return result;
 }
 

@@ -232,20 +232,26 @@ static int spawn(struct worker *self, const worker_pipes *pipes, const launch_te
   const protocol *ops = self->connection->protocol;
   const char *const *more = ops->environment != NULL ? ops->environment(self->connection) : framed;
   while (*more != NULL && count < VARIABLES_MAX - 1) own[count++] = *more++;
-  char **argv = make_argv(self), **env = spawn_environment((const char *const *)options->env, own);
+  char **argv = make_argv(self),
+       **env = spawn_environment(options->clear_env != 0, (const char *const *)options->env, own);
   int result;
   if (argv == NULL || env == NULL) {
     result = error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED, "out of memory");
   } else {
     int fds[FD_LAUNCH + LAUNCH_FDS] = {-1, pipes->out[1], pipes->err[1]};
     for (int i = 0; i < terms->fd_count; i++) fds[FD_LAUNCH + i] = terms->fds[i];
+    process_limits limits = options->limits;
+    process_limits_spread(&limits, self->index);
+    for (int i = 0; i < FD_LAUNCH; i++)
+      if (fds[i] >= 0) process_limits_give(&limits, fds[i]);
     spawn_request request = {.program = self->edition->python,
                              .argv = argv,
                              .envp = env,
                              .cwd = options->cwd,
                              .fds = fds,
                              .fd_count = FD_LAUNCH + (size_t)terms->fd_count,
-                             .dies_with_host = self->shop->launch->dies_with_host};
+                             .dies_with_host = self->shop->launch->dies_with_host,
+                             .limits = &limits};
     result = spawn_process(&request, &self->pid, ret_process_fd, reterr);
   }
   free(argv);
@@ -331,7 +337,8 @@ static void start(struct worker *self, int64_t now_ns) {
   atomic_store(&self->became_ready, false);
   atomic_store(&self->became_broken, false);
   int result = open_pipes(&pipes, &error);
-  if (result >= 0) result = self->shop->launch->prepare(&self->site, self->shop->host_fd, &terms, &error);
+  if (result >= 0)
+    result = self->shop->launch->prepare(&self->site, self->edition->options, self->shop->host_fd, &terms, &error);
   if (result >= 0) result = spawn(self, &pipes, &terms, &process_fd, &error);
   if (result >= 0) adopt(self, &pipes, process_fd);
   close_pipes(&pipes);
