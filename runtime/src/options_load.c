@@ -117,10 +117,10 @@ static bool read_number(const option_row *row, const char *text, int64_t *ret_va
   if (strcmp(text, "off") == 0) return *ret_value = PYPROC_OFF, true;
   if (strcmp(text, "unlimited") == 0) return *ret_value = PYPROC_UNLIMITED, true;
   if (strcmp(text, "default") == 0) return *ret_value = 0, true;
-  if (*text != '-' && (*text < '0' || *text > '9')) return false; /* strtoll takes blanks and signs, too */
+  if (row->type == OPTION_MODE && strncmp(text, "0o", 2) == 0) text += 2; /* YAML 1.2 writes it so */
+  if (*text != '-' && (*text < '0' || *text > '9')) return false;         /* strtoll takes blanks and signs, too */
   char *end;
   errno = 0;
-  if (row->type == OPTION_MODE && strncmp(text, "0o", 2) == 0) text += 2; /* YAML 1.2 writes it so */
   *ret_value = strtoll(text, &end, row->type == OPTION_MODE ? 8 : 10);
   return errno == 0 && *end == '\0' && end != text;
 }

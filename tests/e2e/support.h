@@ -118,6 +118,10 @@ void run_threads(int count, void (*function)(int number, void *argument), void *
 /* Whether there is such a process that is no zombie. */
 bool process_lives(long pid);
 
+/* Whether this is root, and that user can run the script: a checkout in somebody's home may be closed to others. */
+enum { NOBODY = 65534 };
+bool nobody_can_run(const char *script);
+
 /* The pid of the one worker of a pool over fault_worker.py. */
 long worker_pid(pyproc_pool *pool);
 
