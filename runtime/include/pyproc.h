@@ -519,7 +519,9 @@ typedef struct pyproc_pool_options {
    * are about processes must then be left alone (INVALID_ARGUMENT names them), and `script` is not needed. Default: workers. */
   const char *target;
 
-  /* Later. */
+  /* Path of a Unix socket on which a worker listens that somebody else runs: see ATTACHED WORKERS above. No process is
+   * started, so that options about processes must be left alone (INVALID_ARGUMENT names them), and `script` is not needed.
+   * A relative path means the program's folder at open. Default: workers of the pool's own. */
   const char *socket_path;
 
   /* Later. */
@@ -689,6 +691,10 @@ typedef struct pyproc_pool_options {
   /* 1: workers get no variable of the program's environment, only those of `env` and the library's own. PATH and HOME
    * are then for `env` to set, where the script needs them. PYPROC_OFF and 0 (default): they get all. */
   int64_t clear_env;
+
+  /* With `socket_path`: the user who may listen there beside root, 1 to 4,294,967,294, or PYPROC_OFF: any. Another one is
+   * PERMISSION_DENIED. Of a socket that systemd made root is the one. Default: the program's own effective user. */
+  int64_t peer_uid;
 } pyproc_pool_options;
 
 /* Initialises a pyproc_pool_options: all defaults. */

@@ -213,6 +213,7 @@ static void take_hello(framed *self, const wire_header *header, const struct pay
   self->has_started_frames = !with_page && method_table_has_feature(methods, "started");
   self->has_streams = method_table_has_feature(methods, "streams");
   self->base.page = with_page ? self->page_memory : NULL;
+  if (self->settings.attached) self->base.peer_pid = method_table_pid(methods);
   pthread_mutex_unlock(&self->lock);
   atomic_store(&self->base.capacity, method_table_concurrency(methods));
   atomic_store(&self->base.prefetch, with_page ? 1 : 0);

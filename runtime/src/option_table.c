@@ -23,7 +23,7 @@ const option_row option_table[] = {
     {TEXT(channel), .doc = "what carries them: auto or uds"},
     {TEXT(handshake), .doc = "auto, or none: workers of the Go library"},
     {TEXT(target), .doc = "a gRPC server elsewhere instead of workers, such as dns:///host:port"},
-    {TEXT(socket_path), .is_later = true, .doc = "later"},
+    {TEXT(socket_path), .doc = "where a worker listens that somebody else runs; none is started then"},
     {TEXT(preload), .is_later = true, .doc = "later"},
     {TEXT(tls_ca_file), .doc = "with target: the authorities of the server's certificate; switches TLS on"},
     {TEXT(tls_cert_file), .doc = "with target: the program's own certificate"},
@@ -91,6 +91,8 @@ const option_row option_table[] = {
     {SWITCH(no_new_privs), .is_for_processes = true,
      .doc = "programs that workers start have no more rights than they, set-user-ID ones neither"},
     {SWITCH(clear_env), .is_for_processes = true, .doc = "workers do not get the program's environment, only env"},
+    {NUMBER(peer_uid), .lowest = 1, .highest = ID_MAX, .can_be_off = true,
+     .doc = "with socket_path: the user who may listen there beside root; default: the program's"},
 };
 
 const size_t option_table_size = sizeof option_table / sizeof *option_table;

@@ -18,6 +18,8 @@ struct options {
   bool bare_workers;                                                /* handshake "none": those of the Go library */
   bool grpc;                                                        /* protocol is "grpc" */
   char *target;                                                     /* NULL: workers */
+  char *socket_path;                                                /* absolute; NULL: workers of our own */
+  int64_t peer_uid;                                                 /* with that; 0: our own, PYPROC_OFF: any */
   char *tls_ca_file, *tls_cert_file, *tls_key_file, *authorization; /* NULL: none */
   int64_t workers, max_in_flight, queue_limit, start_timeout_ms, call_timeout_ms, cancel_grace_ms, drain_timeout_ms;
   int64_t spin_ns; /* 0: never */

@@ -47,6 +47,8 @@
  *   close     supervisor, after fail: lets go of the socket. False: a caller is still inside, try again soon.
  *   nudge     any thread: whoever blocks in progress looks again.
  *   is_reached  any thread: whether the other side can be reached just now. NULL: as long as the state is open.
+ *   overdue   supervisor: answer_due_ns has passed. Whether a call is overdue indeed; else answer_due_ns is set to when the
+ *             next one is. NULL: it is.
  * Lock order: the pool's lock, then a connection's, then a stream's; of an owner's functions `ready`, `freed` and
  * `returned` are called with none of them; the others must take no lock.
  *
@@ -102,6 +104,7 @@ typedef struct connection_settings {
   int max_streams;       /* open at once */
   int64_t stream_window; /* bytes on the way, each direction of each stream */
   bool bare;             /* the worker knows no handshake and no frames but JSON envelopes */
+  bool attached;         /* somebody else runs it: it waits for our hello, and outlives the connection */
   int place;             /* no two connections of a pool have the same */
 
   /* For gRPC alone. */
@@ -135,6 +138,7 @@ typedef struct protocol {
   bool (*close)(struct connection *self);
   void (*nudge)(struct connection *self);
   bool (*is_reached)(struct connection *self);
+  bool (*overdue)(struct connection *self, int64_t now_ns);
 } protocol;
 
 struct connection {

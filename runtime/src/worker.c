@@ -11,7 +11,14 @@
 #include "error.h"
 #include "spawn.h"
 
-enum { EXIT_GRACE_MS = 500, TERM_GRACE_MS = 1000, CLOSE_RETRY_MS = 1, REACH_RETRY_MS = 5, REAP_POLL_MS = 50 };
+enum {
+  EXIT_GRACE_MS = 500,
+  TERM_GRACE_MS = 1000,
+  CLOSE_RETRY_MS = 1,
+  REACH_RETRY_MS = 5,
+  ATTACH_RETRY_MAX_MS = 1000,
+  REAP_POLL_MS = 50
+};
 enum { FD_STDIN, FD_STDOUT, FD_STDERR, FD_LAUNCH, VARIABLES_MAX = LAUNCH_VARIABLES + 4 };
 enum { STEP_ASKED, STEP_TERMINATED, STEP_KILLED };
 
@@ -19,8 +26,18 @@ static int64_t ms(int64_t count) {
   return count * 1000000;
 }
 
+/* Somebody else runs it: there is a connection and no process. */
+static bool is_attached(const struct worker *self) {
+  return self->shop->launch->is_attached;
+}
+
+/* For people to read. Of an attached worker it is what that says of itself; `pid`, which is signalled, is 0 then. */
+static pid_t pid_of(const struct worker *self) {
+  return is_attached(self) ? self->connection->peer_pid : self->pid;
+}
+
 static void say(const struct worker *self, int level, const char *what) {
-  log_write(self->shop->log, level, self->pid, "worker %d: %s", self->index, what);
+  log_write(self->shop->log, level, pid_of(self), "worker %d: %s", self->index, what);
 }
 
 void worker_tell(worker_shop *shop, pid_t pid, int kind, const char *text, const pyproc_crash *crash) {
@@ -33,7 +50,7 @@ void worker_tell(worker_shop *shop, pid_t pid, int kind, const char *text, const
 }
 
 static void tell(const struct worker *self, int kind, const char *text, const pyproc_crash *crash) {
-  worker_tell(self->shop, self->pid, kind, text, crash);
+  worker_tell(self->shop, pid_of(self), kind, text, crash);
 }
 
 /* ---- what the connection tells us, on any thread ---- */
@@ -124,11 +141,16 @@ static void unwatch(struct worker *self, worker_source source) {
 static void watch_socket(struct worker *self) {
   bool for_write = false;
   atomic_store(&self->socket_events, 0);
-  if (!self->connection->protocol->owes(self->connection)) {
+  bool owes = self->connection->protocol->owes(self->connection);
+  int fd = owes || is_attached(self) ? self->connection->protocol->fd(self->connection, &for_write) : -1;
+  if (!owes && fd >= 0) { /* no process tells of its end */
+    watch(self, WORKER_SOCKET, fd, POLLER_HANGUP);
+    return;
+  }
+  if (!owes) {
     unwatch(self, WORKER_SOCKET);
     return;
   }
-  int fd = self->connection->protocol->fd(self->connection, &for_write);
   watch(self, WORKER_SOCKET, fd, for_write ? POLLER_IN | POLLER_OUT : POLLER_IN);
 }
 
@@ -261,8 +283,12 @@ static int spawn(struct worker *self, const worker_pipes *pipes, const launch_te
 
 /* Opens the connection, if the process can be reached already; else that is tried again soon. */
 static int reach(struct worker *self, int64_t now_ns, pyproc_error **reterr) {
-  int socket = self->shop->launch->reach(&self->site);
-  self->due_ns = now_ns + ms(REACH_RETRY_MS);
+  pyproc_error *error = NULL;
+  int socket = self->shop->launch->reach(&self->site, &error);
+  if (error != NULL) return error_give(reterr, error);
+  self->due_ns = now_ns + ms(self->reach_pause_ms);
+  if (is_attached(self) && self->reach_pause_ms < ATTACH_RETRY_MAX_MS) self->reach_pause_ms *= 2;
+  if (self->due_ns > self->start_due_ns) self->due_ns = self->start_due_ns;
   if (socket < 0) return PYPROC_OK;
   self->shop->launch->clear(&self->site);
   self->is_reached = true;
@@ -325,23 +351,37 @@ static void begin(struct worker *self, int64_t now_ns) {
   watch_socket(self);
 }
 
-static void start(struct worker *self, int64_t now_ns) {
+/* Nothing is started: it is only to be reached. */
+static int attach(struct worker *self, pyproc_error **reterr) {
+  self->connection->peer_pid = 0;
+  self->connection->index = self->index;
+  return self->shop->launch->prepare(&self->site, self->edition->options, -1, NULL, reterr);
+}
+
+static int start_process(struct worker *self, pyproc_error **reterr) {
   worker_pipes pipes;
   launch_terms terms;
-  pyproc_error *error = NULL;
   int process_fd = -1;
+  int result = open_pipes(&pipes, reterr);
+  if (result >= 0)
+    result = self->shop->launch->prepare(&self->site, self->edition->options, self->shop->host_fd, &terms, reterr);
+  if (result >= 0) result = spawn(self, &pipes, &terms, &process_fd, reterr);
+  if (result >= 0) adopt(self, &pipes, process_fd);
+  close_pipes(&pipes);
+  return result;
+}
+
+static void start(struct worker *self, int64_t now_ns) {
+  pyproc_error *error = NULL;
   self->may_have_ended = self->is_reached = false;
   self->leaving_step = STEP_ASKED;
   self->revision = self->edition->revision;
+  self->reach_pause_ms = REACH_RETRY_MS;
+  atomic_store(&self->connection->good_calls, 0); /* also where it is never opened */
   atomic_store(&self->is_retiring, false);
   atomic_store(&self->became_ready, false);
   atomic_store(&self->became_broken, false);
-  int result = open_pipes(&pipes, &error);
-  if (result >= 0)
-    result = self->shop->launch->prepare(&self->site, self->edition->options, self->shop->host_fd, &terms, &error);
-  if (result >= 0) result = spawn(self, &pipes, &terms, &process_fd, &error);
-  if (result >= 0) adopt(self, &pipes, process_fd);
-  close_pipes(&pipes);
+  int result = is_attached(self) ? attach(self, &error) : start_process(self, &error);
   if (result < 0) { /* nothing runs */
     self->shop->launch->clear(&self->site);
     self->restart_ns = now_ns + ms(pause_after(self, true, now_ns));
@@ -362,9 +402,17 @@ static bool is_expected(const struct worker *self) {
   return atomic_load(&self->shop->closing) || !self->is_wanted;
 }
 
+static void describe_loss(const struct worker *self, char *text, size_t size) {
+  char pid[32] = "";
+  if (pid_of(self) > 0) snprintf(pid, sizeof pid, " (process %ld)", (long)pid_of(self));
+  snprintf(text, size, "the connection to the worker at %s%s has ended", self->edition->options->socket_path, pid);
+}
+
 static void describe_exit(const struct worker *self, const platform_exit *exit, char *text, size_t size) {
   bool killed_by_us = self->state == WORKER_LEAVING && self->leaving_step == STEP_KILLED && exit->signal == SIGKILL;
-  if (!exit->known)
+  if (is_attached(self))
+    describe_loss(self, text, size);
+  else if (!exit->known)
     snprintf(text, size, "worker %ld has ended; the host took its exit status", (long)self->pid);
   else if (killed_by_us)
     snprintf(text, size, "worker %ld %s and was killed", (long)self->pid,
@@ -403,9 +451,13 @@ static pyproc_error *make_error(struct worker *self, const platform_exit *exit, 
                                                         : "",
                       text, running ? " in " : "", method,
                       stuck ? ", which did not end although its call was given up (option cancel_grace_ms)" : "");
+  else if (is_attached(self))
+    error = error_new(PYPROC_E_UNAVAILABLE, "%s before the worker had said hello: is it one of this library's?", text);
   else
     error = error_new(PYPROC_E_UNAVAILABLE, "%s before it was ready: does %s %s?", text, self->edition->options->script,
                       self->shop->launch->task);
+  error_set_worker(error, pid_of(self));
+  if (is_attached(self)) return error; /* no process of ours has ended */
   char *tail = self->tail != NULL ? log_tail_text(self->tail) : NULL;
   pyproc_crash crash = {.size = sizeof crash,
                         .pid = self->pid,
@@ -417,7 +469,6 @@ static pyproc_error *make_error(struct worker *self, const platform_exit *exit, 
                         .method = method,
                         .log = tail != NULL ? tail : "",
                         .stacks = ""};
-  error_set_worker(error, self->pid);
   error_set_stop(error, stuck ? PYPROC_STOP_KILLED : PYPROC_STOP_NONE);
   error_set_log(error, crash.log);
   error_set_crash(error, &crash);
@@ -471,16 +522,17 @@ static void bury(struct worker *self, const platform_exit *exit, int64_t now_ns)
   bool had_good_call = atomic_load(&self->connection->good_calls) > 0;
   pyproc_error *error = make_error(self, exit, was != WORKER_STARTING);
   /* its socket may have ended before it: that it is leaving does not mean that we sent it away */
-  log_write(self->shop->log, is_expected(self) ? PYPROC_LOG_DEBUG : PYPROC_LOG_ERROR, self->pid, "worker %d: %s",
+  log_write(self->shop->log, is_expected(self) ? PYPROC_LOG_DEBUG : PYPROC_LOG_ERROR, pid_of(self), "worker %d: %s",
             self->index, pyproc_error_message(error));
   admission_lose(self->shop->admission, self->connection, error);
-  if (!is_expected(self)) tell(self, PYPROC_EVENT_WORKER_DIED, pyproc_error_message(error), pyproc_error_crash(error));
+  bool is_loss = !is_expected(self) && (was != WORKER_STARTING || !is_attached(self));
+  if (is_loss) tell(self, PYPROC_EVENT_WORKER_DIED, pyproc_error_message(error), pyproc_error_crash(error));
   self->restart_ns = now_ns + ms(pause_after(self, !had_good_call && !is_expected(self), now_ns));
   if (is_expected(self))
     pyproc_error_free(error);
   else
     keep_error(self, error);
-  if (!is_expected(self)) atomic_fetch_add(&self->shop->restarts, 1);
+  if (is_loss) atomic_fetch_add(&self->shop->restarts, 1);
   self->state = WORKER_GONE;
   let_go(self, now_ns);
 }
@@ -496,7 +548,13 @@ static bool bury_if_ended(struct worker *self, int64_t now_ns) {
   return true;
 }
 
+/* Of an attached worker the connection ends here and now, and nothing else. */
 static void end_now(struct worker *self, int64_t now_ns) {
+  if (is_attached(self)) {
+    const platform_exit unknown = {0};
+    bury(self, &unknown, now_ns);
+    return;
+  }
   platform_kill_group(self->pid, SIGKILL);
   if (self->state != WORKER_STARTING) self->state = WORKER_LEAVING;
   self->leaving_step = STEP_KILLED;
@@ -509,8 +567,8 @@ void worker_leave(struct worker *self, int64_t grace_ms) {
   self->connection->protocol->finish(self->connection);
   if (self->shop->launch->stop_signal != 0) platform_kill_group(self->pid, self->shop->launch->stop_signal);
   self->state = WORKER_LEAVING;
-  self->leaving_step = STEP_ASKED;
-  self->due_ns = is_listening ? platform_now_ns() + ms(grace_ms) : 0;
+  self->leaving_step = is_attached(self) ? STEP_TERMINATED : STEP_ASKED;
+  self->due_ns = is_listening && !is_attached(self) ? platform_now_ns() + ms(grace_ms) : 0;
 }
 
 void worker_employ(struct worker *self, const worker_edition *edition, int index) {
@@ -557,14 +615,27 @@ static void become_ready(struct worker *self) {
   tell(self, PYPROC_EVENT_WORKER_READY, "ready", NULL);
 }
 
+/* Who listens may just be ending, or starting anew: that is as if nobody had listened. */
+static bool reach_again(struct worker *self, int64_t now_ns) {
+  const protocol *ops = self->connection->protocol;
+  unwatch(self, WORKER_SOCKET);
+  ops->drain(self->connection);
+  if (!ops->close(self->connection)) return false;
+  self->is_reached = false;
+  self->site.errnum = ECONNRESET;
+  self->due_ns = now_ns + ms(self->reach_pause_ms);
+  return true;
+}
+
 /* The connection is of no use: where the process ends by itself, its exit status says more than our signal would. */
 static void become_broken(struct worker *self, int64_t now_ns) {
   if (self->state != WORKER_STARTING && self->state != WORKER_READY && self->state != WORKER_RETIRING) return;
   bool hung_up = pyproc_error_code(self->connection->reason) == PYPROC_E_UNAVAILABLE;
   bool failed = self->state == WORKER_STARTING;
+  if (failed && hung_up && is_attached(self) && now_ns < self->start_due_ns && reach_again(self, now_ns)) return;
   if (!failed) self->state = WORKER_LEAVING;
   self->leaving_step = STEP_TERMINATED;
-  self->due_ns = hung_up || failed ? now_ns + ms(EXIT_GRACE_MS) : now_ns;
+  self->due_ns = (hung_up || failed) && !is_attached(self) ? now_ns + ms(EXIT_GRACE_MS) : now_ns;
   unwatch(self, WORKER_SOCKET);
 }
 
@@ -574,16 +645,27 @@ static void end_if_overdue(struct worker *self, int64_t now_ns) {
   struct connection *connection = self->connection;
   if (self->state != WORKER_READY || now_ns < atomic_load(&connection->answer_due_ns)) return;
   int capacity = atomic_exchange(&connection->capacity, 0);
-  if (now_ns < atomic_load(&connection->answer_due_ns)) { /* it has just answered */
+  const protocol *ops = connection->protocol;
+  if (now_ns < atomic_load(&connection->answer_due_ns) || (ops->overdue != NULL && !ops->overdue(connection, now_ns))) {
+    /* it has just answered */
     atomic_store(&connection->capacity, capacity);
     admission_dispatch(self->shop->admission);
     return;
   }
-  self->verdict = error_new(PYPROC_E_UNAVAILABLE,
-                            "worker %ld was killed: it went on with a call for %" PRId64
-                            " ms after that was given up (option cancel_grace_ms)",
-                            (long)self->pid, self->shop->options->cancel_grace_ms);
+  self->verdict = error_new(
+      PYPROC_E_UNAVAILABLE,
+      "worker %ld was %s: it went on with a call for %" PRId64 " ms after that was given up (option cancel_grace_ms)",
+      (long)pid_of(self), is_attached(self) ? "disconnected" : "killed", self->shop->options->cancel_grace_ms);
   end_now(self, now_ns);
+}
+
+/* An attached worker was not ready in time. */
+static pyproc_error *unreached(const struct worker *self) {
+  char text[128];
+  return error_new(PYPROC_E_DEADLINE_EXCEEDED,
+                   "the worker at %s was not ready within %" PRId64 " ms (options socket_path, start_timeout_ms): %s",
+                   self->edition->options->socket_path, self->edition->options->start_timeout_ms,
+                   launch_last_reason(&self->site, text, sizeof text));
 }
 
 static bool may_start(const struct worker *self) {
@@ -602,15 +684,18 @@ static void do_what_is_due(struct worker *self, int64_t now_ns) {
       start(self, now_ns);
     break;
   case WORKER_STARTING:
-    if (!self->is_reached && self->leaving_step != STEP_KILLED && now_ns < self->start_due_ns) {
+    if (!self->is_reached && self->verdict == NULL && self->leaving_step != STEP_KILLED &&
+        now_ns < self->start_due_ns) {
       begin(self, now_ns);
       break;
     }
     if (self->verdict == NULL && (!self->is_reached || atomic_load(&self->connection->state) == CONNECTION_HANDSHAKE))
-      self->verdict = error_new(PYPROC_E_DEADLINE_EXCEEDED,
-                                "worker %ld was not ready within %" PRId64 " ms (option start_timeout_ms): does %s %s?",
-                                (long)self->pid, self->edition->options->start_timeout_ms,
-                                self->edition->options->script, self->shop->launch->task);
+      self->verdict = is_attached(self) ? unreached(self)
+                                        : error_new(PYPROC_E_DEADLINE_EXCEEDED,
+                                                    "worker %ld was not ready within %" PRId64
+                                                    " ms (option start_timeout_ms): does %s %s?",
+                                                    (long)self->pid, self->edition->options->start_timeout_ms,
+                                                    self->edition->options->script, self->shop->launch->task);
     end_now(self, now_ns);
     break;
   case WORKER_LEAVING:
