@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from support import FAILED, HELLO, JSON, PATIENCE_S, REQUEST, WELCOME, Wire, environment, envelope, frame, wait_until
+from support import FAILED, HELLO, JSON, PATIENCE_S, PING, PONG, REQUEST, WELCOME, Wire, environment, envelope, frame, wait_until
 
 SCRIPT = '''
 import sys, time
@@ -267,6 +267,26 @@ def test_file_that_is_no_socket_is_kept(tmp_path: Path) -> None:
         assert "no socket" in listener.output() and (tmp_path / "worker.sock").read_text() == "precious"
     finally:
         listener.close()
+
+
+def test_other_connections_are_heard_while_a_handler_runs(listener: Listener) -> None:
+    """A ping is answered, and what came behind it is not forgotten; an end is seen."""
+    busy, other, gone = listener.connect(), listener.connect(), listener.connect()
+    other.send(frame(HELLO, b'{"version":1}', flags=JSON))
+    assert other.read().kind == HELLO
+    other.send(frame(WELCOME, b'{"version":1}', flags=JSON))
+    assert call(gone, {"id": 1, "method": "health"})["ok"]
+    busy.send(envelope({"id": 5, "method": "slow"}))
+    wait_until(lambda: "waiting" in listener.output(), "the handler")
+    other.send(frame(PING, b"are you there", id=77), envelope({"id": 9, "method": "health"}))
+    gone.close()
+    pong = other.read()
+    assert (pong.kind, pong.id, pong.body) == (PONG, 77, b"are you there")
+    assert "cleaned up" not in listener.output()
+    busy.send(envelope({"type": "cancellation", "payload": {"id": 5}}))
+    assert other.read().json["ok"]
+    assert busy.read().json["id"] == 5
+    assert call(listener.connect(), {"id": 1, "method": "health"})["ok"]
 
 
 # ---- who may connect, and how many ----

@@ -289,6 +289,22 @@ static uint64_t watch_runs(struct control *self, uint64_t now_ns) {
   return again_ns;
 }
 
+/* The other connections of a worker that listens: their hosts want to see that it lives. The lock is held. */
+static void serve_others(struct control *self, const struct connection *running) {
+  for (size_t i = 0; i < self->connection_count; i++) {
+    struct connection *const other = self->connections[i];
+    if (other == running || other->ended || other->fault != NULL) continue;
+    while (connection_receive(other) > 0) {
+      connection_scan(other);
+      atomic_store(&self->read_others, true);
+    }
+    if (other->ended || connection_send(other, NULL, NULL) < 0) {
+      other->ended = true;
+      atomic_store(&self->read_others, true);
+    }
+  }
+}
+
 /* Reads and writes for a handler that runs for long. `hung_up` is a descriptor whose peer has gone, or -1. Returns the
  * descriptor to poll, or -1, and for what. */
 static int serve_running(struct control *self, uint64_t now_ns, int hung_up, short *ret_events) {
@@ -297,6 +313,7 @@ static int serve_running(struct control *self, uint64_t now_ns, int hung_up, sho
   const uint64_t since_ns = atomic_load(&self->since_ns);
   struct connection *running = self->running;
   if (running != NULL && since_ns != 0 && now_ns - since_ns >= long_ns && !running->ended && running->fault == NULL) {
+    serve_others(self, running);
     while (connection_receive(running) > 0) connection_scan(running);
     const int sent = connection_send(running, NULL, NULL);
     if (sent < 0 || (hung_up == running->fd && !connection_has_room(running))) running->ended = true;

@@ -291,8 +291,11 @@ static int add_connection(struct loop *self, int fd, connection_stage stage) {
   struct connection *added = connection_new(fd, stage, control_cancel, control_wake_stream, self->control);
   if (added == NULL) return -1;
   added->streams.methods = &self->methods;
+  lock(self);
   self->ready[self->connection_count] = true;
   self->connections[self->connection_count++] = added;
+  self->control->connection_count = self->connection_count;
+  unlock(self);
   return 0;
 }
 
@@ -300,7 +303,10 @@ static int add_connection(struct loop *self, int fd, connection_stage stage) {
 static int remove_connection(struct loop *self, size_t index) {
   control_stall(self->control, NULL); /* it may be the one that is read elsewhere */
   struct connection *const removed = self->connections[index];
+  lock(self);
   self->connections[index] = self->connections[--self->connection_count];
+  self->control->connection_count = self->connection_count;
+  unlock(self);
   self->ready[index] = self->ready[self->connection_count];
   const char *fault = removed->fault;
   connection_free(removed);
@@ -433,6 +439,10 @@ static void mark_all_ready(struct loop *self) {
  * a signal handler. */
 static int wait_for_work(struct loop *self, bool waits) {
   struct pollfd wanted[2 + LOOP_CONNECTIONS_MAX];
+  if (atomic_exchange(&self->control->read_others, false)) {
+    mark_all_ready(self);
+    waits = false;
+  }
   const nfds_t count = fill_poll(self, wanted, &waits);
   int ready, problem;
   if (!waits) {
@@ -640,6 +650,7 @@ static int open_wire(struct loop *self, int fd, int listen_fd, int host_fd) {
     (void)PyErr_SetFromErrno(PyExc_OSError);
     return -1;
   }
+  self->control->connections = self->connections;
   self->inherited = fd >= 0;
   if (fd >= 0 && add_connection(self, fd, CONNECTION_WELCOMING) < 0) {
     self->control->host_fd = -1;
