@@ -3,7 +3,7 @@
  *
  * CONTENTS
  *   Life of a pool, Threads, How waiting works, Ownership, Codes, What "may have run" means, Calls that are made again,
- *   How a handler is stopped, Metadata, gRPC, Workers without a handshake, Fork, Signals and other things of the process,
+ *   How a handler is stopped, Metadata, gRPC, Workers without a handshake, Attached workers, Fork, Signals and other things of the process,
  *   Compatibility, Limits; then every function, struct, enumerator and macro in turn.
  *
  * LIFE OF A POOL
@@ -206,6 +206,38 @@
  *   SIGTERM and SIGKILL. On Linux they are killed when the program dies; elsewhere nothing ends them then.
  *   A reply that cannot be serialised in the worker makes the Go library's worker give its connection up: the call is
  *   INTERNAL and the worker is replaced.
+ *
+ * ATTACHED WORKERS
+ *   With the option socket_path a pool starts no process. It connects to a worker that somebody else runs on this host: a
+ *   service manager, a container of the same pod, a person. The worker is the same script; run by hand, with the worker
+ *   package in its Python, it listens on its PYPROC_SOCKET_PATH with mode 0660, or on a socket that systemd passes.
+ *
+ * ```c
+ * pyproc_pool_options options = PYPROC_POOL_OPTIONS_INIT;
+ * options.socket_path = "/run/pyproc/worker.sock";
+ * pyproc_pool *attached = NULL;
+ * if (pyproc_pool_open(&options, &attached, NULL) < 0) return -1;
+ * pyproc_pool_close(attached);
+ * ```
+ *
+ *   Calls, streams, deadlines, cancels, codes and may_have_run are those of other workers. What differs:
+ *   Who. Either side looks who the other is, beside the mode of the socket: the user who listens has to be the program's or
+ *   root (peer_uid names another one), the one who connects the worker's or root (its PYPROC_PEER_UID names another one by
+ *   number, or says "any").
+ *   Connecting. The worker may be started later: the library tries again, after pauses of 5 ms that grow to a second, until
+ *   start_timeout_ms, which then is one failure of a place in the sense of restart_max and breaker_failures. A connection
+ *   that ends is made anew at once, or in the same way; calls wait meanwhile. The event is PYPROC_EVENT_WORKER_DIED without
+ *   a crash, which nobody here can see, and health.restarts counts it.
+ *   Number. `workers` are connections, 1 by default. A worker serves up to 128, of any number of pools and programs, one
+ *   plain handler at a time all the same; more than one pay where several processes accept on one socket. A worker that
+ *   has as many as it serves says that it is busy (FAILED_PRECONDITION).
+ *   Nothing is killed. A handler that goes on when its call was given up costs the connection, twice cancel_grace_ms and a
+ *   quarter of a second later, and so does a worker that hangs: what is in flight is UNAVAILABLE, what had not begun moves
+ *   on and never begins there, and the process goes on. To end it is up to who runs it.
+ *   Changing. pyproc_pool_reload makes all connections anew, also to another socket_path, before the old ones end: after a
+ *   deployment calls move over and none fails. pyproc_pool_resize changes their number. recycle_… is refused.
+ *   Output and environment are not the pool's; options about processes are INVALID_ARGUMENT. With handshake "none" the
+ *   worker may be one of the Go library. A gRPC server is reached by the option target, "unix:/path".
  *
  * FORK
  *   A child that the program forks has no use for its parent's pools: every call on one is FAILED_PRECONDITION there,
@@ -455,11 +487,11 @@ typedef void pyproc_log_callback(const pyproc_log_record *record, void *userdata
 
 /* What events tell. */
 enum {
-  PYPROC_EVENT_WORKER_READY = 1,  /* a worker can be called */
-  PYPROC_EVENT_WORKER_DIED,       /* a worker has ended although nobody closed the pool; `crash` is set */
-  PYPROC_EVENT_WORKER_HUNG,       /* later */
-  PYPROC_EVENT_WORKER_RECYCLED,   /* a worker has been replaced by a new one that is ready, and will leave */
-  PYPROC_EVENT_BREAKER_OPEN,      /* calls fail at once from now on: see breaker_failures */
+  PYPROC_EVENT_WORKER_READY = 1, /* a worker can be called */
+  PYPROC_EVENT_WORKER_DIED,     /* a worker has ended although nobody closed the pool; `crash` is set unless attached */
+  PYPROC_EVENT_WORKER_HUNG,     /* later */
+  PYPROC_EVENT_WORKER_RECYCLED, /* a worker has been replaced by a new one that is ready, and will leave */
+  PYPROC_EVENT_BREAKER_OPEN,    /* calls fail at once from now on: see breaker_failures */
   PYPROC_EVENT_BREAKER_HALF_OPEN, /* a worker is tried again */
   PYPROC_EVENT_BREAKER_CLOSED,    /* a worker has answered: all is as before */
   PYPROC_EVENT_RELOADED           /* all workers were replaced by pyproc_pool_reload */
