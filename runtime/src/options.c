@@ -349,9 +349,9 @@ int options_copy(struct options *to, const pyproc_pool_options *from, pyproc_err
   result = check_choices(&given, reterr);
   if (result >= 0) result = choose_protocol(to, &given, reterr);
   if (result >= 0) result = copy_remote(to, &given, reterr);
-  if (result >= 0) result = copy_attached(to, &given, reterr);
   if (result >= 0) result = choose_handshake(to, &given, reterr);
   if (result >= 0) result = copy_numbers(to, &given, reterr);
+  if (result >= 0) result = copy_attached(to, &given, reterr);
   if (result >= 0) result = choose_affinity(to, &given, reterr);
   if (result >= 0) result = process_limits_check(&to->limits, reterr);
   if (result >= 0) result = copy_texts(to, &given, reterr);

@@ -1,4 +1,4 @@
-"""The files of examples/attached/deploy: their syntax, that they fit each other, and the program against a worker run as they say."""
+"""The files of examples/attached/deploy: syntax, how they fit, and the program against a worker run like that."""
 
 from __future__ import annotations
 
@@ -42,9 +42,11 @@ def test_units_are_right_for_systemd(tmp_path: Path) -> None:
     script.write_text("", encoding="utf-8")
     for name in ("pyproc-worker.service", "pyproc-worker.socket"):
         text = (DEPLOY / name).read_text(encoding="utf-8")
-        (tmp_path / name).write_text(text.replace("/opt/pyproc-worker/worker.py", str(script)), encoding="utf-8")
-    done = subprocess.run([tool, "verify", str(tmp_path / "pyproc-worker.socket"), str(tmp_path / "pyproc-worker.service")],
-                          text=True, capture_output=True, timeout=60, env={**os.environ, "SYSTEMD_LOG_TARGET": "console"})
+        text = text.replace("/opt/pyproc-worker/worker.py", str(script))
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    units = [str(tmp_path / "pyproc-worker.socket"), str(tmp_path / "pyproc-worker.service")]
+    done = subprocess.run([tool, "verify", *units], text=True, capture_output=True, timeout=60,
+                          env={**os.environ, "SYSTEMD_LOG_TARGET": "console"})
     if re.search(r"Failed to (initialize|create|setup|start up) manager|Host is down|not been booted", done.stderr):
         pytest.skip(f"systemd-analyze cannot run here: {done.stderr.strip()[:200]}")
     ours = [line for line in done.stderr.splitlines() if "pyproc-worker" in line]

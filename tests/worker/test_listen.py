@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from support import FAILED, HELLO, JSON, PATIENCE_S, PING, PONG, REQUEST, WELCOME, Wire, environment, envelope, frame, wait_until
+from support import (FAILED, HELLO, JSON, PATIENCE_S, PING, PONG, REQUEST, WELCOME, Wire, environment, envelope,
+                     frame, wait_until)
 
 SCRIPT = '''
 import sys, time
@@ -359,7 +360,8 @@ def test_busy_is_said(listener: Listener) -> None:
 class Activated(Listener):
     """A worker that is started as systemd starts one: the socket is descriptor 3."""
 
-    def __init__(self, folder: Path, sock: socket.socket, *, pid: str = "$$", count: str = "1", code: str = SCRIPT) -> None:
+    def __init__(self, folder: Path, sock: socket.socket, *, pid: str = "$$", count: str = "1",
+                 code: str = SCRIPT) -> None:
         self.folder = folder
         self.path = folder / "worker.sock"
         (folder / "script.py").write_text(code)
@@ -410,8 +412,9 @@ def test_activation_for_another_process_is_none(tmp_path: Path) -> None:
         listener.close()
 
 
-@pytest.mark.parametrize("kind, count, says", [("stream", "2", "one ListenStream="), ("stream", "", "one ListenStream="),
-                                               ("deaf", "1", "leave Accept= no"), ("datagram", "1", "no Unix stream")])
+@pytest.mark.parametrize("kind, count, says", [
+    ("stream", "2", "one ListenStream="), ("stream", "", "one ListenStream="), ("deaf", "1", "leave Accept= no"),
+    ("datagram", "1", "no Unix stream")])
 def test_activation_that_cannot_be_used(tmp_path: Path, kind: str, count: str, says: str) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM if kind == "datagram" else socket.SOCK_STREAM) as sock:
         sock.bind(str(tmp_path / "worker.sock"))

@@ -452,8 +452,8 @@ def serve(*handlers: object, threads: int = 1) -> None:
     """Serves typed handlers, and what is exposed, until the host goes or SIGTERM comes; then it returns.
 
     A worker that a pool started speaks on the socket that it inherited; another one listens on a socket that a service
-    manager passes (systemd's socket activation), or on ``PYPROC_SOCKET_PATH``, for as many hosts as like to attach, up to
-    128 connections, of this user and root, or of the user that ``PYPROC_PEER_UID`` names by number, or of ``any``.
+    manager passes (systemd's socket activation), or on ``PYPROC_SOCKET_PATH``. It serves up to 128 connections, of this
+    user and root, or of the user that ``PYPROC_PEER_UID`` names by number, or of ``any``.
     With ``PYPROC_PROTOCOL=grpc`` it serves gRPC instead, on the path in ``PYPROC_GRPC_SOCKET`` or the address in
     ``PYPROC_GRPC_ADDRESS``, to any client.
 
