@@ -9,6 +9,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <limits.h>
 #include <poll.h>
 #include <stdio.h>
@@ -56,6 +57,17 @@ int platform_cpu_count(void) {
 }
 
 int platform_current_cpu(void) {
+  return -1;
+}
+
+int platform_nth_processor(int n) {
+  (void)n;
+  return -1;
+}
+
+int platform_bind_processor(int processor) {
+  (void)processor;
+  errno = ENOSYS;
   return -1;
 }
 
@@ -218,6 +230,20 @@ pid_t platform_fork_exec(void (*child)(void *argument), void *argument) {
 
 void platform_die_with(pid_t parent) {
   (void)parent;
+}
+
+/* The child has one thread: fork, not vfork, made it. */
+int platform_become_group(gid_t gid) {
+  return setgroups(1, &gid) < 0 || setgid(gid) < 0 ? -1 : 0;
+}
+
+int platform_become_user(uid_t uid) {
+  return setuid(uid);
+}
+
+int platform_no_new_privileges(void) {
+  errno = ENOSYS;
+  return -1;
 }
 
 const char *platform_library_dir(char *buffer, size_t size) {

@@ -28,7 +28,7 @@ typedef struct poller {
 /* All return 0 or more, or -1 with errno. */
 int poller_open(poller *self);
 
-/* Watches `fd` for `events` (POLLER_IN, POLLER_OUT), replacing what was asked before; 0 takes it out, which never
+/* Watches `fd` for `events` (POLLER_IN, POLLER_OUT; POLLER_HANGUP alone: its end and nothing else), replacing what was asked before; 0 takes it out, which never
    fails for a descriptor that is not in. */
 int poller_set(poller *self, int fd, uint32_t events, void *tag);
 

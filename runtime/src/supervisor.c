@@ -93,12 +93,14 @@ static int find_files(struct supervisor *self, pyproc_error **reterr) {
   int result = supervisor_find_python(options, self->python, sizeof self->python, reterr);
   if (result >= 0 && !options->bare_workers) result = find_bootstrap(self->bootstrap, sizeof self->bootstrap, reterr);
   if (result >= 0 && options->grpc) result = private_dir_open(&self->folder, reterr);
+  if (result >= 0 && options->grpc) result = process_limits_give_folder(&options->limits, self->folder.path, reterr);
   return result;
 }
 
 static int open_shop(struct supervisor *self, struct admission *admission, pyproc_error **reterr) {
   const struct options *options = self->options;
-  int result = is_remote(self) ? PYPROC_OK : find_files(self, reterr);
+  bool has_processes = !is_remote(self) && options->socket_path == NULL;
+  int result = has_processes ? find_files(self, reterr) : PYPROC_OK;
   if (result < 0) return result;
   if (wake_open(&self->wake) < 0 || poller_open(&self->poller) < 0 ||
       platform_host_watch(&self->host_fd, &self->host_keep_fd) < 0 ||
@@ -112,7 +114,9 @@ static int open_shop(struct supervisor *self, struct admission *admission, pypro
                            .wake_argument = self};
   self->shop =
       (worker_shop){.options = options,
-                    .launch = options->bare_workers ? &launch_listening : &launch_inherited,
+                    .launch = options->socket_path != NULL ? &launch_attached
+                              : options->bare_workers      ? &launch_listening
+                                                           : &launch_inherited,
                     .bootstrap = self->bootstrap,
                     .breaker = {.failures = options->breaker_failures, .cooldown_ms = options->breaker_cooldown_ms},
                     .admission = admission,
@@ -141,6 +145,7 @@ static int make_places(struct supervisor *self, struct lot *lot, pyproc_error **
                                         .poison = options->poison_limit > 0 ? self->shop.admission->poison : NULL,
                                         .channel = options->channel,
                                         .ring_bytes = (uint32_t)options->ring_bytes,
+                                        .attached = options->socket_path != NULL,
                                         .folder = &self->folder,
                                         .target = options->target,
                                         .tls_ca_file = options->tls_ca_file,

@@ -13,7 +13,14 @@
 #include "spawn.h"
 #include "stacks.h"
 
-enum { EXIT_GRACE_MS = 500, TERM_GRACE_MS = 1000, CLOSE_RETRY_MS = 1, REACH_RETRY_MS = 5, REAP_POLL_MS = 50 };
+enum {
+  EXIT_GRACE_MS = 500,
+  TERM_GRACE_MS = 1000,
+  CLOSE_RETRY_MS = 1,
+  REACH_RETRY_MS = 5,
+  ATTACH_RETRY_MAX_MS = 1000,
+  REAP_POLL_MS = 50
+};
 enum { STACKS_WAIT_MS = 200 }; /* that a process which hangs has to write its stacks */
 enum { FD_STDIN, FD_STDOUT, FD_STDERR, FD_LAUNCH, VARIABLES_MAX = LAUNCH_VARIABLES + 5 };
 enum { STEP_STACKS, STEP_ASKED, STEP_TERMINATED, STEP_KILLED };
@@ -22,8 +29,18 @@ static int64_t ms(int64_t count) {
   return count * 1000000;
 }
 
+/* Somebody else runs it: there is a connection and no process. */
+static bool is_attached(const struct worker *self) {
+  return self->shop->launch->is_attached;
+}
+
+/* For people to read. Of an attached worker it is what that says of itself; `pid`, which is signalled, is 0 then. */
+static pid_t pid_of(const struct worker *self) {
+  return is_attached(self) ? self->connection->peer_pid : self->pid;
+}
+
 static void say(const struct worker *self, int level, const char *what) {
-  log_write(self->shop->log, level, self->pid, "worker %d: %s", self->index, what);
+  log_write(self->shop->log, level, pid_of(self), "worker %d: %s", self->index, what);
 }
 
 void worker_tell(worker_shop *shop, pid_t pid, int kind, const char *text, const pyproc_crash *crash) {
@@ -36,7 +53,7 @@ void worker_tell(worker_shop *shop, pid_t pid, int kind, const char *text, const
 }
 
 static void tell(const struct worker *self, int kind, const char *text, const pyproc_crash *crash) {
-  worker_tell(self->shop, self->pid, kind, text, crash);
+  worker_tell(self->shop, pid_of(self), kind, text, crash);
 }
 
 /* ---- what the connection tells us, on any thread ---- */
@@ -141,11 +158,16 @@ static void unwatch(struct worker *self, worker_source source) {
 static void watch_socket(struct worker *self) {
   bool for_write = false;
   atomic_store(&self->socket_events, 0);
-  if (is_attended(self) || !self->connection->protocol->owes(self->connection)) {
+  bool owes = !is_attended(self) && self->connection->protocol->owes(self->connection);
+  int fd = owes || is_attached(self) ? self->connection->protocol->fd(self->connection, &for_write) : -1;
+  if (!owes && fd >= 0) { /* no process tells of its end */
+    watch(self, WORKER_SOCKET, fd, POLLER_HANGUP);
+    return;
+  }
+  if (!owes) {
     unwatch(self, WORKER_SOCKET);
     return;
   }
-  int fd = self->connection->protocol->fd(self->connection, &for_write);
   watch(self, WORKER_SOCKET, fd, for_write ? POLLER_IN | POLLER_OUT : POLLER_IN);
 }
 
@@ -257,7 +279,8 @@ static int spawn(struct worker *self, const worker_pipes *pipes, const launch_te
   const protocol *ops = self->connection->protocol;
   const char *const *more = ops->environment != NULL ? ops->environment(self->connection) : framed;
   while (*more != NULL && count < VARIABLES_MAX - 1) own[count++] = *more++;
-  char **argv = make_argv(self), **env = spawn_environment((const char *const *)options->env, own);
+  char **argv = make_argv(self),
+       **env = spawn_environment(options->clear_env != 0, (const char *const *)options->env, own);
   int result;
   if (argv == NULL || env == NULL) {
     result = error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED, "out of memory");
@@ -265,13 +288,18 @@ static int spawn(struct worker *self, const worker_pipes *pipes, const launch_te
     int fds[FD_LAUNCH + LAUNCH_FDS + 1] = {-1, pipes->out[1], pipes->err[1]};
     for (int i = 0; i < terms->fd_count; i++) fds[FD_LAUNCH + i] = terms->fds[i];
     fds[FD_LAUNCH + terms->fd_count] = self->stacks_fd;
+    process_limits limits = options->limits;
+    process_limits_spread(&limits, self->index);
+    for (int i = 0; i < FD_LAUNCH; i++)
+      if (fds[i] >= 0) process_limits_give(&limits, fds[i]);
     spawn_request request = {.program = self->edition->python,
                              .argv = argv,
                              .envp = env,
                              .cwd = options->cwd,
                              .fds = fds,
                              .fd_count = FD_LAUNCH + (size_t)terms->fd_count + (self->stacks_fd >= 0),
-                             .dies_with_host = self->shop->launch->dies_with_host};
+                             .dies_with_host = self->shop->launch->dies_with_host,
+                             .limits = &limits};
     result = spawn_process(&request, &self->pid, ret_process_fd, reterr);
   }
   free(argv);
@@ -281,8 +309,12 @@ static int spawn(struct worker *self, const worker_pipes *pipes, const launch_te
 
 /* Opens the connection, if the process can be reached already; else that is tried again soon. */
 static int reach(struct worker *self, int64_t now_ns, pyproc_error **reterr) {
-  int socket = self->shop->launch->reach(&self->site);
-  self->due_ns = now_ns + ms(REACH_RETRY_MS);
+  pyproc_error *error = NULL;
+  int socket = self->shop->launch->reach(&self->site, &error);
+  if (error != NULL) return error_give(reterr, error);
+  self->due_ns = now_ns + ms(self->reach_pause_ms);
+  if (is_attached(self) && self->reach_pause_ms < ATTACH_RETRY_MAX_MS) self->reach_pause_ms *= 2;
+  if (self->due_ns > self->start_due_ns) self->due_ns = self->start_due_ns;
   if (socket < 0) return PYPROC_OK;
   self->shop->launch->clear(&self->site);
   self->is_reached = true;
@@ -345,14 +377,33 @@ static void begin(struct worker *self, int64_t now_ns) {
   watch_socket(self);
 }
 
-static void start(struct worker *self, int64_t now_ns) {
+/* Nothing is started: it is only to be reached. */
+static int attach(struct worker *self, pyproc_error **reterr) {
+  self->connection->peer_pid = 0;
+  self->connection->index = self->index;
+  return self->shop->launch->prepare(&self->site, self->edition->options, -1, NULL, reterr);
+}
+
+static int start_process(struct worker *self, pyproc_error **reterr) {
   worker_pipes pipes;
   launch_terms terms;
-  pyproc_error *error = NULL;
   int process_fd = -1;
+  int result = open_pipes(&pipes, reterr);
+  if (result >= 0)
+    result = self->shop->launch->prepare(&self->site, self->edition->options, self->shop->host_fd, &terms, reterr);
+  if (result >= 0) result = spawn(self, &pipes, &terms, &process_fd, reterr);
+  if (result >= 0) adopt(self, &pipes, process_fd);
+  close_pipes(&pipes);
+  return result;
+}
+
+static void start(struct worker *self, int64_t now_ns) {
+  pyproc_error *error = NULL;
   self->may_have_ended = self->is_reached = false;
   self->leaving_step = STEP_ASKED;
   self->revision = self->edition->revision;
+  self->reach_pause_ms = REACH_RETRY_MS;
+  atomic_store(&self->connection->good_calls, 0); /* also where it is never opened */
   atomic_store(&self->is_retiring, false);
   atomic_store(&self->became_ready, false);
   atomic_store(&self->became_broken, false);
@@ -363,11 +414,7 @@ static void start(struct worker *self, int64_t now_ns) {
   if (self->shop->launch->has_bootstrap)
     self->stacks_fd = stacks_open(); /* without it, they go to its standard error */
   self->stacks_logged = 0;
-  int result = open_pipes(&pipes, &error);
-  if (result >= 0) result = self->shop->launch->prepare(&self->site, self->shop->host_fd, &terms, &error);
-  if (result >= 0) result = spawn(self, &pipes, &terms, &process_fd, &error);
-  if (result >= 0) adopt(self, &pipes, process_fd);
-  close_pipes(&pipes);
+  int result = is_attached(self) ? attach(self, &error) : start_process(self, &error);
   if (result < 0) { /* nothing runs */
     self->shop->launch->clear(&self->site);
     close_stacks(self);
@@ -389,6 +436,12 @@ static bool is_expected(const struct worker *self) {
   return atomic_load(&self->shop->closing) || !self->is_wanted;
 }
 
+static void describe_loss(const struct worker *self, char *text, size_t size) {
+  char pid[32] = "";
+  if (pid_of(self) > 0) snprintf(pid, sizeof pid, " (process %ld)", (long)pid_of(self));
+  snprintf(text, size, "the connection to the worker at %s%s has ended", self->edition->options->socket_path, pid);
+}
+
 static bool was_killed_by_us(const struct worker *self, const platform_exit *exit) {
   return self->leaving_step == STEP_KILLED && exit->signal == SIGKILL;
 }
@@ -398,10 +451,10 @@ static void describe_hang(const struct worker *self, char *text, size_t size) {
   if (self->hang == HANG_CALL)
     snprintf(text, size,
              "worker %ld hung: a handler did not end although its call was given up (option cancel_grace_ms)",
-             (long)self->pid);
+             (long)pid_of(self));
   else
     snprintf(text, size, "worker %ld hung: it %s for %" PRId64 " ms (options health_interval_ms, health_timeout_ms)",
-             (long)self->pid,
+             (long)pid_of(self),
              self->hang == HANG_SILENT ? "gave no sign of life" : "had requests and began none of them",
              options->health_timeout_ms);
 }
@@ -410,7 +463,12 @@ static void describe_exit(const struct worker *self, const platform_exit *exit, 
   if (self->hang == HANG_SILENT || self->hang == HANG_STILL) {
     describe_hang(self, text, size);
     size_t used = strlen(text);
-    snprintf(text + used, size - used, ", and was %s", exit->signal == SIGKILL ? "killed" : "ended");
+    snprintf(text + used, size - used, ", and was %s",
+             is_attached(self)         ? "disconnected"
+             : exit->signal == SIGKILL ? "killed"
+                                       : "ended");
+  } else if (is_attached(self)) {
+    describe_loss(self, text, size);
   } else if (!exit->known) {
     snprintf(text, size, "worker %ld has ended; its exit status is unknown, since the host took it", (long)self->pid);
   } else if (self->state == WORKER_LEAVING && was_killed_by_us(self, exit)) {
@@ -463,10 +521,17 @@ static pyproc_error *make_error(struct worker *self, const platform_exit *exit, 
                                           : "",
         text, running ? " in " : "", method,
         self->hang == HANG_CALL ? ", which did not end although its call was given up (option cancel_grace_ms)" : "");
+  else if (is_attached(self))
+    error = error_new(PYPROC_E_UNAVAILABLE, "%s before the worker had said hello: is it one of this library's?", text);
   else
     error = error_new(PYPROC_E_UNAVAILABLE, "%s before it was ready: does %s %s?", text, self->edition->options->script,
                       self->shop->launch->task);
   if (oom != NULL) error_append(error, "; most likely for want of memory: the %s's count of OOM kills has grown", oom);
+  error_set_worker(error, pid_of(self));
+  if (is_attached(self)) { /* no process of ours has ended */
+    free(stacks);
+    return error;
+  }
   char *tail = self->tail != NULL ? log_tail_text(self->tail) : NULL;
   pyproc_crash crash = {.size = sizeof crash,
                         .pid = self->pid,
@@ -480,7 +545,6 @@ static pyproc_error *make_error(struct worker *self, const platform_exit *exit, 
                         .log = tail != NULL ? tail : "",
                         .stacks = stacks != NULL ? stacks : "",
                         .status_known = exit->known};
-  error_set_worker(error, self->pid);
   error_set_stop(error, stuck ? PYPROC_STOP_KILLED : PYPROC_STOP_NONE);
   error_set_log(error, crash.log);
   error_set_crash(error, &crash);
@@ -605,18 +669,19 @@ static void bury(struct worker *self, const platform_exit *exit, int64_t now_ns)
   pyproc_error *error = make_error(self, exit, was != WORKER_STARTING);
   log_stacks(self);
   /* its socket may have ended before it: that it is leaving does not mean that we sent it away */
-  log_write(self->shop->log, is_expected(self) ? PYPROC_LOG_DEBUG : PYPROC_LOG_ERROR, self->pid, "worker %d: %s",
+  log_write(self->shop->log, is_expected(self) ? PYPROC_LOG_DEBUG : PYPROC_LOG_ERROR, pid_of(self), "worker %d: %s",
             self->index, pyproc_error_message(error));
   if (was != WORKER_STARTING) blame_requests(self, exit, error, now_ns);
   admission_lose(self->shop->admission, self->connection, error);
   tell_hang(self, pyproc_error_crash(error));
-  if (!is_expected(self)) tell(self, PYPROC_EVENT_WORKER_DIED, pyproc_error_message(error), pyproc_error_crash(error));
+  bool is_loss = !is_expected(self) && (was != WORKER_STARTING || !is_attached(self));
+  if (is_loss) tell(self, PYPROC_EVENT_WORKER_DIED, pyproc_error_message(error), pyproc_error_crash(error));
   self->restart_ns = now_ns + ms(pause_after(self, !had_good_call && !is_expected(self), now_ns));
   if (is_expected(self))
     pyproc_error_free(error);
   else
     keep_error(self, error);
-  if (!is_expected(self)) atomic_fetch_add(&self->shop->restarts, 1);
+  if (is_loss) atomic_fetch_add(&self->shop->restarts, 1);
   self->state = WORKER_GONE;
   let_go(self, now_ns);
 }
@@ -638,14 +703,14 @@ static void begin_to_end_hung(struct worker *self, worker_hang hang, int64_t now
   char text[256];
   self->hang = hang;
   describe_hang(self, text, sizeof text);
-  log_write(self->shop->log, PYPROC_LOG_ERROR, self->pid, "worker %d: %s; it is ended, its threads:", self->index,
+  log_write(self->shop->log, PYPROC_LOG_ERROR, pid_of(self), "worker %d: %s; it is ended, its threads:", self->index,
             text);
   atomic_store(&self->connection->capacity, 0); /* no call is given to it */
   if (self->stacks_fd >= 0 && self->connection->stacks_signal != 0)
     platform_signal(self->pid, self->connection->stacks_signal);
   self->state = WORKER_LEAVING;
-  self->leaving_step = STEP_STACKS;
-  self->due_ns = now_ns + ms(STACKS_WAIT_MS);
+  self->leaving_step = is_attached(self) ? STEP_TERMINATED : STEP_STACKS; /* it is disconnected at once */
+  self->due_ns = is_attached(self) ? now_ns : now_ns + ms(STACKS_WAIT_MS);
 }
 
 static void look_at_health(struct worker *self, int64_t now_ns) {
@@ -669,7 +734,13 @@ static void look_at_health(struct worker *self, int64_t now_ns) {
   }
 }
 
+/* Of an attached worker the connection ends here and now, and nothing else. */
 static void end_now(struct worker *self, int64_t now_ns) {
+  if (is_attached(self)) {
+    const platform_exit unknown = {0};
+    bury(self, &unknown, now_ns);
+    return;
+  }
   platform_kill_group(self->pid, SIGKILL);
   if (self->state != WORKER_STARTING) self->state = WORKER_LEAVING;
   self->leaving_step = STEP_KILLED;
@@ -682,8 +753,8 @@ void worker_leave(struct worker *self, int64_t grace_ms) {
   self->connection->protocol->finish(self->connection);
   if (self->shop->launch->stop_signal != 0) platform_kill_group(self->pid, self->shop->launch->stop_signal);
   self->state = WORKER_LEAVING;
-  self->leaving_step = STEP_ASKED;
-  self->due_ns = is_listening ? platform_now_ns() + ms(grace_ms) : 0;
+  self->leaving_step = is_attached(self) ? STEP_TERMINATED : STEP_ASKED;
+  self->due_ns = is_listening && !is_attached(self) ? platform_now_ns() + ms(grace_ms) : 0;
 }
 
 void worker_employ(struct worker *self, const worker_edition *edition, int index) {
@@ -732,14 +803,27 @@ static void become_ready(struct worker *self) {
   tell(self, PYPROC_EVENT_WORKER_READY, "ready", NULL);
 }
 
+/* Who listens may just be ending, or starting anew: that is as if nobody had listened. */
+static bool reach_again(struct worker *self, int64_t now_ns) {
+  const protocol *ops = self->connection->protocol;
+  unwatch(self, WORKER_SOCKET);
+  ops->drain(self->connection);
+  if (!ops->close(self->connection)) return false;
+  self->is_reached = false;
+  self->site.errnum = ECONNRESET;
+  self->due_ns = now_ns + ms(self->reach_pause_ms);
+  return true;
+}
+
 /* The connection is of no use: where the process ends by itself, its exit status says more than our signal would. */
 static void become_broken(struct worker *self, int64_t now_ns) {
   if (self->state != WORKER_STARTING && self->state != WORKER_READY && self->state != WORKER_RETIRING) return;
   bool hung_up = pyproc_error_code(self->connection->reason) == PYPROC_E_UNAVAILABLE;
   bool failed = self->state == WORKER_STARTING;
+  if (failed && hung_up && is_attached(self) && now_ns < self->start_due_ns && reach_again(self, now_ns)) return;
   if (!failed) self->state = WORKER_LEAVING;
   self->leaving_step = STEP_TERMINATED;
-  self->due_ns = hung_up || failed ? now_ns + ms(EXIT_GRACE_MS) : now_ns;
+  self->due_ns = (hung_up || failed) && !is_attached(self) ? now_ns + ms(EXIT_GRACE_MS) : now_ns;
   unwatch(self, WORKER_SOCKET);
 }
 
@@ -749,16 +833,27 @@ static void end_if_overdue(struct worker *self, int64_t now_ns) {
   struct connection *connection = self->connection;
   if (self->state != WORKER_READY || now_ns < atomic_load(&connection->answer_due_ns)) return;
   int capacity = atomic_exchange(&connection->capacity, 0);
-  if (now_ns < atomic_load(&connection->answer_due_ns)) { /* it has just answered */
+  const protocol *ops = connection->protocol;
+  if (now_ns < atomic_load(&connection->answer_due_ns) || (ops->overdue != NULL && !ops->overdue(connection, now_ns))) {
+    /* it has just answered */
     atomic_store(&connection->capacity, capacity);
     admission_dispatch(self->shop->admission);
     return;
   }
-  self->verdict = error_new(PYPROC_E_UNAVAILABLE,
-                            "worker %ld was killed: it went on with a call for %" PRId64
-                            " ms after that was given up (option cancel_grace_ms)",
-                            (long)self->pid, self->shop->options->cancel_grace_ms);
+  self->verdict = error_new(
+      PYPROC_E_UNAVAILABLE,
+      "worker %ld was %s: it went on with a call for %" PRId64 " ms after that was given up (option cancel_grace_ms)",
+      (long)pid_of(self), is_attached(self) ? "disconnected" : "killed", self->shop->options->cancel_grace_ms);
   end_now(self, now_ns);
+}
+
+/* An attached worker was not ready in time. */
+static pyproc_error *unreached(const struct worker *self) {
+  char text[128];
+  return error_new(PYPROC_E_DEADLINE_EXCEEDED,
+                   "the worker at %s was not ready within %" PRId64 " ms (options socket_path, start_timeout_ms): %s",
+                   self->edition->options->socket_path, self->edition->options->start_timeout_ms,
+                   launch_last_reason(&self->site, text, sizeof text));
 }
 
 static bool may_start(const struct worker *self) {
@@ -777,15 +872,18 @@ static void do_what_is_due(struct worker *self, int64_t now_ns) {
       start(self, now_ns);
     break;
   case WORKER_STARTING:
-    if (!self->is_reached && self->leaving_step != STEP_KILLED && now_ns < self->start_due_ns) {
+    if (!self->is_reached && self->verdict == NULL && self->leaving_step != STEP_KILLED &&
+        now_ns < self->start_due_ns) {
       begin(self, now_ns);
       break;
     }
     if (self->verdict == NULL && (!self->is_reached || atomic_load(&self->connection->state) == CONNECTION_HANDSHAKE))
-      self->verdict = error_new(PYPROC_E_DEADLINE_EXCEEDED,
-                                "worker %ld was not ready within %" PRId64 " ms (option start_timeout_ms): does %s %s?",
-                                (long)self->pid, self->edition->options->start_timeout_ms,
-                                self->edition->options->script, self->shop->launch->task);
+      self->verdict = is_attached(self) ? unreached(self)
+                                        : error_new(PYPROC_E_DEADLINE_EXCEEDED,
+                                                    "worker %ld was not ready within %" PRId64
+                                                    " ms (option start_timeout_ms): does %s %s?",
+                                                    (long)self->pid, self->edition->options->start_timeout_ms,
+                                                    self->edition->options->script, self->shop->launch->task);
     end_now(self, now_ns);
     break;
   case WORKER_LEAVING:

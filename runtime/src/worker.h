@@ -95,7 +95,8 @@ struct worker {
   int64_t restart_ns; /* when the place is to be used again */
   int64_t start_due_ns;
   launch_site site;
-  bool is_reached; /* the connection was opened */
+  bool is_reached;        /* the connection was opened */
+  int64_t reach_pause_ms; /* before the next try */
   int leaving_step;
   pid_t pid;
   worker_watch watches[WORKER_SOURCES];

@@ -143,10 +143,10 @@ static void bounds(void **state) {
 
 static void options_of_later_versions_are_refused_by_name(void **state) {
   (void)state;
-  static const size_t texts[] = {offsetof(pyproc_pool_options, socket_path), offsetof(pyproc_pool_options, preload)};
-  static const char *const names[] = {"socket_path", "preload"};
+  static const size_t texts[] = {offsetof(pyproc_pool_options, preload)};
+  static const char *const names[] = {"preload"};
   const char *text = "x";
-  for (size_t i = 0; i < 2; i++) {
+  for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
     pyproc_pool_options options = given();
     memcpy((char *)&options + texts[i], &text, sizeof text);
     refuse(&options, PYPROC_E_UNIMPLEMENTED, names[i], "version");

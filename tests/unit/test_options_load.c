@@ -94,6 +94,32 @@ static void an_empty_file_sets_nothing(void **state) {
   assert_memory_equal(&options, &before, sizeof options);
 }
 
+static void a_mode_is_octal(void **state) {
+  (void)state;
+  pyproc_pool_options options;
+  static const char *const texts[] = {"umask: 027\n", "umask: 27\n", "umask: 0o27\n", "umask: \"027\"\n"};
+  for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+    take(&options, texts[i]);
+    assert_int_equal(options.umask, 027);
+  }
+  refuse("umask: 028\n", "1: umask: is \"028\"; allowed are octal digits, 001 to 777, default");
+  refuse("umask: 1000\n", "1: umask: is \"1000\"; allowed are octal digits, 001 to 777, default");
+  refuse("umask: 0o-7\n", "1: umask: is \"0o-7\"; allowed are octal digits, 001 to 777, default");
+}
+
+static void a_switch_has_words(void **state) {
+  (void)state;
+  pyproc_pool_options options;
+  take(&options, "no_new_privs: yes\nclear_env: true\n");
+  assert_int_equal(options.no_new_privs + options.clear_env, 2);
+  take(&options, "no_new_privs: off\nclear_env: default\n");
+  assert_int_equal(options.no_new_privs + options.clear_env, 0);
+  take(&options, "no_new_privs: 1\nclear_env: 0\n");
+  assert_int_equal(options.no_new_privs - options.clear_env, 1);
+  refuse("clear_env: 2\n", "1: clear_env: is \"2\"; allowed are yes, no, default");
+  refuse("clear_env: unlimited\n", "1: clear_env: is \"unlimited\"; allowed are yes, no, default");
+}
+
 static void env_may_be_a_list(void **state) {
   (void)state;
   pyproc_pool_options options;
@@ -253,6 +279,8 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(a_file_sets_all_types),
       cmocka_unit_test(an_empty_file_sets_nothing),
+      cmocka_unit_test(a_mode_is_octal),
+      cmocka_unit_test(a_switch_has_words),
       cmocka_unit_test(env_may_be_a_list),
       cmocka_unit_test(what_is_wrong_is_named_with_its_line),
       cmocka_unit_test(a_missing_file_is_not_found),
