@@ -12,7 +12,7 @@
 #include "option_table.h"
 #include "platform.h"
 
-enum { SIZE_MAX_SANE = 64 << 10 };
+enum { PRELOAD_SIZE = 4096, SIZE_MAX_SANE = 64 << 10 };
 
 /* Where the checked copy has a number of the user's, and what PYPROC_OFF and PYPROC_UNLIMITED become there. */
 typedef struct number_place {
@@ -257,6 +257,40 @@ static int copy_numbers(struct options *to, const pyproc_pool_options *from, pyp
   return PYPROC_OK;
 }
 
+static bool is_name_byte(char byte) {
+  return (byte >= 'a' && byte <= 'z') || (byte >= 'A' && byte <= 'Z') || (byte >= '0' && byte <= '9') || byte == '_' ||
+         byte == '.' || (byte & 0x80) != 0;
+}
+
+/* Copies names that have commas between them, without the blanks around them. */
+static bool copy_names(char *to, const char *from) {
+  for (;;) {
+    from += strspn(from, " \t");
+    const char *start = from;
+    while (is_name_byte(*from)) *to++ = *from++;
+    bool is_named = from > start;
+    from += strspn(from, " \t");
+    *to++ = *from;
+    if (!is_named || (*from != ',' && *from != '\0')) return false;
+    if (*from++ == '\0') return true;
+  }
+}
+
+static int copy_preload(struct options *to, const char *from, pyproc_error **reterr) {
+  if (from == NULL) return PYPROC_OK;
+  if (to->bare_workers)
+    return error_set(reterr, PYPROC_E_INVALID_ARGUMENT,
+                     "options preload and handshake: with handshake \"none\" workers run without our package, which "
+                     "forks; leave preload out");
+  if (strlen(from) >= PRELOAD_SIZE)
+    return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "option preload is longer than %d bytes", PRELOAD_SIZE - 1);
+  int result = copy_text(&to->preload, from, reterr);
+  if (result < 0 || copy_names(to->preload, from)) return result;
+  return error_set(reterr, PYPROC_E_INVALID_ARGUMENT,
+                   "option preload is \"%s\"; write names of modules with commas between them, as in numpy,pandas",
+                   from);
+}
+
 /* Absolute: neither option cwd nor a later chdir of the host changes what is meant. */
 static int copy_path(char **to, const char *from, pyproc_error **reterr) {
   char folder[PATH_MAX], text[128];
@@ -280,6 +314,7 @@ static int copy_texts(struct options *to, const pyproc_pool_options *from, pypro
   int result = copy_path(&to->script, from->script, reterr);
   if (result >= 0) result = copy_text(&to->python, python != NULL && *python != '\0' ? python : "python3", reterr);
   if (result >= 0) result = copy_text(&to->cwd, from->cwd, reterr);
+  if (result >= 0) result = copy_preload(to, from->preload, reterr);
   if (result >= 0) result = copy_list(&to->args, from->args, "args", reterr);
   if (result >= 0) result = copy_list(&to->env, from->env, "env", reterr);
   return result >= 0 ? check_env(to, reterr) : result;
@@ -345,6 +380,7 @@ void options_free(struct options *self) {
   free(self->script);
   free(self->python);
   free(self->cwd);
+  free(self->preload);
   free(self->target);
   free(self->tls_ca_file);
   free(self->tls_cert_file);

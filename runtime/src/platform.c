@@ -76,29 +76,73 @@ int platform_connect(const char *path) {
   return -1;
 }
 
-ssize_t platform_send_fd(int socket, const void *data, size_t size, int fd) {
+ssize_t platform_send_fds(int socket, const void *data, size_t size, const int *fds, size_t count) {
   /* iov_base is not const in POSIX; sendmsg does not write to it */
   struct iovec part = {.iov_base = (void *)(uintptr_t)data, .iov_len = size};
   struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
   union {
     struct cmsghdr align;
-    char bytes[CMSG_SPACE(sizeof(int))];
+    char bytes[CMSG_SPACE(PLATFORM_FDS_MAX * sizeof(int))];
   } control;
-  if (fd >= 0) {
-    if (size == 0) {
+  if (count > 0) {
+    if (size == 0 || count > PLATFORM_FDS_MAX) {
       errno = EINVAL;
       return -1;
     }
     memset(&control, 0, sizeof control);
     message.msg_control = control.bytes;
-    message.msg_controllen = sizeof control.bytes;
+    message.msg_controllen = CMSG_SPACE(count * sizeof(int));
     struct cmsghdr *header = CMSG_FIRSTHDR(&message);
     header->cmsg_level = SOL_SOCKET;
     header->cmsg_type = SCM_RIGHTS;
-    header->cmsg_len = CMSG_LEN(sizeof(int));
-    memcpy(CMSG_DATA(header), &fd, sizeof fd);
+    header->cmsg_len = CMSG_LEN(count * sizeof(int));
+    memcpy(CMSG_DATA(header), fds, count * sizeof(int));
   }
   return sendmsg(socket, &message, PLATFORM_MSG_NOSIGNAL);
+}
+
+ssize_t platform_send_fd(int socket, const void *data, size_t size, int fd) {
+  return platform_send_fds(socket, data, size, &fd, fd >= 0);
+}
+
+#ifdef MSG_CMSG_CLOEXEC
+enum { RECEIVE_FLAGS = MSG_CMSG_CLOEXEC };
+#else
+enum { RECEIVE_FLAGS = 0 };
+#endif
+
+/* Takes the first descriptor of a message and closes all others. */
+static int take_fd(struct msghdr *message) {
+  int taken = -1;
+  for (struct cmsghdr *header = CMSG_FIRSTHDR(message); header != NULL; header = CMSG_NXTHDR(message, header)) {
+    if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
+    size_t count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+    for (size_t i = 0; i < count; i++) {
+      int fd;
+      memcpy(&fd, CMSG_DATA(header) + i * sizeof fd, sizeof fd);
+      if (taken < 0)
+        taken = fd;
+      else
+        platform_close_fd(fd);
+    }
+  }
+  return taken;
+}
+
+ssize_t platform_receive_fd(int socket, void *data, size_t size, int *ret_fd) {
+  struct iovec part = {.iov_base = data, .iov_len = size};
+  union {
+    struct cmsghdr align;
+    char bytes[CMSG_SPACE(PLATFORM_FDS_MAX * sizeof(int))];
+  } control;
+  struct msghdr message = {
+      .msg_iov = &part, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control.bytes};
+  ssize_t got = recvmsg(socket, &message, RECEIVE_FLAGS);
+  *ret_fd = -1;
+  if (got < 0) return -1;
+  *ret_fd = platform_lift_fd(take_fd(&message));
+  if (*ret_fd >= 0) fcntl(*ret_fd, F_SETFD, FD_CLOEXEC);
+  return got;
 }
 
 int platform_kill_group(pid_t pgid, int signo) {

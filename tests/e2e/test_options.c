@@ -73,8 +73,8 @@ static void test_bad_texts(void **state) {
 
 static void test_later_options(void **state) {
   (void)state;
-  const size_t texts[] = {offsetof(pyproc_pool_options, socket_path), offsetof(pyproc_pool_options, preload)};
-  const char *const names[] = {"socket_path", "preload"}, *value = "x";
+  const size_t texts[] = {offsetof(pyproc_pool_options, socket_path)};
+  const char *const names[] = {"socket_path"}, *value = "x";
   for (size_t i = 0; i < LENGTH(texts); i++) {
     pyproc_pool_options options = options_for("fault_worker.py");
     memcpy((char *)&options + texts[i], &value, sizeof value);
