@@ -202,7 +202,7 @@
  *   that modules that have changed are imported anew.
  *   A worker is started by itself, as without the option, and a line in the log says why, where a fork would not be safe,
  *   which is so once a module has started a thread or has loaded CUDA or grpc; where the system does not allow it; and where
- *   the zygote has not answered within 3 seconds: it is then killed. A zygote that dies is replaced, at once where it has
+ *   the zygote has not answered within 2 seconds: it is then killed. A zygote that dies is replaced, at once where it has
  *   forked since its start, else after pauses as for workers (0.1 to 30 s, restart_max, restart_window_ms). Workers that it
  *   has forked go on; when they end later their exit status is not known. (Without pidfd, on systems other than Linux, they
  *   end with it, and are replaced.)

@@ -226,10 +226,10 @@ static int64_t step_roster(struct supervisor *self, bool closing) {
 }
 
 static int64_t step_workers(struct supervisor *self, bool closing) {
-  int64_t forking = zygote_step_all(&self->shop, self->roster.current->revision, closing, platform_now_ns());
   int64_t due = step_processes(self, closing);
   int64_t guarded = closing ? INT64_MAX : guard_step(&self->shop, &self->roster, platform_now_ns());
   int64_t moved = step_roster(self, closing);
+  int64_t forking = zygote_step_all(&self->shop, self->roster.current->revision, closing, platform_now_ns());
   if (guarded < due) due = guarded;
   if (forking < due) due = forking;
   return moved < due ? moved : due;

@@ -13,7 +13,7 @@
 #include "spawn.h"
 #include "worker.h"
 
-enum { ANSWER_MS = 3000, END_MS = 1000, POLL_MS = 50, READ_SIZE = 64 << 10, ARGUMENT_SIZE = 4096 + 16 };
+enum { ANSWER_MS = 2000, END_MS = 1000, POLL_MS = 50, READ_SIZE = 64 << 10, ARGUMENT_SIZE = 4096 + 16 };
 enum { FD_ZYGOTE = 3, FD_HOST };
 
 typedef enum zygote_state { ZYGOTE_IS_DOWN, ZYGOTE_IS_STARTING, ZYGOTE_IS_READY, ZYGOTE_IS_LEAVING } zygote_state;
@@ -209,12 +209,13 @@ static void bury(zygote *self, const platform_exit *exit, int64_t now_ns) {
 }
 
 /* What is in its group ends with it, workers are not. */
-static void bury_if_ended(zygote *self, int64_t now_ns) {
+static bool bury_if_ended(zygote *self, int64_t now_ns) {
   platform_exit exit = {0};
-  if (self->pid == 0 || !(self->may_have_ended || now_ns >= self->due_ns)) return;
-  if (platform_reap(self->pid, self->process_fd, &exit) == 0) return;
+  if (self->pid == 0 || !(self->may_have_ended || now_ns >= self->due_ns)) return false;
+  if (platform_reap(self->pid, self->process_fd, &exit) == 0) return false;
   platform_kill_group(self->pid, SIGKILL);
   bury(self, &exit, now_ns);
+  return true;
 }
 
 /* Asks it to end, where it listens. */
@@ -666,17 +667,20 @@ static void do_what_is_due(zygote *self, bool is_current, int64_t now_ns) {
   }
 }
 
+/* At once again where something has happened, which workers may wait for. */
 static int64_t step(zygote *self, bool is_current, int64_t now_ns) {
   if (!is_current && self->children == NULL && !self->is_unwanted) dismiss(self, now_ns);
-  bury_if_ended(self, now_ns);
+  bool has_acted = bury_if_ended(self, now_ns) || now_ns >= self->due_ns;
   if (now_ns >= self->due_ns) do_what_is_due(self, is_current, now_ns);
-  return self->due_ns;
+  return has_acted ? now_ns : self->due_ns;
 }
 
+/* Leaves the poller alone: in a forked child of the host it is the parent's. */
 static void free_it(zygote *self) {
-  close_socket(self);
-  watch(self, SOURCE_PROCESS, -1, 0);
-  free_output(self);
+  for (int i = 0; i < 2; i++) log_stream_free(self->streams[i]);
+  log_tail_free(self->tail);
+  platform_close_fd(self->socket);
+  platform_close_fd(self->given_fd);
   platform_close_fd(self->process_fd);
   pyproc_error_free(self->failure);
   buffer_free(&self->in);

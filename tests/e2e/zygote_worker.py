@@ -1,5 +1,6 @@
 """Exposes functions that tell how this worker came to be, and some that misbehave."""
 import gc
+import importlib
 import os
 import random
 import signal
@@ -12,6 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from pyproc_worker import Context, expose, on_start, run_worker
+
+for module in os.environ.get("E2E_IMPORT", "").split(","):
+    if module:
+        importlib.import_module(module)
 
 HOOKS: list[str] = []
 on_start(lambda: HOOKS.append("start"))
@@ -42,7 +47,25 @@ def about(body: Any, context: Context) -> Any:
             "index": [context.worker_index, int(os.environ["PYPROC_WORKER_INDEX"])], "hooks": HOOKS,
             "leads": os.getpgid(0) == os.getpid() == threading.main_thread().native_id,
             "left": sorted(name for name in os.environ if name.startswith("PYPROC_") or "NUM_THREADS" in name),
-            "frozen": gc.get_freeze_count() > 0, "stdin": os.readlink("/proc/self/fd/0")}
+            "stdin": os.readlink("/proc/self/fd/0")}
+
+
+@expose
+def frozen(body: Any) -> Any:
+    """Whether the garbage collector leaves what was there before this worker alone."""
+    return gc.get_freeze_count() > 0
+
+
+@expose
+def descriptors(body: Any) -> Any:
+    """How many are open."""
+    return len([fd for fd in os.listdir("/proc/self/fd") if Path("/proc/self/fd", fd).exists()])
+
+
+@expose
+def constant(body: Any) -> Any:
+    """Of a module."""
+    return importlib.import_module(body).CONSTANT
 
 
 @expose
@@ -67,13 +90,6 @@ def multiply(body: Any) -> Any:
     before = threads(body)
     square = numpy.ones((body, body))
     return [before, float((square @ square)[0, 0]), threads(body)]
-
-
-@expose
-def pss(body: Any) -> Any:
-    """Bytes of this worker's share of memory."""
-    with open("/proc/self/smaps_rollup", encoding="ascii") as file:
-        return sum(int(line.split()[1]) for line in file if line.startswith("Pss:")) * 1024
 
 
 @expose
