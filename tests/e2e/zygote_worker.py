@@ -4,11 +4,9 @@ import importlib
 import os
 import random
 import signal
-import ssl
 import sys
 import threading
 import time
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +69,8 @@ def constant(body: Any) -> Any:
 @expose
 def seeds(body: Any) -> Any:
     """What must differ from worker to worker."""
+    import ssl
+    import uuid
     from multiprocessing import process
     numpy: Any = sys.modules.get("numpy")
     found = [random.random(), ssl.RAND_bytes(8).hex(), str(uuid.uuid4()), process.current_process().authkey.hex()]
