@@ -68,6 +68,7 @@ static void put_into_queue(struct admission *self, struct call *call, bool in_fr
   else
     call_list_append(queue_of(self, call), call);
   call->queued = true;
+  call->is_put_off = false;
   atomic_fetch_add(&self->queued, 1);
 }
 
@@ -152,17 +153,26 @@ int admission_ask(struct admission *self, struct call *call, int code) {
   return give_up(self, call, code, false);
 }
 
-/* Starts what waits in one of the queues. The lock is held. Returns the bits for lot_wake. */
+static void flush(struct connection *connection) {
+  if (connection != NULL && connection->protocol->flush != NULL) connection->protocol->flush(connection);
+}
+
+/* Starts what waits in one of the queues, and writes to each worker what it got with one write. The lock is held. Returns
+ * the bits for lot_wake. */
 static uint32_t dispatch_queue(struct admission *self, const call_list *queue, bool is_streams) {
   uint32_t bits = 0;
-  for (struct connection *chosen; queue->first != NULL && (chosen = choose(self, is_streams)) != NULL;) {
+  struct connection *last = NULL;
+  for (struct connection *chosen; queue->first != NULL && (chosen = choose(self, is_streams)) != NULL; last = chosen) {
     struct call *call = queue->first;
-    uint32_t bit = call->waiter.bit;
+    uint32_t bit = call->finished == NULL || call->stream != NULL ? call->waiter.bit : 0;
     take_from_queue(self, call);
+    call->is_put_off = true;
+    if (chosen != last) flush(last);
     connection_start started = chosen->protocol->start(chosen, call);
     if (started == CONNECTION_CLOSED || started == CONNECTION_FULL) put_into_queue(self, call, true);
     if (started == CONNECTION_TAKEN) bits |= bit; /* it may have to read for itself there */
   }
+  flush(last);
   return bits;
 }
 
@@ -173,6 +183,28 @@ void admission_dispatch(struct admission *self) {
   bits |= dispatch_queue(self, &self->stream_queue, true);
   pthread_mutex_unlock(&self->lock);
   lot_wake(self->lot, bits);
+}
+
+void admission_attend(struct admission *self) {
+  atomic_fetch_add(&self->attendants, 1);
+}
+
+bool admission_pump(struct admission *self) {
+  int count = atomic_load(&self->count);
+  bool any = false;
+  for (int i = 0; i < count; i++) {
+    struct connection *one = self->connections[i];
+    if (one->protocol->flush == NULL || atomic_load(&one->state) != CONNECTION_OPEN) continue;
+    if (atomic_load(&one->load) + atomic_load(&one->streams) == 0) continue;
+    any = true;
+    one->protocol->flush(one); /* while another thread reads, pump does nothing */
+    one->protocol->pump(one);
+  }
+  return any;
+}
+
+void admission_leave(struct admission *self) {
+  if (atomic_fetch_sub(&self->attendants, 1) == 1) admission_pump(self); /* which tells the supervisor what is owed */
 }
 
 bool admission_is_lopsided(const struct admission *self) {

@@ -19,6 +19,7 @@ struct admission {
   struct lot *lot;
   struct connection **connections; /* borrowed */
   _Atomic int count;               /* it only grows */
+  atomic_int attendants;           /* threads that pump all connections now, and will do so once more when they stop */
   _Atomic int workers;             /* that shall run; the other connections are spare. Set by the supervisor */
   int max_in_flight;               /* per connection */
   int max_streams;                 /* per connection */
@@ -53,6 +54,13 @@ int admission_ask(struct admission *self, struct call *call, int code);
 
 /* Starts queued calls where there is room. Any thread. */
 void admission_dispatch(struct admission *self);
+
+/* The thread attends: until admission_leave it reads for all, by admission_pump, and the supervisor need not. */
+void admission_attend(struct admission *self);
+void admission_leave(struct admission *self);
+
+/* Reads and writes for all calls what is possible without blocking. False: there are none. */
+bool admission_pump(struct admission *self);
 
 /* Whether one worker has calls waiting while another has nothing to do. */
 bool admission_is_lopsided(const struct admission *self);

@@ -9,12 +9,13 @@
 
 enum { REFERENCES_AT_START = 3, RETRY_NS = 1000000 }; /* its owner's, its flight's, and that of async_call_start */
 
-int async_init(async_state *self, pyproc_error **reterr) {
+int async_init(async_state *self, int64_t spin_ns, pyproc_error **reterr) {
   if (completions_init(&self->completions) < 0)
     return error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED,
                      "no descriptor left for the pool: raise the limit of open files (ulimit -n)");
   pthread_mutex_init(&self->lock, NULL);
   self->deadlines = (deadlines){0};
+  spin_init(&self->spin, spin_ns);
   atomic_init(&self->armed_ns, INT64_MAX);
   return PYPROC_OK;
 }
@@ -307,6 +308,7 @@ void *async_call_new(size_t size, pyproc_pool *pool, call_method method, frame_b
   if (name != NULL) method.name = name;
   call_init(&self->call, &pool->lot, method, frame, call_setup_deadline(self->timeout_ms));
   self->call.finished = on_finished;
+  self->call.is_put_off = completions_is_dispatcher(&pool->async.completions);
   self->name = name;
   self->pool = pool;
   self->token = options->cancel;

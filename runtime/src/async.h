@@ -19,6 +19,7 @@ typedef struct async_state {
   pthread_mutex_t lock;
   deadlines deadlines;      /* of all calls in flight; under the lock */
   _Atomic int64_t armed_ns; /* when the supervisor looks at them; never later than the first */
+  spin_gauge spin;          /* of the thread that dispatches */
   completions completions;  /* calls that are over, with a callback to run */
 } async_state;
 
@@ -49,7 +50,7 @@ typedef struct async_call {
   _Atomic int64_t left_ns; /* when the last one left, or the call was made */
 } async_call;
 
-int async_init(async_state *self, pyproc_error **reterr);
+int async_init(async_state *self, int64_t spin_ns, pyproc_error **reterr);
 void async_destroy(async_state *self);
 
 /* Supervisor: ends the calls of a pool whose deadlines have passed. Returns when to look again. */

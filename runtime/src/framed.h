@@ -24,6 +24,7 @@
 #include "protocol.h"
 #include "receiver.h"
 #include "send_queue.h"
+#include "spin.h"
 #include "wire/envelope.h"
 #include "wire/frame.h"
 
@@ -73,6 +74,8 @@ typedef struct framed {
   atomic_bool finished; /* the worker was told to end: it cancels what it still runs */
   send_queue queue;
   bool writing;
+  atomic_int unwritten; /* frames in the queue that wait for others */
+  atomic_int resuming;  /* a hint: threads whose calls are over and that have not run since; they may bring frames */
   atomic_bool write_blocked; /* the channel took no more: whoever waits polls for writing, too */
 
   int page_fd; /* of page_memory; -1: none */
@@ -83,8 +86,7 @@ typedef struct framed {
   struct receiver receiver;   /* reader's role */
   bool receiving;             /* reader's role: more may come */
   _Atomic int64_t service_ns; /* moving average of the time between replies while busy; 0: unknown */
-  _Atomic int64_t event_ns;   /* moving average of how long a waiting reader waits for the next event */
-  _Atomic uint32_t probes;    /* decisions to spin although it has not paid lately */
+  spin_gauge spin;            /* of a waiting reader */
 
   wake wake; /* to whoever blocks in the channel's wait */
   atomic_bool blocked, nudged;
@@ -112,6 +114,11 @@ void framed_gave_up(framed *self, const struct envelope *envelope);
 /* framed_writer.c. The lock is held (and let go of meanwhile). Writes what the channel takes, unless somebody is
  * writing. */
 void framed_flush(framed *self);
+/* One more frame may wait in the queue for others, to be written with them; false: enough have come together. The lock is
+ * held. */
+bool framed_put_off(framed *self);
+/* No lock held: writes what was put off, at once, or unless others are about to bring more. */
+void framed_flush_all(struct connection *base);
 /* Appends a control frame. The lock is held. */
 bool framed_send_control(framed *self, uint8_t kind, uint16_t code, uint64_t id, const void *body, size_t size);
 

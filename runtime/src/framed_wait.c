@@ -9,7 +9,7 @@
  */
 #include "framed.h"
 
-enum { PURE_SPIN_NS = 4000, YIELDS_MIN = 4, TURN_TAKERS_PER_CPU = 2, AVERAGE_SHIFT = 3, PROBE_EVERY = 32 };
+enum { YIELDS_MIN = 4, CROWDED_NS = 1000000 };
 
 /* A caller in framed_progress. */
 typedef struct waiting {
@@ -79,17 +79,10 @@ static void block(const waiting *w) {
   if (logs > 0) self->base.owner_ops->drain(self->base.owner);
 }
 
-/* Remembers how long it took until something happened, for the next decision to spin. */
-static void learn(framed *self, int64_t waited_ns) {
-  int64_t average = atomic_load_explicit(&self->event_ns, memory_order_relaxed);
-  atomic_store_explicit(&self->event_ns, average + ((waited_ns - average) >> AVERAGE_SHIFT), memory_order_relaxed);
-}
-
-/* Whether spinning is likely to see the next event before it gives up; now and then it is tried all the same. */
-static bool spin_pays(framed *self) {
-  if (self->settings.spin_ns <= 0 || self->cpu_count < 2) return false;
-  if (atomic_load_explicit(&self->event_ns, memory_order_relaxed) < self->settings.spin_ns) return true;
-  return atomic_fetch_add_explicit(&self->probes, 1, memory_order_relaxed) % PROBE_EVERY == 0;
+/* Whether the worker is on this thread's processor; it is told where we are. */
+static bool shares_cpu(framed *self) {
+  return self->base.page != NULL &&
+         status_page_meet(&self->base.page->host_cpu, &self->base.page->worker_cpu, platform_current_cpu());
 }
 
 /* Looks again and again until something was read, or it has taken too long. Returns whether something was. The
@@ -97,13 +90,11 @@ static bool spin_pays(framed *self) {
 static bool spin(const waiting *w, int64_t began) {
   framed *self = w->self;
   int64_t now = began;
-  while (now - began < self->settings.spin_ns && !is_settled(w) && framed_is_open(self)) {
+  bool shared = shares_cpu(self);
+  while (now - began < self->spin.limit_ns && !is_settled(w) && framed_is_open(self)) {
     write_if_blocked(self);
     if (framed_pump(self) > 0) return true;
-    if (now - began < PURE_SPIN_NS)
-      platform_cpu_relax();
-    else
-      platform_yield();
+    spin_pause(now - began, shared);
     now = platform_now_ns();
   }
   return is_settled(w);
@@ -114,40 +105,54 @@ static void lead(const waiting *w) {
   framed *self = w->self;
   int64_t began = platform_now_ns();
   while (!is_settled(w) && framed_is_open(self) && began < w->wait->deadline_ns) {
-    bool spun = spin_pays(self) && spin(w, began);
+    bool spun = spin_pays(&self->spin) && spin(w, began);
     if (!spun) {
       write_if_blocked(self);
       if (framed_pump(self) == 0) block(w);
     }
     int64_t now = platform_now_ns();
-    learn(self, now - began);
+    spin_learn(&self->spin, now - began);
     began = now;
   }
 }
 
-/* Takes turns with the other callers. Returns true when the call is settled. */
-static bool take_turns(const waiting *w) {
+/* One turn of a caller among others. Returns whether its call is settled. */
+static bool take_turn(const waiting *w, int turns) {
   framed *self = w->self;
-  int64_t began = platform_now_ns();
-  for (int turns = 0; turns < YIELDS_MIN || platform_now_ns() - began < self->settings.spin_ns; turns++) {
-    if (is_settled(w)) return true;
-    if (framed_take_reading(self)) {
+  if (!is_settled(w)) {
+    /* Those whose replies are there go first: what they bring is written with ours. */
+    bool others_first = turns == 0 && atomic_load_explicit(&self->resuming, memory_order_relaxed) > 0;
+    if (turns == 1) atomic_store_explicit(&self->resuming, 0, memory_order_relaxed); /* they had their chance */
+    if (!others_first) framed_flush_all(&self->base);
+    if (!others_first && framed_take_reading(self)) {
       write_if_blocked(self);
       framed_pump(self);
       atomic_store(&self->reading, false);
-      if (is_settled(w)) return true;
     }
-    platform_yield();
   }
-  return false;
+  return is_settled(w);
 }
 
-/* Several calls are in flight, and not too many callers take turns already: more of them only keep the others from running. */
+/* Takes turns with the other callers. Returns true when the call is settled. */
+static bool take_turns(const waiting *w) {
+  spin_gauge *spin = &w->self->spin;
+  int64_t began = platform_now_ns(), spent = 0;
+  for (int turns = 0; turns < YIELDS_MIN || spent < spin->limit_ns; turns++) {
+    if (take_turn(w, turns)) return true;
+    platform_yield();
+    spent = platform_now_ns() - began;
+    if (spent < CROWDED_NS) continue;
+    spin_learn(spin, spent); /* others want the processor: to yield is to give it away */
+    break;
+  }
+  return is_settled(w);
+}
+
+/* Several calls are in flight. */
 static bool may_take_turns(const framed *self) {
   return atomic_load_explicit(&self->base.load, memory_order_relaxed) +
-                 atomic_load_explicit(&self->base.streams, memory_order_relaxed) >
-             1 &&
-         atomic_load_explicit(&self->awake, memory_order_relaxed) <= TURN_TAKERS_PER_CPU * self->cpu_count;
+             atomic_load_explicit(&self->base.streams, memory_order_relaxed) >
+         1;
 }
 
 /* Sleeps until the call is settled, or somebody has to read and nobody else is awake. */
@@ -184,7 +189,8 @@ void framed_progress(struct connection *base, call_wait *wait) {
   if (is_stream) add_stream_wait(self, wait);
   atomic_fetch_add(&self->awake, 1);
   while (!is_settled(&w)) {
-    if (may_take_turns(self) && spin_pays(self) && take_turns(&w)) break;
+    if (may_take_turns(self) && spin_pays(&self->spin) && take_turns(&w)) break;
+    framed_flush_all(&self->base);
     if (framed_is_open(self) && framed_take_reading(self)) {
       lead(&w);
       atomic_store(&self->reading, false);
@@ -193,6 +199,8 @@ void framed_progress(struct connection *base, call_wait *wait) {
     }
     if (!is_settled(&w) && platform_now_ns() >= wait->deadline_ns) break;
   }
+  if (atomic_load_explicit(&self->resuming, memory_order_relaxed) > 0)
+    atomic_fetch_sub_explicit(&self->resuming, 1, memory_order_relaxed);
   if (is_stream) remove_stream_wait(self, wait);
   if (atomic_fetch_sub(&self->awake, 1) == 1) framed_hand_over(self, is_stream ? NULL : wait->call);
 }

@@ -5,12 +5,13 @@
 #include "error.h"
 #include "wire/frame.h"
 
-enum { CONTROL_BODY_MAX = 4096 };
+enum { CONTROL_BODY_MAX = 4096, COMBINED_FRAMES = 8 };
 
 void framed_flush(framed *self) {
   struct iovec parts[SEND_QUEUE_PARTS];
   while (!self->writing && !send_queue_is_empty(&self->queue) && framed_is_open(self)) {
     int count = send_queue_take(&self->queue, parts);
+    atomic_store_explicit(&self->unwritten, 0, memory_order_relaxed);
     self->writing = true;
     pthread_mutex_unlock(&self->lock);
     ssize_t written = self->channel->ops->write(self->channel, parts, count);
@@ -26,6 +27,19 @@ void framed_flush(framed *self) {
     atomic_store_explicit(&self->write_blocked, false, memory_order_relaxed);
   }
   if (send_queue_is_empty(&self->queue)) atomic_store(&self->write_blocked, false); /* the last frame was withdrawn */
+}
+
+bool framed_put_off(framed *self) {
+  return atomic_fetch_add_explicit(&self->unwritten, 1, memory_order_relaxed) + 1 < COMBINED_FRAMES;
+}
+
+void framed_flush_all(struct connection *base) {
+  framed *self = framed_of(base);
+  if (atomic_load(&self->unwritten) == 0) return;
+  pthread_mutex_lock(&self->lock);
+  framed_flush(self);
+  pthread_mutex_unlock(&self->lock);
+  if (atomic_load(&self->write_blocked)) framed_nudge(base); /* whoever blocks there does not look for room yet */
 }
 
 bool framed_send_control(framed *self, uint8_t kind, uint16_t code, uint64_t id, const void *body, size_t size) {

@@ -73,6 +73,7 @@ static int run(pyproc_pool *pool, struct call *call, int64_t timeout_ms, pyproc_
   cancel_entry entry = {.fired = on_cancel, .argument = &target};
   if (token != NULL && !cancel_attach(token, &entry))
     return error_set(reterr, PYPROC_E_CANCELLED, "%s was cancelled before it was sent", call->method.name);
+  call->is_put_off = true; /* written in wait_for */
   int result = admission_enter(&pool->admission, call, reterr);
   if (result >= 0) wait_for(pool, call);
   if (token != NULL) cancel_detach(token, &entry);

@@ -46,7 +46,7 @@ int pyproc_pool_open(const pyproc_pool_options *given, pyproc_pool **ret_pool, p
   if (pool == NULL) return error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED, "out of memory");
   int result = options_copy(&pool->options, given, reterr);
   if (result < 0) goto no_options;
-  result = async_init(&pool->async, reterr);
+  result = async_init(&pool->async, pool->options.spin_ns, reterr);
   if (result < 0) goto no_async;
   gate_init(&pool->gate);
   atomic_init(&pool->references, 1);
@@ -95,7 +95,7 @@ static void end_calls(pyproc_pool *pool) {
   pyproc_error_free(error);
   supervisor_stop(pool->supervisor);
   gate_wait(&pool->gate, PLATFORM_NO_DEADLINE);
-  while (completions_dispatch(&pool->async.completions, 0) > 0) {}
+  while (completions_dispatch(&pool->async.completions, NULL, 0) > 0) {}
   gate_shut(&pool->gate);
 }
 

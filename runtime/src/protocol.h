@@ -15,6 +15,8 @@
  *             the call, and writes it as soon as the worker reads. CONNECTION_REFUSED: the call is done, with an error
  *             (no such method …). CONNECTION_CLOSED: nothing happened, the connection is not open. CONNECTION_FULL: nothing
  *             happened, it has max_streams streams.
+ *             A call that `is_put_off` may stay unwritten until its starter calls progress, pump or flush.
+ *   flush     any thread, no lock held: writes what was put off. NULL: nothing ever is.
  *   progress  the call's own thread, no lock held. Takes part in reading and writing until the wait is over (see
  *             call_wait_is_over), or past its deadline. The one function that blocks. Of a stream two threads may be here
  *             at once, one that sends and one that receives.
@@ -118,6 +120,7 @@ typedef struct protocol {
   const char *const *(*environment)(struct connection *self);
   int (*open)(struct connection *self, int socket, pyproc_error **reterr);
   connection_start (*start)(struct connection *self, struct call *call);
+  void (*flush)(struct connection *self);
   void (*progress)(struct connection *self, call_wait *wait);
   void (*send)(struct connection *self, struct call *call);
   void (*taken)(struct connection *self, struct call *call, size_t size);

@@ -46,6 +46,7 @@ static struct connection *framed_create(const connection_settings *settings, con
   self->settings = *settings;
   self->handshake = settings->bare ? &framed_bare : &framed_hello;
   self->cpu_count = platform_cpu_count();
+  spin_init(&self->spin, settings->spin_ns);
   self->page_fd = -1;
   self->generation = platform_random64() % 65536 + 1;
   pthread_mutex_init(&self->lock, NULL);
@@ -100,7 +101,7 @@ static int framed_open(struct connection *base, int socket, pyproc_error **reter
   atomic_store(&base->streams, 0);
   atomic_store(&base->good_calls, 0);
   atomic_store(&self->service_ns, 0);
-  atomic_store(&self->event_ns, 0);
+  spin_reset(&self->spin);
   atomic_store(&base->capacity, 1);
   atomic_store(&base->prefetch, 0);
   atomic_store(&base->state, CONNECTION_HANDSHAKE);
@@ -148,6 +149,7 @@ static connection_start framed_start(struct connection *base, struct call *call)
   pyproc_error *error = NULL;
   uint32_t bits = 0;
   bool has_thread = call->finished == NULL, is_stream = call->stream != NULL;
+  bool is_put_off = call->is_put_off && !is_stream;
   pthread_mutex_lock(&self->lock);
   bool is_open = atomic_load(&base->state) == CONNECTION_OPEN;
   if (!is_open || (is_stream && atomic_load(&base->streams) >= self->settings.max_streams)) {
@@ -157,7 +159,7 @@ static connection_start framed_start(struct connection *base, struct call *call)
   int result = take_call(self, call, &error);
   pid_t pid = base->peer_pid;
   if (result >= 0 && is_stream) framed_begin_stream(self, call, &bits);
-  if (result >= 0) framed_flush(self);
+  if (result >= 0 && !(is_put_off && framed_put_off(self))) framed_flush(self);
   pthread_mutex_unlock(&self->lock);
   lot_wake(self->settings.lot, bits);
   if (result < 0) {
@@ -348,6 +350,7 @@ const protocol protocol_framed = {.name = "framed",
                                   .destroy = framed_destroy,
                                   .open = framed_open,
                                   .start = framed_start,
+                                  .flush = framed_flush_all,
                                   .progress = framed_progress,
                                   .send = framed_send,
                                   .taken = framed_taken,

@@ -117,11 +117,25 @@ int pyproc_pool_fd(pyproc_pool *pool) {
   return result;
 }
 
+static void attend(void *argument) {
+  admission_attend(&((pyproc_pool *)argument)->admission);
+}
+
+static bool pump(void *argument) {
+  return admission_pump(&((pyproc_pool *)argument)->admission);
+}
+
+static void leave_admission(void *argument) {
+  admission_leave(&((pyproc_pool *)argument)->admission);
+}
+
 int pyproc_pool_dispatch(pyproc_pool *pool, int timeout_ms) {
   int result = pool_enter(pool, NULL);
   if (result < 0) return result;
   int64_t deadline_ns = timeout_ms < 0 ? PLATFORM_NO_DEADLINE : call_setup_deadline(timeout_ms);
-  result = completions_dispatch(&pool->async.completions, deadline_ns);
+  const completions_source source = {
+      .attend = attend, .pump = pump, .leave = leave_admission, .argument = pool, .spin = &pool->async.spin};
+  result = completions_dispatch(&pool->async.completions, &source, deadline_ns);
   pool_leave(pool);
   return result;
 }

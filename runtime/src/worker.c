@@ -55,9 +55,16 @@ static void on_broken(void *owner) {
   raise_flag(self, &self->became_broken);
 }
 
+/* The thread that runs callbacks reads, and says when it leaves. */
+static bool is_attended(const struct worker *self) {
+  return atomic_load(&self->connection->state) == CONNECTION_OPEN &&
+         atomic_load(&self->shop->admission->attendants) > 0;
+}
+
 static void on_watch(void *owner, bool for_write) {
   struct worker *self = owner;
   uint32_t wanted = for_write ? POLLER_IN | POLLER_OUT : POLLER_IN;
+  if (is_attended(self)) return;
   if ((atomic_load(&self->socket_events) & wanted) != wanted) raise_flag(self, &self->wants_watch);
 }
 
@@ -127,7 +134,7 @@ static void unwatch(struct worker *self, worker_source source) {
 static void watch_socket(struct worker *self) {
   bool for_write = false;
   atomic_store(&self->socket_events, 0);
-  if (!self->connection->protocol->owes(self->connection)) {
+  if (is_attended(self) || !self->connection->protocol->owes(self->connection)) {
     unwatch(self, WORKER_SOCKET);
     return;
   }

@@ -146,7 +146,7 @@ static void test_late_replies(void **state) {
 
 /* ---- half of all calls time out, at random moments ---- */
 
-enum { HAMMERS = 8, HAMMER_CALLS = 2500 };
+enum { HAMMERS = 16, HAMMER_CALLS = 10000, HAMMER_WORKERS = 4 };
 
 typedef struct hammer {
   pyproc_pool *pool;
@@ -166,7 +166,7 @@ static void strike(hammer *all, int number, int round, uint32_t *random) {
   pyproc_call_options options = PYPROC_CALL_OPTIONS_INIT;
   bool is_late = next_random(random) % 2 == 0;
   int ms = is_late ? 60000 : (int)(next_random(random) % 2);
-  options.timeout_ms = is_late ? 1 + next_random(random) % 12 : 60000;
+  options.timeout_ms = is_late ? 1 + next_random(random) % 5 : 60000;
   snprintf(body, sizeof body, "{\"ms\":%d,\"number\":%d,\"round\":%d}", ms, number, round);
   int result = pyproc_call_json(all->pool, "sleep", body, &options, &reply, &error);
   if (!is_late && result == 0 && strcmp(reply, body) == 0) {
@@ -193,7 +193,7 @@ static void test_hammer(void **state) {
   for (size_t i = 0; i < LENGTH(protocols); i++) {
     pyproc_pool_options options = options_for("fault_worker.py");
     options.protocol = protocols[i];
-    options.workers = 2;
+    options.workers = HAMMER_WORKERS;
     options.cancel_grace_ms = 60000;
     hammer all = {.pool = open_pool(&options), .rounds = scaled(HAMMER_CALLS) / HAMMERS + 1};
     pyproc_health health = PYPROC_HEALTH_INIT;

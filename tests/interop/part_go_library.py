@@ -84,9 +84,7 @@ def its_tests(build: Path, work: Path) -> None:
 
 def its_pool(build: Path, work: Path) -> None:
     """A program of ours with the library's pool."""
-    copy, program = work / "library", work / "program"
-    if not copy.exists():
-        copy = copy_of_library(build, work)
+    copy, program = copy_of_library(build, work), work / "program"
     if program.exists():
         shutil.rmtree(program)
     shutil.copytree(FOLDER / "go", program)

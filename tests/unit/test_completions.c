@@ -29,7 +29,7 @@ static void deliver(completion *item) {
   self->delivered++;
   self->order = deliveries++;
   if (self->next != NULL) completions_add(self->queue, &self->next->completion);
-  self->nested = self->queue != NULL ? completions_dispatch(self->queue, 0) : 0;
+  self->nested = self->queue != NULL ? completions_dispatch(self->queue, NULL, 0) : 0;
 }
 
 static void thing_add(thing *self, completions *queue) {
@@ -48,12 +48,12 @@ static void fd_is_readable_while_something_is_there(void **state) {
   thing things[3] = {0};
   assert_int_equal(completions_init(&queue), 0);
   assert_false(is_readable(&queue));
-  assert_int_equal(completions_dispatch(&queue, 0), 0);
+  assert_int_equal(completions_dispatch(&queue, NULL, 0), 0);
   deliveries = 0;
   for (int i = 0; i < 3; i++) thing_add(&things[i], &queue);
   assert_true(is_readable(&queue));
   assert_true(is_readable(&queue)); /* it is level-triggered */
-  assert_int_equal(completions_dispatch(&queue, 0), 3);
+  assert_int_equal(completions_dispatch(&queue, NULL, 0), 3);
   assert_false(is_readable(&queue));
   for (int i = 0; i < 3; i++) {
     assert_int_equal(things[i].delivered, 1);
@@ -69,11 +69,11 @@ static void what_a_callback_adds_is_for_the_next_time(void **state) {
   thing first = {.queue = &queue, .next = &second};
   assert_int_equal(completions_init(&queue), 0);
   thing_add(&first, &queue);
-  assert_int_equal(completions_dispatch(&queue, 0), 1);
+  assert_int_equal(completions_dispatch(&queue, NULL, 0), 1);
   assert_int_equal(first.nested, PYPROC_E_FAILED_PRECONDITION); /* not from a callback */
   assert_int_equal(second.delivered, 0);
   assert_true(is_readable(&queue));
-  assert_int_equal(completions_dispatch(&queue, 0), 1);
+  assert_int_equal(completions_dispatch(&queue, NULL, 0), 1);
   assert_int_equal(second.delivered, 1);
   completions_destroy(&queue);
 }
@@ -90,10 +90,10 @@ static void close_ends_the_wait(void **state) {
   pthread_t thread;
   assert_int_equal(completions_init(&queue), 0);
   assert_int_equal(pthread_create(&thread, NULL, close_it, &queue), 0);
-  assert_int_equal(completions_dispatch(&queue, PLATFORM_NO_DEADLINE), PYPROC_E_UNAVAILABLE);
+  assert_int_equal(completions_dispatch(&queue, NULL, PLATFORM_NO_DEADLINE), PYPROC_E_UNAVAILABLE);
   pthread_join(thread, NULL);
   thing_add(&left, &queue); /* what is over then is delivered all the same */
-  assert_int_equal(completions_dispatch(&queue, 0), 1);
+  assert_int_equal(completions_dispatch(&queue, NULL, 0), 1);
   assert_int_equal(left.delivered, 1);
   completions_destroy(&queue);
 }
@@ -121,7 +121,7 @@ static void all_is_delivered_once_and_in_order(void **state) {
     adders[i] = (adder){.queue = &queue, .things = things[i]};
     assert_int_equal(pthread_create(&threads[i], NULL, add_many, &adders[i]), 0);
   }
-  while (deliveries < THREADS * ITEMS) assert_true(completions_dispatch(&queue, PLATFORM_NO_DEADLINE) > 0);
+  while (deliveries < THREADS * ITEMS) assert_true(completions_dispatch(&queue, NULL, PLATFORM_NO_DEADLINE) > 0);
   for (int i = 0; i < THREADS; i++) pthread_join(threads[i], NULL);
   assert_false(is_readable(&queue));
   for (int i = 0; i < THREADS; i++)

@@ -10,9 +10,12 @@ import os
 import sys
 import threading
 import time
+import warnings
 
 from google.protobuf.wrappers_pb2 import BytesValue, DoubleValue, Int64Value, StringValue
 from pyproc_worker import Cancelled, Code, Error, Handler, Method, Service, expose, on_start, on_stop, serve
+
+warnings.filterwarnings("ignore", "This process .* is multi-threaded")  # Python 3.12 warns of os.fork()
 
 
 def say(*words):

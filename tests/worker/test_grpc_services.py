@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Union
 
@@ -77,7 +78,10 @@ def test_health_watch(grpc_host: GrpcHost) -> None:
     assert [fields(next(call)) for call in calls] == [[(1, SERVING)], [(1, SERVING)], [(1, SERVICE_UNKNOWN)]]
     worker.process.send_signal(signal.SIGTERM)
     assert fields(next(calls[0])) == fields(next(calls[1])) == [(1, NOT_SERVING)]
-    assert list(calls[0]) == list(calls[1]) == []
+    for call in calls[:2]:
+        with suppress(grpc.RpcError):  # a client that just writes when the worker goes hears of that first
+            assert list(call) == []
+        assert call.code() in (grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE)
     assert worker.process.wait(PATIENCE_S) == 0
 
 

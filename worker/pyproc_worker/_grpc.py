@@ -38,6 +38,10 @@ from ._grpc_wire import Wire
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # a child that a handler forks never calls grpc
 try:
     import grpc
+
+    # A debug build of grpc 1.51, as Debian 13's is, hangs in a fork unless its new poller is off.
+    if grpc.__version__.startswith("1.51."):
+        os.environ.setdefault("GRPC_EXPERIMENTS", "-posix_event_engine_enable_polling")
     from grpc import aio
 
     from . import _grpc_services as services

@@ -20,7 +20,8 @@ enum {
   PATIENCE_MS = 1000, /* for a peer that does not read, once the worker stops */
   SPIN_SCORE_MAX = 8,
   SPIN_PROBE = 16, /* every so many waits it tries whether spinning pays again */
-  YIELD_FROM_NS = 3000
+  YIELD_FROM_NS = 3000,
+  YIELD_EVERY = 8 /* frames */
 };
 
 static void lock(struct loop *self) {
@@ -334,6 +335,7 @@ static bool spinning_pays(struct loop *self) {
 static bool spin(struct loop *self) {
   struct connection *const connection = self->connections[0];
   const uint64_t start_ns = clock_ns();
+  const uint64_t yield_from_ns = page_shares_cpu(connection->page) ? 0 : YIELD_FROM_NS;
   uint64_t spent_ns = 0;
   while (spent_ns < self->spin_ns && !is_stopped(self)) {
     lock(self);
@@ -344,7 +346,10 @@ static bool spin(struct loop *self) {
       if (self->spin_score < SPIN_SCORE_MAX) self->spin_score++;
       return true;
     }
-    if (spent_ns > YIELD_FROM_NS) (void)sched_yield();
+    if (spent_ns >= yield_from_ns) {
+      (void)sched_yield();
+      self->unyielded = 0;
+    }
     spent_ns = clock_ns() - start_ns;
   }
   if (self->spin_score > -SPIN_SCORE_MAX) self->spin_score--;
@@ -510,7 +515,9 @@ static int run_until_stopped(struct loop *self) {
     const int stepped = self->abandoned ? 0 : stream_step(self);
     if (stepped < 0) return -1;
     if (self->abandoned) return 0;
-    if (done >= LOOP_BATCH) { /* let callers on this core in, they hold the next requests */
+    self->unyielded += done;
+    if (self->unyielded >= YIELD_EVERY) { /* let callers on this core in, they hold the next requests */
+      self->unyielded = 0;
       Py_BEGIN_ALLOW_THREADS;
       (void)sched_yield();
       Py_END_ALLOW_THREADS;

@@ -56,6 +56,7 @@ struct loop {
   uint64_t spin_ns; /* how long to look for more before blocking */
   int spin_score;   /* grows with each success, falls with each failure; above 0 spinning pays */
   unsigned waits;
+  int unyielded;    /* frames handled since other threads of this processor were let in */
   size_t unflushed; /* replies of the connection whose turn it is */
   uint64_t unflushed_since_ns;
 };

@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "page.h"
 
+#include <sched.h>
 #include <stddef.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -21,4 +22,13 @@ status_page *page_map(int fd) {
 
 void page_unmap(status_page *page) {
   if (page != NULL) (void)munmap(page, sizeof(status_page));
+}
+
+bool page_shares_cpu(status_page *page) {
+#ifdef __linux__
+  return page != NULL && status_page_meet(&page->worker_cpu, &page->host_cpu, sched_getcpu());
+#else
+  (void)page;
+  return false;
+#endif
 }

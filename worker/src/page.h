@@ -11,4 +11,7 @@
 status_page *page_map(int fd);
 void page_unmap(status_page *page);
 
+/* Whether the host waits on the processor that the calling thread is on. `page` may be NULL. */
+bool page_shares_cpu(status_page *page);
+
 #endif

@@ -23,8 +23,9 @@ typedef struct status_page_thread {
 typedef struct status_page {
   uint32_t magic, version, thread_count, slot_count;
   _Atomic uint64_t loop_counter;
-  _Atomic uint64_t stuck_id; /* of the call for whose handler the worker kills itself; 0: it does not */
-  uint64_t reserved_0[4];
+  _Atomic uint64_t stuck_id;             /* of the call for whose handler the worker kills itself; 0: it does not */
+  _Atomic uint32_t host_cpu, worker_cpu; /* where each side waits for the other: processor + 1; 0: unknown */
+  uint64_t reserved_0[3];
   status_page_thread threads[STATUS_PAGE_THREADS];
   uint64_t reserved_1[120];
   _Atomic uint64_t slots[STATUS_PAGE_SLOTS];
@@ -32,6 +33,13 @@ typedef struct status_page {
 
 _Static_assert(sizeof(status_page) == 34816, "the status page is laid out as in schema/wire.md");
 _Static_assert(sizeof(_Atomic uint64_t) == 8, "atomic words are plain words");
+
+/* Either side: says on which processor it is (-1: unknown), and returns whether the other one is on the same. */
+static inline bool status_page_meet(_Atomic uint32_t *mine, _Atomic uint32_t *others, int cpu) {
+  uint32_t here = cpu < 0 ? 0 : (uint32_t)cpu + 1;
+  if (atomic_load_explicit(mine, memory_order_relaxed) != here) atomic_store_explicit(mine, here, memory_order_relaxed);
+  return here != 0 && atomic_load_explicit(others, memory_order_relaxed) == here;
+}
 
 /* Worker: claims the call before its handler runs. False: the host has revoked it, it must not run. */
 static inline bool status_page_start(status_page *page, uint64_t id) {
