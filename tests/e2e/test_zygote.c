@@ -140,8 +140,11 @@ static void test_descriptors(void **state) {
     count[i] = (int)call_number(pool, "descriptors", "null");
     pyproc_pool_close(pool);
   }
-  /* where there is no pidfd both have the pipe of their end */
+#ifdef PYPROC_PLATFORM_LINUX
   assert_int_equal(count[0], count[1]);
+#else /* each has the pipe of its end, a forked one the zygote's too */
+  assert_int_equal(count[0] + 1, count[1]);
+#endif
 }
 
 /* No part of the one is a part of the other, which are lists. */
@@ -417,6 +420,9 @@ static void test_a_lie(void **state) {
   (void)state;
   static const char *const lies[] = {"real() and os.getppid()", "real() and 1", "real() and os.getpid()",
                                      "real() and 2 ** 31 - 1"};
+#ifndef PYPROC_PLATFORM_LINUX
+  skip(); /* the system does not tell whose child a process is */
+#endif
   for (size_t i = 0; i < LENGTH(lies); i++) {
     char text[256];
     pyproc_pool_options options = options_of(NULL);
@@ -540,7 +546,9 @@ static void test_limits(void **state) {
     options.affinity = "spread";
     options.core_limit_bytes = PYPROC_OFF;
     options.cpu_limit_seconds = 500;
+#ifdef PYPROC_PLATFORM_LINUX
     options.no_new_privs = 1;
+#endif
     options.clear_env = 1;
     pyproc_pool *pool = open_pool(&options);
     assert_int_equal(has_heard("zygote: ready"), i);
