@@ -206,7 +206,7 @@ static void test_numpy(void **state) {
 /* The share of all workers together, in bytes. */
 static long sum_of_pss(const char *preload, const char *imports) {
   enum { WORKERS = 8 };
-  static char variable[64];
+  static char variable[128];
   static const char *const env[] = {variable, NULL};
   long sum = 0;
   snprintf(variable, sizeof variable, "E2E_IMPORT=%s", imports);
