@@ -3,9 +3,9 @@
  *
  * CONTENTS
  *   Life of a pool, Threads, How waiting works, Ownership, Codes, What "may have run" means, Calls that are made again,
- *   How a handler is stopped, Workers that hang, Workers that crash, Requests that kill, Metadata, gRPC, Workers without a
- *   handshake, Attached workers, Fork, Signals and other things of the process, Compatibility, Limits; then every function,
- *   struct, enumerator and macro in turn.
+ *   How a handler is stopped, Workers that hang, Workers that crash, Requests that kill, Metadata, gRPC, Zygote, Workers
+ *   without a handshake, Attached workers, Fork, Signals and other things of the process, Compatibility, Limits; then every
+ *   function, struct, enumerator and macro in turn.
  *
  * LIFE OF A POOL
  *   pyproc_pool_open starts `workers` processes, each of which runs the user's Python script, and returns when all of
@@ -227,6 +227,28 @@
  *   Shutdown. pyproc_pool_close of the last such pool shuts libgrpc down and waits for that; it may close single
  *   descriptors a moment later. A program that uses gRPC itself, too, shares its libgrpc, which counts its users.
  *   Output. libgrpc writes some errors to standard error; GRPC_VERBOSITY=NONE in the program's environment stops it.
+ *
+ * ZYGOTE
+ *   With the option preload, as in "numpy,pandas", a pool has one process more, the zygote: a Python that imports these
+ *   modules once, and is then forked for every worker, which runs the script as ever. So a worker is there within
+ *   milliseconds, and shares the memory of the modules with all others until it writes to it. The script itself is not
+ *   preloaded; modules of one's own beside it may be.
+ *   A module that cannot be imported is FAILED_PRECONDITION at pyproc_pool_open or pyproc_pool_reload, with Python's type
+ *   and traceback; start_timeout_ms holds for the zygote, and then for each worker. pyproc_pool_reload starts a new zygote, so
+ *   that modules that have changed are imported anew.
+ *   A worker is started by itself, as without the option, and a line in the log says why, where a fork would not be safe,
+ *   which is so once a module has started a thread or has loaded CUDA or grpc; where the system does not allow it; and where
+ *   the zygote has not answered within 2 seconds: it is then killed. A zygote that dies is replaced, at once where it has
+ *   forked since its start, else after pauses as for workers (0.1 to 30 s, restart_max, restart_window_ms). Workers that it
+ *   has forked go on; when they end later their exit status is not known. (Without pidfd, on systems other than Linux, they
+ *   end with it, and are replaced.)
+ *   What a module does when it is imported happens once, in the zygote: what it opens or computes is the same in all
+ *   workers. Numeric libraries (OpenBLAS, OpenMP, MKL, BLIS, numexpr) are loaded with one thread and get their own number
+ *   back in each worker, from its environment or the processors it may use. Python's and numpy's global random generators,
+ *   uuid, OpenSSL's and multiprocessing's secrets differ in each worker; a generator that a module has made for itself does not,
+ *   nor does the seed of hash(). Environment (but for what Python and libraries read only when they start), folder,
+ *   arguments, limits and all else are as if the worker had been started by itself. With protocol "grpc" grpcio is
+ *   imported in each worker.
  *
  * WORKERS WITHOUT A HANDSHAKE
  *   With handshake "none" a pool drives workers that were written for the Go library pyproc. `python script args…` is
@@ -599,7 +621,8 @@ typedef struct pyproc_pool_options {
    * A relative path means the program's folder at open. Default: workers of the pool's own. */
   const char *socket_path;
 
-  /* Later. */
+  /* Modules that are imported once, for all workers, which are then forked: "numpy,pandas", up to 4095 bytes; see ZYGOTE
+   * above. Not with handshake "none". Default: every worker is started by itself and imports what it needs. */
   const char *preload;
 
   /* What the script finds in sys.argv[1:]; NULL-terminated, at most 65,536. Default: nothing. */

@@ -25,7 +25,8 @@ const option_row option_table[] = {
     {TEXT(handshake), .doc = "auto, or none: workers of the Go library"},
     {TEXT(target), .doc = "a gRPC server elsewhere instead of workers, such as dns:///host:port"},
     {TEXT(socket_path), .doc = "where a worker listens that somebody else runs; none is started then"},
-    {TEXT(preload), .is_later = true, .doc = "later"},
+    {TEXT(preload), .is_for_processes = true,
+     .doc = "modules that are imported once, for all workers, which are then forked: numpy,pandas"},
     {TEXT(tls_ca_file), .doc = "with target: the authorities of the server's certificate; switches TLS on"},
     {TEXT(tls_cert_file), .doc = "with target: the program's own certificate"},
     {TEXT(tls_key_file), .doc = "with target: its key"},
@@ -135,9 +136,8 @@ bool option_is_set(const option_row *row, const pyproc_pool_options *options) {
 }
 
 bool option_allows(const option_row *row, int64_t value) {
-  return value == 0 || (value == PYPROC_OFF && (row->can_be_off || row->is_later)) ||
-         (value == PYPROC_UNLIMITED && row->can_be_unlimited) ||
-         (!row->is_later && value >= row->lowest && value <= row->highest);
+  return value == 0 || (value == PYPROC_OFF && row->can_be_off) ||
+         (value == PYPROC_UNLIMITED && row->can_be_unlimited) || (value >= row->lowest && value <= row->highest);
 }
 
 int option_describe(const option_row *row, char *text, size_t size) {

@@ -23,9 +23,9 @@ typedef enum option_type {
 typedef struct option_row {
   const char *name; /* of the member, and of the key in a file */
   option_type type;
-  size_t offset;                               /* of the member */
-  int64_t fallback, lowest, highest;           /* of numbers; fallback 0: it is no constant */
-  bool can_be_off, can_be_unlimited, is_later; /* is_later: nothing but 0 yet */
+  size_t offset;                     /* of the member */
+  int64_t fallback, lowest, highest; /* of numbers; fallback 0: it is no constant */
+  bool can_be_off, can_be_unlimited;
   bool is_for_processes; /* says how a process is started or what it may do: there has to be one */
   const char *legacy;    /* the environment variable that the Go library has for it, or NULL */
   const char *doc;       /* what it is, with its unit */

@@ -14,7 +14,7 @@
 #include "option_table.h"
 #include "platform.h"
 
-enum { SIZE_MAX_SANE = 64 << 10, SOCKET_PATH_SIZE = sizeof((struct sockaddr_un *)0)->sun_path };
+enum { PRELOAD_SIZE = 4096, SIZE_MAX_SANE = 64 << 10, SOCKET_PATH_SIZE = sizeof((struct sockaddr_un *)0)->sun_path };
 
 /* Where the checked copy has a number of the user's, and what PYPROC_OFF and PYPROC_UNLIMITED become there. */
 typedef struct number_place {
@@ -118,14 +118,6 @@ static int check_env(const struct options *self, pyproc_error **reterr) {
   for (size_t i = 0; self->env != NULL && self->env[i] != NULL; i++)
     if (strchr(self->env[i], '=') == NULL || self->env[i][0] == '=')
       return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "option env has \"%s\"; write NAME=value", self->env[i]);
-  return PYPROC_OK;
-}
-
-static int check_choices(const pyproc_pool_options *from, pyproc_error **reterr) {
-  for (size_t i = 0; i < option_table_size; i++)
-    if (option_table[i].is_later && option_is_set(&option_table[i], from))
-      return error_set(reterr, PYPROC_E_UNIMPLEMENTED, "option %s is not part of this version; leave it 0",
-                       option_table[i].name);
   return PYPROC_OK;
 }
 
@@ -324,6 +316,40 @@ static int copy_numbers(struct options *to, const pyproc_pool_options *from, pyp
   return PYPROC_OK;
 }
 
+static bool is_name_byte(char byte) {
+  return (byte >= 'a' && byte <= 'z') || (byte >= 'A' && byte <= 'Z') || (byte >= '0' && byte <= '9') || byte == '_' ||
+         byte == '.' || (byte & 0x80) != 0;
+}
+
+/* Copies names that have commas between them, without the blanks around them. */
+static bool copy_names(char *to, const char *from) {
+  for (;;) {
+    from += strspn(from, " \t");
+    const char *start = from;
+    while (is_name_byte(*from)) *to++ = *from++;
+    bool is_named = from > start;
+    from += strspn(from, " \t");
+    *to++ = *from;
+    if (!is_named || (*from != ',' && *from != '\0')) return false;
+    if (*from++ == '\0') return true;
+  }
+}
+
+static int copy_preload(struct options *to, const char *from, pyproc_error **reterr) {
+  if (from == NULL) return PYPROC_OK;
+  if (to->bare_workers)
+    return error_set(reterr, PYPROC_E_INVALID_ARGUMENT,
+                     "options preload and handshake: with handshake \"none\" workers run without our package, which "
+                     "forks; leave preload out");
+  if (strlen(from) >= PRELOAD_SIZE)
+    return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "option preload is longer than %d bytes", PRELOAD_SIZE - 1);
+  int result = copy_text(&to->preload, from, reterr);
+  if (result < 0 || copy_names(to->preload, from)) return result;
+  return error_set(reterr, PYPROC_E_INVALID_ARGUMENT,
+                   "option preload is \"%s\"; write names of modules with commas between them, as in numpy,pandas",
+                   from);
+}
+
 /* Absolute: neither option cwd nor a later chdir of the host changes what is meant. */
 static int copy_path(char **to, const char *name, const char *from, pyproc_error **reterr) {
   char folder[PATH_MAX], text[128];
@@ -347,6 +373,7 @@ static int copy_texts(struct options *to, const pyproc_pool_options *from, pypro
   int result = copy_path(&to->script, "script", from->script, reterr);
   if (result >= 0) result = copy_text(&to->python, python != NULL && *python != '\0' ? python : "python3", reterr);
   if (result >= 0) result = copy_text(&to->cwd, from->cwd, reterr);
+  if (result >= 0) result = copy_preload(to, from->preload, reterr);
   if (result >= 0) result = copy_list(&to->args, from->args, "args", reterr);
   if (result >= 0) result = copy_list(&to->env, from->env, "env", reterr);
   return result >= 0 ? check_env(to, reterr) : result;
@@ -377,8 +404,7 @@ int options_copy(struct options *to, const pyproc_pool_options *from, pyproc_err
                          .log_userdata = given.log_userdata,
                          .event = given.event,
                          .event_userdata = given.event_userdata};
-  result = check_choices(&given, reterr);
-  if (result >= 0) result = choose_protocol(to, &given, reterr);
+  result = choose_protocol(to, &given, reterr);
   if (result >= 0) result = copy_remote(to, &given, reterr);
   if (result >= 0) result = choose_handshake(to, &given, reterr);
   if (result >= 0) result = copy_numbers(to, &given, reterr);
@@ -416,6 +442,7 @@ void options_free(struct options *self) {
   free(self->script);
   free(self->python);
   free(self->cwd);
+  free(self->preload);
   free(self->target);
   free(self->socket_path);
   free(self->tls_ca_file);

@@ -13,6 +13,7 @@
 
 struct options {
   char *script, *python, *cwd; /* python: as given, or PYPROC_PYTHON, or "python3" */
+  char *preload;               /* "numpy,pandas", without blanks; NULL: nothing */
   char **args, **env;          /* NULL-terminated copies, or NULL */
   const pyproc_service *const *services;
   const struct codec *codec;

@@ -129,7 +129,6 @@ static int set_number(load *self, const option_row *row, const place *at, const 
   char allowed[OPTION_DESCRIPTION_SIZE];
   int64_t value = 0;
   bool is_number = read_number(row, text, &value);
-  if (is_number && row->is_later && value != 0) return refuse(self, at, "is not part of this version; leave it out");
   if (!is_number || !option_allows(row, value)) {
     option_describe_words(row, allowed, sizeof allowed);
     return refuse(self, at, "is \"%.100s\"; %s", text, allowed);
@@ -201,7 +200,6 @@ static int set_list(load *self, const option_row *row, const place *at, const ya
 }
 
 static int set_node(load *self, const option_row *row, const place *at, const yaml_node_t *node) {
-  if (row->is_later && row->type == OPTION_TEXT) return refuse(self, at, "is not part of this version; leave it out");
   if (row->type == OPTION_LIST || row->type == OPTION_ASSIGNMENTS) return set_list(self, row, at, node);
   if (node->type != YAML_SCALAR_NODE)
     return refuse(self, at, "is %s; write %s", kind_of(node), row->type == OPTION_TEXT ? "a text" : "a number");
@@ -329,8 +327,7 @@ static int set_variable(load *self, const option_row *row, const char *name, con
   if (*value == '\0') return PYPROC_OK; /* as if it was not set */
   if (row->type == OPTION_LIST || row->type == OPTION_ASSIGNMENTS)
     return parse(self, given.at, value, strlen(value), use_variable, &given);
-  if (row->type == OPTION_TEXT && !row->is_later) return set_text(self, row, &given.at, value, strlen(value));
-  if (row->type == OPTION_TEXT) return refuse(self, &given.at, "is not part of this version; unset it");
+  if (row->type == OPTION_TEXT) return set_text(self, row, &given.at, value, strlen(value));
   return set_number(self, row, &given.at, value);
 }
 

@@ -95,11 +95,14 @@ int platform_connect(const char *path);
 
 /* send(2) that raises no SIGPIPE. The first byte carries the descriptors (SCM_RIGHTS; at most PLATFORM_FDS_MAX), once any
    byte was sent; where there are some, `size` must not be 0. Returns the bytes sent, which may be fewer than `size`. */
-enum { PLATFORM_FDS_MAX = 4 };
+enum { PLATFORM_FDS_MAX = 5 };
 ssize_t platform_send_fds(int socket, const void *data, size_t size, const int *fds, int count);
 
 /* The same with one descriptor, -1: none. */
 ssize_t platform_send_fd(int socket, const void *data, size_t size, int fd);
+
+/* recv(2), which also takes a descriptor that came along, -1 where none did; of several all but the first are closed. */
+ssize_t platform_receive_fd(int socket, void *data, size_t size, int *ret_fd);
 
 /* Process id of the peer of a connected Unix socket as of its connect, or -1. */
 pid_t platform_peer_pid(int socket);
@@ -162,6 +165,9 @@ int platform_become_user(uid_t uid);
 
 /* From now on no program that is executed has more rights than this process: set-user-ID bits are without effect. */
 int platform_no_new_privileges(void);
+
+/* The parent of a process; -1 where that cannot be told. */
+pid_t platform_parent_of(pid_t pid);
 
 /* A number that differs between a process and the children that it forked. Cheap after the first call. */
 unsigned platform_fork_generation(void);

@@ -591,3 +591,11 @@ int64_t platform_process_rss(pid_t pid) {
   fclose(file);
   return resident < 0 ? -1 : (int64_t)resident * sysconf(_SC_PAGESIZE);
 }
+
+pid_t platform_parent_of(pid_t pid) {
+  char path[64], text[512];
+  snprintf(path, sizeof path, "/proc/%ld/stat", (long)pid);
+  if (!read_text(path, text, sizeof text)) return -1;
+  const char *end = strrchr(text, ')'); /* the name before it may hold anything */
+  return end != NULL && strlen(end) > 4 ? (pid_t)strtol(end + 4, NULL, 10) : -1;
+}

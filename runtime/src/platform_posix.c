@@ -397,3 +397,8 @@ int64_t platform_process_rss(pid_t pid) {
   (void)pid;
   return -1;
 }
+
+pid_t platform_parent_of(pid_t pid) {
+  (void)pid;
+  return -1;
+}

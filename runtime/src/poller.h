@@ -13,6 +13,11 @@
 #define POLLER_OUT 2u    /* writable */
 #define POLLER_HANGUP 4u /* hung up or broken: reported whatever was asked for, together with POLLER_IN */
 
+/* What the tags of the supervisor's poller point to: the first member of who wants to hear of an event. */
+typedef struct poller_target {
+  void (*handle)(struct poller_target *self, uint32_t events);
+} poller_target;
+
 typedef struct poller_event {
   void *tag;
   uint32_t events; /* POLLER_* */

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,6 +25,8 @@ enum {
 enum { STACKS_WAIT_MS = 200 }; /* that a process which hangs has to write its stacks */
 enum { FD_STDIN, FD_STDOUT, FD_STDERR, FD_LAUNCH, VARIABLES_MAX = LAUNCH_VARIABLES + 5 };
 enum { STEP_STACKS, STEP_ASKED, STEP_TERMINATED, STEP_KILLED };
+
+#define NO_PIPES ((worker_pipes){{-1, -1}, {-1, -1}})
 
 static int64_t ms(int64_t count) {
   return count * 1000000;
@@ -146,7 +149,7 @@ static void watch(struct worker *self, worker_source source, int fd, uint32_t ev
   if (watch->fd >= 0 && (watch->fd != fd || events == 0)) poller_set(self->shop->poller, watch->fd, 0, NULL);
   watch->fd = events != 0 ? fd : -1;
   watch->events = events;
-  if (events != 0) poller_set(self->shop->poller, fd, events, watch);
+  if (events != 0) poller_set(self->shop->poller, fd, events, &watch->target);
 }
 
 static void unwatch(struct worker *self, worker_source source) {
@@ -177,7 +180,9 @@ static void read_log(struct worker *self, int which) {
   if (log_stream_read(self->streams[which], self->shop->log) == 0) unwatch(self, source);
 }
 
-void worker_handle(worker_watch *watch, uint32_t events) {
+/* An event of the poller. */
+static void handle(poller_target *target, uint32_t events) {
+  const worker_watch *watch = (const worker_watch *)(const void *)target;
   struct worker *self = watch->worker;
   (void)events;
   switch (watch->source) {
@@ -193,6 +198,7 @@ void worker_handle(worker_watch *watch, uint32_t events) {
     break;
   default:
     self->may_have_ended = true;
+    if (self->child.zygote != NULL) unwatch(self, WORKER_PROCESS); /* it takes a while to hear how */
     break;
   }
 }
@@ -221,8 +227,11 @@ void worker_edition_free(worker_edition *edition) {
 void worker_init(struct worker *self, worker_shop *shop) {
   *self = (struct worker){
       .shop = shop, .state = WORKER_DOWN, .due_ns = INT64_MAX, .site = LAUNCH_SITE_INIT, .stacks_fd = -1};
+  self->process_fd = -1;
+  self->pipes = NO_PIPES;
   for (int i = 0; i < WORKER_SOURCES; i++)
-    self->watches[i] = (worker_watch){.worker = self, .source = (worker_source)i, .fd = -1};
+    self->watches[i] =
+        (worker_watch){.target = {.handle = handle}, .worker = self, .source = (worker_source)i, .fd = -1};
 }
 
 static void close_stacks(struct worker *self) {
@@ -230,20 +239,17 @@ static void close_stacks(struct worker *self) {
   self->stacks_fd = -1;
 }
 
-typedef struct worker_pipes {
-  int out[2], err[2];
-} worker_pipes;
-
 static void close_pipes(worker_pipes *pipes) {
   for (int i = 0; i < 2; i++) {
     platform_close_fd(pipes->out[i]);
     platform_close_fd(pipes->err[i]);
   }
+  *pipes = NO_PIPES;
 }
 
 static int open_pipes(worker_pipes *pipes, pyproc_error **reterr) {
   char text[128];
-  *pipes = (worker_pipes){{-1, -1}, {-1, -1}};
+  *pipes = NO_PIPES;
   if (platform_pipe(pipes->out) >= 0 && platform_pipe(pipes->err) >= 0) return PYPROC_OK;
   int result =
       error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED, "no pipe for a worker: %s (limit of open files: ulimit -n)",
@@ -265,8 +271,7 @@ static char **make_argv(const struct worker *self) {
   return argv;
 }
 
-static int spawn(struct worker *self, const worker_pipes *pipes, const launch_terms *terms, int *ret_process_fd,
-                 pyproc_error **reterr) {
+static char **make_environment(const struct worker *self, const launch_terms *terms) {
   const struct options *options = self->edition->options;
   char index[32], stacks[32];
   static const char *const framed[] = {"PYPROC_PROTOCOL=", NULL}; /* what the host was configured by is not for it */
@@ -279,8 +284,12 @@ static int spawn(struct worker *self, const worker_pipes *pipes, const launch_te
   const protocol *ops = self->connection->protocol;
   const char *const *more = ops->environment != NULL ? ops->environment(self->connection) : framed;
   while (*more != NULL && count < VARIABLES_MAX - 1) own[count++] = *more++;
-  char **argv = make_argv(self),
-       **env = spawn_environment(options->clear_env != 0, (const char *const *)options->env, own);
+  return spawn_environment(options->clear_env != 0, (const char *const *)options->env, own);
+}
+
+static int spawn(struct worker *self, const worker_pipes *pipes, const launch_terms *terms, pyproc_error **reterr) {
+  const struct options *options = self->edition->options;
+  char **argv = make_argv(self), **env = make_environment(self, terms);
   int result;
   if (argv == NULL || env == NULL) {
     result = error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED, "out of memory");
@@ -300,7 +309,7 @@ static int spawn(struct worker *self, const worker_pipes *pipes, const launch_te
                              .fd_count = FD_LAUNCH + (size_t)terms->fd_count + (self->stacks_fd >= 0),
                              .dies_with_host = self->shop->launch->dies_with_host,
                              .limits = &limits};
-    result = spawn_process(&request, &self->pid, ret_process_fd, reterr);
+    result = spawn_process(&request, &self->pid, &self->process_fd, reterr);
   }
   free(argv);
   free(env);
@@ -323,19 +332,24 @@ static int reach(struct worker *self, int64_t now_ns, pyproc_error **reterr) {
 }
 
 /* Takes the process and its pipes over. */
-static void adopt(struct worker *self, worker_pipes *pipes, int process_fd) {
+static void adopt(struct worker *self, worker_pipes *pipes) {
   self->tail = log_tail_new();
   self->streams[0] = log_stream_new(pipes->out[0], PYPROC_LOG_INFO, "stdout", self->tail);
   self->streams[1] = log_stream_new(pipes->err[0], PYPROC_LOG_WARNING, "stderr", self->tail);
   pipes->out[0] = pipes->err[0] = -1;
   self->connection->peer_pid = self->pid;
   self->connection->index = self->index;
-  watch(self, WORKER_PROCESS, process_fd, POLLER_IN);
+  watch(self, WORKER_PROCESS, self->process_fd, POLLER_IN);
   for (int i = 0; i < 2; i++) {
     if (self->streams[i] == NULL) continue;
     log_stream_set_pid(self->streams[i], self->pid);
     watch(self, i == 0 ? WORKER_STDOUT : WORKER_STDERR, log_stream_fd(self->streams[i]), POLLER_IN);
   }
+}
+
+/* Nobody needs to be told that it has ended. */
+static bool is_expected(const struct worker *self) {
+  return atomic_load(&self->shop->closing) || !self->is_wanted;
 }
 
 /* How long to wait before the next start. */
@@ -384,17 +398,161 @@ static int attach(struct worker *self, pyproc_error **reterr) {
   return self->shop->launch->prepare(&self->site, self->edition->options, -1, NULL, reterr);
 }
 
-static int start_process(struct worker *self, pyproc_error **reterr) {
+/* Nothing runs. Takes the error. */
+static void fail_to_start(struct worker *self, pyproc_error *error, int64_t now_ns) {
+  self->shop->launch->clear(&self->site);
+  zygote_leave(&self->child);
+  close_stacks(self);
+  self->restart_ns = now_ns + ms(pause_after(self, true, now_ns));
+  log_write(self->shop->log, PYPROC_LOG_ERROR, 0, "worker %d: %s", self->index, pyproc_error_message(error));
+  keep_error(self, error);
+  schedule_restart(self);
+}
+
+static void begin_start(struct worker *self, int64_t now_ns) {
+  self->state = WORKER_STARTING;
+  self->start_due_ns = now_ns + ms(self->edition->options->start_timeout_ms);
+  begin(self, now_ns);
+}
+
+static void adopt_and_begin(struct worker *self, worker_pipes *pipes, int64_t now_ns) {
+  adopt(self, pipes);
+  begin_start(self, now_ns);
+}
+
+static void start_attached(struct worker *self, int64_t now_ns) {
+  pyproc_error *error = NULL;
+  if (attach(self, &error) >= 0)
+    begin_start(self, now_ns);
+  else
+    fail_to_start(self, error, now_ns);
+}
+
+static int open_ends(struct worker *self, worker_pipes *pipes, launch_terms *terms, pyproc_error **reterr) {
+  int result = open_pipes(pipes, reterr);
+  if (result < 0) return result;
+  return self->shop->launch->prepare(&self->site, self->edition->options, self->shop->host_fd, terms, reterr);
+}
+
+static void start_by_exec(struct worker *self, int64_t now_ns) {
   worker_pipes pipes;
   launch_terms terms;
-  int process_fd = -1;
-  int result = open_pipes(&pipes, reterr);
+  pyproc_error *error = NULL;
+  int result = open_ends(self, &pipes, &terms, &error);
+  if (result >= 0) result = spawn(self, &pipes, &terms, &error);
   if (result >= 0)
-    result = self->shop->launch->prepare(&self->site, self->edition->options, self->shop->host_fd, &terms, reterr);
-  if (result >= 0) result = spawn(self, &pipes, &terms, &process_fd, reterr);
-  if (result >= 0) adopt(self, &pipes, process_fd);
+    adopt_and_begin(self, &pipes, now_ns);
+  else
+    fail_to_start(self, error, now_ns);
   close_pipes(&pipes);
-  return result;
+}
+
+/* The folder for a process that is forked elsewhere; "": that of the zygote has to do. */
+static void absolute_cwd(const char *cwd, char *path, size_t size) {
+  char host[PATH_MAX];
+  int length = 0;
+  *path = '\0';
+  if (cwd != NULL && cwd[0] == '/')
+    length = snprintf(path, size, "%s", cwd);
+  else if (getcwd(host, sizeof host) != NULL)
+    length = snprintf(path, size, "%s%s%s", host, cwd != NULL ? "/" : "", cwd != NULL ? cwd : "");
+  if (length < 0 || (size_t)length >= size) *path = '\0';
+}
+
+static zygote_offer send_request(struct worker *self, const launch_terms *terms, int64_t now_ns) {
+  const struct options *options = self->edition->options;
+  char cwd[2 * PATH_MAX];
+  char **argv = make_argv(self), **env = make_environment(self, terms);
+  zygote_offer offer = ZYGOTE_CANNOT;
+  process_limits limits = options->limits;
+  process_limits_spread(&limits, self->index);
+  absolute_cwd(options->cwd, cwd, sizeof cwd);
+  int script = 0; /* behind the interpreter and the bootstrap, which the zygote has */
+  while (argv != NULL && argv[script] != options->script) script++;
+  if (argv != NULL && env != NULL) {
+    const int fds[] = {self->pipes.out[1], self->pipes.err[1], terms->fds[0], self->stacks_fd};
+    for (int i = 0; i < 2; i++) process_limits_give(&limits, fds[i]);
+    const zygote_request request = {
+        .processor = limits.has_processor ? limits.processor : -1, .cwd = cwd, .argv = argv + script, .envp = env};
+    offer = zygote_fork(&self->child, &request, fds, now_ns);
+  } else {
+    snprintf(self->child.why, sizeof self->child.why, "out of memory");
+  }
+  free(argv);
+  free(env);
+  return offer;
+}
+
+static void close_theirs(int pipe[2]) {
+  platform_close_fd(pipe[1]);
+  pipe[1] = -1;
+}
+
+static void close_ends(struct worker *self) {
+  close_pipes(&self->pipes);
+  self->shop->launch->clear(&self->site);
+}
+
+static void give_zygote_up(struct worker *self, int64_t now_ns) {
+  log_write(self->shop->log, PYPROC_LOG_WARNING, 0, "worker %d: started by exec, without option preload: %s",
+            self->index, self->child.why);
+  close_ends(self);
+  zygote_leave(&self->child);
+  start_by_exec(self, now_ns);
+}
+
+/* The zygote would fork now. */
+static zygote_offer request_fork(struct worker *self, int64_t now_ns, pyproc_error **ret_error) {
+  launch_terms terms;
+  zygote_offer offer = ZYGOTE_FAILS;
+  if (open_ends(self, &self->pipes, &terms, ret_error) >= 0) offer = send_request(self, &terms, now_ns);
+  if (offer != ZYGOTE_WILL_FORK) {
+    close_ends(self);
+    return offer;
+  }
+  close_theirs(self->pipes.out);
+  close_theirs(self->pipes.err);
+  platform_close_fd(self->site.theirs);
+  self->site.theirs = -1;
+  return offer;
+}
+
+static void take_forked(struct worker *self, int64_t now_ns) {
+  self->pid = self->child.pid;
+  self->process_fd = self->child.process_fd;
+  adopt_and_begin(self, &self->pipes, now_ns);
+}
+
+/* Nobody wants it any more: what was asked for comes all the same, and is then told to end. */
+static void stop_waiting(struct worker *self) {
+  if (self->child.state == CHILD_ASKED) return;
+  close_ends(self);
+  zygote_leave(&self->child);
+  schedule_restart(self);
+  if (atomic_load(&self->shop->closing)) self->due_ns = INT64_MAX;
+}
+
+/* Looks how far the zygote is. */
+static void wait_for_zygote(struct worker *self, int64_t now_ns) {
+  pyproc_error *error = NULL;
+  self->due_ns = INT64_MAX; /* it is looked at in every step */
+  if (self->child.state == CHILD_ASKED) return;
+  if (self->child.state != CHILD_NONE) {
+    take_forked(self, now_ns);
+    if (is_expected(self)) worker_leave(self, 0);
+    return;
+  }
+  if (is_expected(self)) {
+    stop_waiting(self);
+    return;
+  }
+  zygote_offer offer = self->child.is_refused ? ZYGOTE_CANNOT : zygote_ask(&self->child, now_ns);
+  if (offer == ZYGOTE_FAILS) error = error_copy(zygote_failure(&self->child));
+  if (offer == ZYGOTE_WILL_FORK) offer = request_fork(self, now_ns, &error);
+  if (offer == ZYGOTE_CANNOT)
+    give_zygote_up(self, now_ns);
+  else if (offer == ZYGOTE_FAILS)
+    fail_to_start(self, error, now_ns);
 }
 
 static void start(struct worker *self, int64_t now_ns) {
@@ -414,27 +572,19 @@ static void start(struct worker *self, int64_t now_ns) {
   if (self->shop->launch->has_bootstrap)
     self->stacks_fd = stacks_open(); /* without it, they go to its standard error */
   self->stacks_logged = 0;
-  int result = is_attached(self) ? attach(self, &error) : start_process(self, &error);
-  if (result < 0) { /* nothing runs */
-    self->shop->launch->clear(&self->site);
-    close_stacks(self);
-    self->restart_ns = now_ns + ms(pause_after(self, true, now_ns));
-    log_write(self->shop->log, PYPROC_LOG_ERROR, 0, "worker %d: %s", self->index, pyproc_error_message(error));
-    keep_error(self, error);
-    schedule_restart(self);
-    return;
+  if (is_attached(self)) {
+    start_attached(self, now_ns);
+  } else if (self->edition->options->preload == NULL) {
+    start_by_exec(self, now_ns);
+  } else if (zygote_join(self->shop, self->edition, &self->child, &error) < 0) {
+    fail_to_start(self, error, now_ns);
+  } else {
+    self->state = WORKER_WAITING;
+    wait_for_zygote(self, now_ns);
   }
-  self->state = WORKER_STARTING;
-  self->start_due_ns = now_ns + ms(self->edition->options->start_timeout_ms);
-  begin(self, now_ns);
 }
 
 /* ---- end ---- */
-
-/* Nobody needs to be told that it has ended. */
-static bool is_expected(const struct worker *self) {
-  return atomic_load(&self->shop->closing) || !self->is_wanted;
-}
 
 static void describe_loss(const struct worker *self, char *text, size_t size) {
   char pid[32] = "";
@@ -470,7 +620,8 @@ static void describe_exit(const struct worker *self, const platform_exit *exit, 
   } else if (is_attached(self)) {
     describe_loss(self, text, size);
   } else if (!exit->known) {
-    snprintf(text, size, "worker %ld has ended; its exit status is unknown, since the host took it", (long)self->pid);
+    snprintf(text, size, "worker %ld has ended; its exit status is unknown, %s", (long)self->pid,
+             self->child.zygote != NULL ? "as the zygote that forked it has gone" : "since the host took it");
   } else if (self->state == WORKER_LEAVING && was_killed_by_us(self, exit)) {
     snprintf(text, size, "worker %ld %s and was killed", (long)self->pid,
              is_expected(self) ? "did not end in time" : "closed its connection");
@@ -659,9 +810,9 @@ static void let_go(struct worker *self, int64_t now_ns) {
 
 static void bury(struct worker *self, const platform_exit *exit, int64_t now_ns) {
   worker_state was = self->state;
-  int process_fd = self->watches[WORKER_PROCESS].fd;
   for (int i = 0; i < WORKER_SOURCES; i++) unwatch(self, (worker_source)i);
-  platform_close_fd(process_fd);
+  platform_close_fd(self->process_fd);
+  self->process_fd = -1;
   self->shop->launch->clear(&self->site);
   take_last_lines(self);
   self->connection->protocol->drain(self->connection);
@@ -676,6 +827,7 @@ static void bury(struct worker *self, const platform_exit *exit, int64_t now_ns)
   tell_hang(self, pyproc_error_crash(error));
   bool is_loss = !is_expected(self) && (was != WORKER_STARTING || !is_attached(self));
   if (is_loss) tell(self, PYPROC_EVENT_WORKER_DIED, pyproc_error_message(error), pyproc_error_crash(error));
+  zygote_leave(&self->child);
   self->restart_ns = now_ns + ms(pause_after(self, !had_good_call && !is_expected(self), now_ns));
   if (is_expected(self))
     pyproc_error_free(error);
@@ -686,13 +838,19 @@ static void bury(struct worker *self, const platform_exit *exit, int64_t now_ns)
   let_go(self, now_ns);
 }
 
-/* Looks whether the process has ended. What it left behind in its group ends with it; the group's number is ours
- * until it is reaped. */
+/* Whether the process has ended. What it left behind in its group ends with it; the group's number is ours until it is
+ * reaped. */
+static bool take_exit(struct worker *self, int64_t now_ns, platform_exit *exit) {
+  if (self->child.zygote != NULL) return zygote_reap(&self->child, now_ns, exit) != 0;
+  if (platform_reap(self->pid, self->process_fd, exit) == 0) return false;
+  platform_kill_group(self->pid, SIGKILL);
+  return true;
+}
+
 static bool bury_if_ended(struct worker *self, int64_t now_ns) {
   platform_exit exit = {0}; /* -1, not ours to wait for: unknown */
   if (self->pid == 0 || self->state == WORKER_GONE || !(self->may_have_ended || now_ns >= self->due_ns)) return false;
-  if (platform_reap(self->pid, self->watches[WORKER_PROCESS].fd, &exit) == 0) return false;
-  platform_kill_group(self->pid, SIGKILL);
+  if (!take_exit(self, now_ns, &exit)) return false;
   bury(self, &exit, now_ns);
   return true;
 }
@@ -749,6 +907,10 @@ static void end_now(struct worker *self, int64_t now_ns) {
 
 void worker_leave(struct worker *self, int64_t grace_ms) {
   if (self->state == WORKER_DOWN || self->state == WORKER_GONE || self->state == WORKER_LEAVING) return;
+  if (self->state == WORKER_WAITING) {
+    stop_waiting(self);
+    return;
+  }
   bool is_listening = self->state == WORKER_READY || self->state == WORKER_RETIRING;
   self->connection->protocol->finish(self->connection);
   if (self->shop->launch->stop_signal != 0) platform_kill_group(self->pid, self->shop->launch->stop_signal);
@@ -871,6 +1033,8 @@ static void do_what_is_due(struct worker *self, int64_t now_ns) {
     else
       start(self, now_ns);
     break;
+  case WORKER_WAITING:
+    break;
   case WORKER_STARTING:
     if (!self->is_reached && self->verdict == NULL && self->leaving_step != STEP_KILLED &&
         now_ns < self->start_due_ns) {
@@ -912,6 +1076,7 @@ static int64_t earlier(int64_t one, int64_t other) {
 }
 
 int64_t worker_step(struct worker *self, int64_t now_ns) {
+  if (self->state == WORKER_WAITING) wait_for_zygote(self, now_ns);
   if (atomic_exchange(&self->became_ready, false)) become_ready(self);
   if (atomic_exchange(&self->became_broken, false)) become_broken(self, now_ns);
   bury_if_ended(self, now_ns);
@@ -925,14 +1090,17 @@ int64_t worker_step(struct worker *self, int64_t now_ns) {
     if (wants_pump) self->connection->protocol->pump(self->connection);
     watch_socket(self);
   }
-  if (self->state != WORKER_READY) return self->due_ns;
-  int64_t due_ns = earlier(self->due_ns, atomic_load(&self->connection->answer_due_ns));
-  return earlier(due_ns, self->health.due_ns);
+  bool is_being_reaped = self->may_have_ended && self->child.zygote != NULL && self->pid != 0;
+  int64_t due_ns = is_being_reaped ? earlier(self->due_ns, now_ns + ms(REAP_POLL_MS)) : self->due_ns;
+  if (self->state != WORKER_READY) return due_ns;
+  return earlier(earlier(due_ns, atomic_load(&self->connection->answer_due_ns)), self->health.due_ns);
 }
 
 void worker_clear(struct worker *self) {
   free_output(self);
-  platform_close_fd(self->watches[WORKER_PROCESS].fd);
+  platform_close_fd(self->process_fd);
+  close_pipes(&self->pipes);
+  zygote_leave(&self->child);
   pyproc_error_free(self->verdict);
   pyproc_error_free(self->last_error);
 }

@@ -38,6 +38,6 @@ int main(void) {
        "and 0.\n\n"
        "| option | type | default | allowed | environment | what it is |\n|---|---|---|---|---|---|");
   for (size_t i = 0; i < option_table_size; i++)
-    if (!option_table[i].is_later) print_row(&option_table[i]);
+    print_row(&option_table[i]);
   return 0;
 }

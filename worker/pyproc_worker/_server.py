@@ -60,6 +60,10 @@ class _Process:
     """What this process was given, and whether it still has it."""
 
     def __init__(self) -> None:
+        self.renew()
+
+    def renew(self) -> None:
+        """Begins anew: also in a worker that a zygote forked, which has a wire of its own."""
         self.wire_fd = _take_descriptor("PYPROC_WORKER_FD")
         self.host_fd = _take_descriptor("PYPROC_HOST_FD")
         self.stacks = Stacks(_take_descriptor("PYPROC_STACKS_FD"))
