@@ -87,11 +87,11 @@ typedef struct connection_owner {
   void (*freed)(void *owner); /* there is room for more calls than before */
   /* The worker has given the call back, not started: it stops. The call is in no table; find another place for it. */
   void (*returned)(void *owner, struct call *call);
-  void (*broken)(void *owner);                /* the connection is of no more use: `reason` says why */
+  void (*broken)(void *owner); /* the connection is of no more use: `reason` says why */
   /* The supervisor should poll fd: something is owed and nobody reads. False: another thread will read by itself. */
   bool (*watch)(void *owner, bool for_write);
-  void (*pump)(void *owner);                  /* likewise, and there is something to be pumped, which fd does not tell */
-  void (*overdue)(void *owner);               /* answer_due_ns was set; locks may be held */
+  void (*pump)(void *owner);    /* likewise, and there is something to be pumped, which fd does not tell */
+  void (*overdue)(void *owner); /* answer_due_ns was set; locks may be held */
   /* While the supervisor is held up in a callback, whoever blocks here also polls these (at most two; returns how many)
    * and calls `drain` when it wakes, so that a worker never waits for its log to be read. */
   int (*logs)(void *owner, int fds[2]);
@@ -109,7 +109,7 @@ typedef struct connection_settings {
   bool bare;             /* the worker knows no handshake and no frames but JSON envelopes */
   channel_choice channel;
   uint32_t ring_bytes; /* of a shared-memory channel, each way */
-  int place;             /* no two connections of a pool have the same */
+  int place;           /* no two connections of a pool have the same */
 
   /* For gRPC alone. */
   const struct private_dir *folder; /* for the workers' sockets; NULL: there are none */

@@ -191,8 +191,7 @@ ptrdiff_t connection_receive(struct connection *self) {
   if (!large && make_room(self) < 0) return -1;
   uint8_t *to = large ? (uint8_t *)PyBytes_AS_STRING(self->large) + self->large_got : self->input + self->input_end;
   const size_t size = large ? self->large_size - self->large_got : self->input_capacity - self->input_end;
-  const ptrdiff_t got =
-      self->rings != NULL ? receive_from_rings(self, to, size) : receive_from_socket(self, to, size);
+  const ptrdiff_t got = self->rings != NULL ? receive_from_rings(self, to, size) : receive_from_socket(self, to, size);
   if (got <= 0) {
     self->ended = got < 0 && self->fault == NULL;
     return got;
@@ -505,10 +504,8 @@ int connection_send(struct connection *self, const uint8_t **rest, size_t *rest_
     struct iovec pieces[2];
     size_t count = 0;
     if (connection_unsent(self))
-      pieces[count++] =
-          (struct iovec){self->output + self->output_start, self->output_end - self->output_start};
-    if (rest != NULL && *rest_size > 0)
-      pieces[count++] = (struct iovec){(void *)(uintptr_t)*rest, *rest_size};
+      pieces[count++] = (struct iovec){self->output + self->output_start, self->output_end - self->output_start};
+    if (rest != NULL && *rest_size > 0) pieces[count++] = (struct iovec){(void *)(uintptr_t)*rest, *rest_size};
     if (count == 0) {
       shrink_output(self);
       return 1;

@@ -413,7 +413,8 @@ static bool arm_rings(struct loop *self) {
   bool found = false;
   lock(self);
   for (size_t i = 0; i < self->connection_count; i++) {
-    if (self->connections[i]->ended || self->connections[i]->fault != NULL || !rings_arm(self->connections[i])) continue;
+    if (self->connections[i]->ended || self->connections[i]->fault != NULL || !rings_arm(self->connections[i]))
+      continue;
     self->ready[i] = true;
     found = true;
   }
