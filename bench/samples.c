@@ -2,6 +2,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 int64_t now_ns(void) {
@@ -11,7 +12,7 @@ int64_t now_ns(void) {
 }
 
 void samples_init(samples *self, size_t capacity) {
-  *self = (samples){.ns = calloc(capacity, sizeof *self->ns), .capacity = capacity};
+  *self = (samples){.ns = malloc(capacity * sizeof *self->ns), .capacity = capacity};
   if (self->ns != NULL) return;
   fputs("bench: out of memory\n", stderr);
   exit(1);
@@ -21,14 +22,23 @@ void samples_add(samples *self, int64_t ns) {
   if (self->count < self->capacity) self->ns[self->count++] = ns;
 }
 
+void samples_join(samples *self, const samples *other) {
+  size_t room = self->capacity - self->count, count = other->count < room ? other->count : room;
+  if (count > 0) memcpy(self->ns + self->count, other->ns, count * sizeof *self->ns);
+  self->count += count;
+}
+
 static int compare(const void *a, const void *b) {
   int64_t left = *(const int64_t *)a, right = *(const int64_t *)b;
   return (left > right) - (left < right);
 }
 
-double samples_quantile_us(samples *self, double share) {
-  if (self->count == 0) return 0;
+void samples_sort(samples *self) {
   qsort(self->ns, self->count, sizeof *self->ns, compare);
+}
+
+double samples_quantile_us(const samples *self, double share) {
+  if (self->count == 0) return 0;
   size_t at = (size_t)(share * (double)(self->count - 1));
   return (double)self->ns[at] / 1000.0;
 }

@@ -19,8 +19,14 @@ void samples_init(samples *self, size_t capacity);
 /* Remembers one; what does not fit is left out. */
 void samples_add(samples *self, int64_t ns);
 
-/* The time in microseconds that `share` (0 … 1) of them do not exceed. Sorts them. */
-double samples_quantile_us(samples *self, double share);
+/* Adds those of another. */
+void samples_join(samples *self, const samples *other);
+
+/* Puts them into ascending order. */
+void samples_sort(samples *self);
+
+/* The time in microseconds that `share` (0 … 1) of them, which must be sorted, do not exceed; 0 where there are none. */
+double samples_quantile_us(const samples *self, double share);
 
 void samples_free(samples *self);
 

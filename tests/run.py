@@ -77,12 +77,17 @@ def count_entry(output: str, ok: bool) -> Counts:
     return counts
 
 
+def jobs() -> int:
+    """How many tests run side by side: they wait more than they compute."""
+    return min(2 * (os.cpu_count() or 1), 16)
+
+
 def run_ctest(build: Path, label: str, exclude: str, report: Path, launcher: Sequence[str]) -> int:
     """Runs ctest with its progress on screen; returns its exit status."""
     command = [*launcher, "ctest", "--test-dir", str(build), "--output-on-failure", "--no-tests=error",
                "--output-junit", str(report),
                "--test-output-size-passed", "100000000", "--test-output-size-failed", "100000000",
-               "-j", str(min(os.cpu_count() or 1, 4))]
+               "-j", str(jobs())]
     if label:
         command += ["-L", label]
     if exclude:

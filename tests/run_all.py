@@ -1,5 +1,7 @@
 """`make test-all`: what `make test` runs, then clang, sanitizers, valgrind, the portable platform layer, CPythons.
 
+CONTRIBUTING.md says what each row covers.
+
 The last line is `N passed, N failed` over everything. With PYPROC_RESULTS naming a folder, rows whose counts are
 there already (from a `make test` just before) are not run again. `--sum` runs nothing and prints what is there.
 """
@@ -12,28 +14,29 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from run import Counts, count_entry, count_pytest, record, run  # noqa: E402
+from run import Counts, count_entry, count_pytest, jobs, record, run  # noqa: E402
 
 SOURCE = Path(__file__).resolve().parents[1]
 LABELS = "unit|e2e|fuzz|program"
 VALGRIND = ["valgrind", "--quiet", "--leak-check=full", "--show-leak-kinds=definite,indirect",
             "--errors-for-leak-kinds=definite,indirect", "--error-exitcode=99", "--child-silent-after-fork=yes",
             "--fair-sched=try", f"--suppressions={SOURCE}/tests/valgrind.supp"]
-VALGRIND_TIMEOUT_S = 300
+VALGRIND_TIMEOUT_S = 600
 SCALE = 10  # percent of the calls that the end-to-end tests make, but in the release build
 VALGRIND_SCALE = "5"
 PYTHONS = range(9, 14)
 
 
-def build(preset: str, *options: str) -> Optional[Path]:
+def build(preset: str, *options: str, targets: Sequence[str] = ("all",)) -> Optional[Path]:
     """Configures and builds a preset; None when that fails (its output is on screen)."""
-    jobs = str(os.cpu_count() or 2)
     for command in (["cmake", "--preset", preset, "--log-level=WARNING", *options],
-                    ["cmake", "--build", "--preset", preset, "-j", jobs]):
+                    ["cmake", "--build", "--preset", preset, "-j", str(os.cpu_count() or 2), "--target", *targets]):
         if subprocess.run(command, cwd=SOURCE, check=False).returncode != 0:
             return None
     return SOURCE / ("build" if preset == "release" else f"build-{preset}")
@@ -59,16 +62,52 @@ def run_release() -> Counts:
     return run_preset("release", "")
 
 
-def listed_tests(folder: Path, label: str) -> List[Tuple[str, List[str], Dict[str, str], Optional[str]]]:
-    """Name, command, environment and working directory of a build's tests."""
+def run_clang() -> Counts:
+    """Builds with clang what posix, which is clang's too, does not build: the layer for Linux."""
+    folder = build("clang", "-DPYPROC_TESTS=OFF", targets=("pyproc", "pyproc_worker"))
+    return Counts(passed=1) if folder else Counts(failed=1)
+
+
+@dataclass
+class Test:
+    """A test as ctest knows it."""
+
+    name: str
+    command: List[str]
+    variables: Dict[str, str]
+    directory: Optional[str]
+    cost: float
+
+
+def listed_tests(folder: Path, label: str) -> List[Test]:
+    """A build's tests, those that cost most first."""
     text = subprocess.run(["ctest", "--test-dir", str(folder), "-L", label, "--show-only=json-v1"], check=True,
                           capture_output=True, text=True).stdout
     tests = []
     for test in json.loads(text)["tests"]:
         properties = {entry["name"]: entry["value"] for entry in test["properties"]}
         variables = dict(line.split("=", 1) for line in properties.get("ENVIRONMENT", []))
-        tests.append((test["name"], test["command"], variables, properties.get("WORKING_DIRECTORY")))
-    return tests
+        tests.append(Test(test["name"], test["command"], variables, properties.get("WORKING_DIRECTORY"),
+                          properties.get("COST", 0)))
+    return sorted(tests, key=lambda test: -test.cost)
+
+
+def run_under_valgrind(test: Test) -> Counts:
+    """One test's cases."""
+    started = time.monotonic()
+    try:
+        done = subprocess.run([*VALGRIND, *test.command], cwd=test.directory, check=False, timeout=VALGRIND_TIMEOUT_S,
+                              env={**os.environ, **test.variables, "PYPROC_TEST_SCALE": VALGRIND_SCALE},
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        output, ok = done.stdout.decode("utf-8", "replace"), done.returncode == 0
+    except subprocess.TimeoutExpired as error:
+        output = (error.stdout or b"").decode("utf-8", "replace") + f"\nover {VALGRIND_TIMEOUT_S} s\n"
+        ok = False
+    counts = count_entry(output, ok)
+    # Without valgrind's remarks on system calls that are newer than it.
+    told = "" if ok else re.sub(r"^--\d+--.*\n", "", output, flags=re.M)
+    print(f"{told}valgrind {test.name}: {counts} ({time.monotonic() - started:.0f} s)", flush=True)
+    return counts
 
 
 def run_valgrind() -> Counts:
@@ -77,21 +116,9 @@ def run_valgrind() -> Counts:
     if not folder:
         return Counts(failed=1)
     total = Counts()
-    for name, command, variables, directory in listed_tests(folder, "e2e"):
-        started = time.monotonic()
-        try:
-            done = subprocess.run([*VALGRIND, *command], cwd=directory, check=False, timeout=VALGRIND_TIMEOUT_S,
-                                  env={**os.environ, **variables, "PYPROC_TEST_SCALE": VALGRIND_SCALE},
-                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-            output, ok = done.stdout.decode("utf-8", "replace"), done.returncode == 0
-        except subprocess.TimeoutExpired as error:
-            output = (error.stdout or b"").decode("utf-8", "replace") + f"\nover {VALGRIND_TIMEOUT_S} s\n"
-            ok = False
-        counts = count_entry(output, ok)
-        if not ok:  # without valgrind's remarks on system calls that are newer than it
-            print(re.sub(r"^--\d+--.*\n", "", output, flags=re.M))
-        print(f"valgrind {name}: {counts} ({time.monotonic() - started:.0f} s)", flush=True)
-        total.add(counts)
+    with ThreadPoolExecutor(jobs()) as pool:
+        for counts in pool.map(run_under_valgrind, listed_tests(folder, "e2e")):
+            total.add(counts)
     return total
 
 
@@ -154,9 +181,9 @@ def run_python(version: str, executable: str) -> Counts:
 def all_rows() -> List[Tuple[str, Callable[[], Counts]]]:
     """The rows in the order in which they run."""
     rows: List[Tuple[str, Callable[[], Counts]]] = [("release", run_release)]
-    for preset in ("clang", "posix", "asan"):
+    for preset in ("posix", "asan"):
         rows.append((preset, lambda preset=preset: run_preset(preset, LABELS)))  # type: ignore[misc]
-    rows += [("tsan", run_tsan), ("valgrind", run_valgrind)]
+    rows += [("clang", run_clang), ("tsan", run_tsan), ("valgrind", run_valgrind)]
     for version, executable in find_pythons().items():
         rows.append((f"python{version}", lambda version=version, executable=executable:  # type: ignore[misc]
                      run_python(version, executable)))

@@ -14,7 +14,8 @@ test="$build g++ libcmocka-dev mypy openssl python3-pytest python3-setuptools py
   python3-pandas $msgpack python3-msgpack libuv1-dev libmicrohttpd-dev wrk"
 interop=$test # and gRPC's own schemas, which Debian 13 does not have
 [ "${version:-13}" -ge 13 ] || interop="$interop grpc-proto"
-bench="$build g++ libgrpc++-dev protobuf-compiler-grpc"
+bench="$build g++ libgrpc++-dev protobuf-compiler-grpc libthrift-c-glib-dev libglib2.0-dev thrift-compiler python3-thrift libzmq3-dev python3-zmq
+  libcurl4-openssl-dev python3-aiohttp python3-matplotlib"
 lint="clang-format flake8 mypy shellcheck"
 all="$test $bench $lint git clang valgrind"
 

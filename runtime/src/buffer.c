@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "wire/bulk.h"
+
 enum { BUFFER_FIRST = 256 };
 
 bool buffer_reserve(buffer *buf, size_t more) {
@@ -15,6 +17,7 @@ bool buffer_reserve(buffer *buf, size_t more) {
   uint8_t *data = realloc(buf->data, capacity);
   if (data == NULL && capacity > needed) data = realloc(buf->data, capacity = needed);
   if (data == NULL) return false;
+  bulk_expect(data + buf->size, capacity - buf->size);
   buf->data = data;
   buf->capacity = capacity;
   return true;

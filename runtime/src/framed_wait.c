@@ -47,7 +47,7 @@ static void watch(framed *self) {
 
 void framed_hand_over(framed *self, const struct call *mine) {
   if (atomic_load(&self->awake) > 0 || atomic_load(&self->reading) || !framed_is_open(self) ||
-      (atomic_load(&self->base.load) == 0 && atomic_load(&self->base.streams) == 0))
+      (atomic_load(&self->base.load) == 0 && atomic_load(&self->base.streams) == 0 && !framed_awaits_pong(self)))
     return;
   pthread_mutex_lock(&self->lock);
   struct call *other = self->thread_count > 0 ? self->in_flight.first : NULL;
@@ -149,13 +149,14 @@ static bool take_turn(const waiting *w, int turns) {
 /* Takes turns with the other callers. Returns true when the call is settled. */
 static bool take_turns(const waiting *w) {
   spin_gauge *spin = &w->self->spin;
-  int64_t began = platform_now_ns(), spent = 0;
-  for (int turns = 0; turns < YIELDS_MIN || spent < spin->limit_ns; turns++) {
+  int64_t began = platform_now_ns(), now = began;
+  for (int turns = 0; turns < YIELDS_MIN || now - began < spin->limit_ns; turns++) {
+    int64_t before = now;
     if (take_turn(w, turns)) return true;
     platform_yield();
-    spent = platform_now_ns() - began;
-    if (spent < CROWDED_NS) continue;
-    spin_learn(spin, spent); /* others want the processor: to yield is to give it away */
+    now = platform_now_ns();
+    if (now - before < CROWDED_NS) continue;
+    spin_learn(spin, now - before); /* others want the processor: to yield is to give it away */
     break;
   }
   return is_settled(w);

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "wire/bulk.h"
 #include "wire/frame.h"
 
 enum { RECEIVER_CAPACITY = 64 << 10 };
@@ -45,6 +46,7 @@ ssize_t receiver_fill(struct receiver *self, struct channel *channel) {
 static int begin_block(struct receiver *self, size_t size) {
   self->block = malloc(size);
   if (self->block == NULL) return RECEIVER_NO_MEMORY;
+  bulk_expect(self->block, size);
   self->block_size = size;
   self->block_filled = self->end - self->begin - WIRE_LENGTH_SIZE;
   memcpy(self->block, self->data + self->begin + WIRE_LENGTH_SIZE, self->block_filled);

@@ -4,6 +4,7 @@
 #include "field_layout.h"
 #include "field_path.h"
 #include "metadata.h"
+#include "wire/bulk.h"
 #include "wire/envelope.h"
 #include "wire/frame.h"
 
@@ -28,6 +29,7 @@ static reply_block *block_new(reply_arena *arena, size_t size) {
   if (size < sizeof(reply_block) || size > arena->budget) return NULL;
   reply_block *block = malloc(size);
   if (block == NULL) return NULL;
+  bulk_expect(block, size);
   block->next = NULL;
   block->metadata = NULL;
   arena->budget -= size;

@@ -104,16 +104,22 @@ def mypy(folder: Path, out: Path, *names: str) -> "subprocess.CompletedProcess[s
         universal_newlines=True, check=False)
 
 
-def test_handlers_of_both_sorts_fit(generated: Generated, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all, so that mypy reads the worker package once."""
+    return tmp_path_factory.mktemp("typing")
+
+
+def test_handlers_of_both_sorts_fit(generated: Generated, folder: Path) -> None:
     out = generated.case(CHAT)
-    (tmp_path / "plain.py").write_text(PLAIN)
-    (tmp_path / "coroutines.py").write_text(ASYNC)
-    done = mypy(tmp_path, out, "plain.py", "coroutines.py", str(out / "worker.py"), str(out / "chat_pyproc.py"))
+    (folder / "plain.py").write_text(PLAIN)
+    (folder / "coroutines.py").write_text(ASYNC)
+    done = mypy(folder, out, "plain.py", "coroutines.py", str(out / "worker.py"), str(out / "chat_pyproc.py"))
     assert (done.returncode, done.stdout) == (0, "")
 
 
-def test_other_types_do_not_fit(generated: Generated, tmp_path: Path) -> None:
-    (tmp_path / "wrong.py").write_text(WRONG)
-    done = mypy(tmp_path, generated.case(CHAT), "wrong.py")
+def test_other_types_do_not_fit(generated: Generated, folder: Path) -> None:
+    (folder / "wrong.py").write_text(WRONG)
+    done = mypy(folder, generated.case(CHAT), "wrong.py")
     errors = [line for line in done.stdout.splitlines() if "[override]" in line]
     assert done.returncode == 1 and len(errors) == 4, done.stdout

@@ -52,7 +52,8 @@ class Steps:
         self.run(["cmake", "-S", str(self.arguments.source), "-B", str(self.build),
                   f"-DCMAKE_INSTALL_PREFIX={self.prefix}",
                   f"-DCMAKE_C_COMPILER={self.arguments.compiler}", f"-DPYPROC_PYTHON={self.arguments.python}",
-                  "-DPYPROC_TESTS=OFF", "-DPYPROC_EXAMPLES=OFF", "-DPYPROC_BENCH=OFF"], self.work)
+                  "-DCMAKE_BUILD_TYPE=None", "-DPYPROC_TESTS=OFF", "-DPYPROC_EXAMPLES=OFF", "-DPYPROC_BENCH=OFF"],
+                 self.work)
         self.run(["cmake", "--build", str(self.build), "-j", "2"], self.work)
         self.run(["cmake", "--install", str(self.build)], self.work)
         self.source.mkdir()

@@ -184,7 +184,7 @@ void call_record_thread(const struct call *call, uint64_t id, uint64_t now_ns) {
 void call_begin(struct loop *self, const struct call *call) {
   struct control *const control = self->control;
   struct run *const run = call->run;
-  const uint64_t now_ns = clock_ns();
+  const uint64_t now_ns = call->now_ns != 0 ? call->now_ns : clock_ns();
   if (run->kind != RUN_TASK) call_record_thread(call, call->id, now_ns);
   (void)pthread_mutex_lock(&control->lock);
   if (!run->listed) control_list(control, run);
@@ -249,13 +249,14 @@ static unsigned cancelled_before(struct loop *self, const struct call *call) {
   return cancelled;
 }
 
-bool call_is_over(struct loop *self, const struct call *call, int *ret_result) {
+bool call_is_over(struct loop *self, struct call *call, int *ret_result) {
+  call->now_ns = clock_ns();
   const unsigned cancelled = cancelled_before(self, call);
   if (self->stopping)
     *ret_result = reply_error(self, call, 14, "the worker stops; the call has not been started");
   else if (cancelled != 0)
     *ret_result = call_answer_cancelled(self, call, cancelled, "before it started");
-  else if (call->deadline_ns != 0 && clock_ns() >= call->deadline_ns)
+  else if (call->deadline_ns != 0 && call->now_ns >= call->deadline_ns)
     *ret_result = reply_error(self, call, 4, "the deadline passed before %U was started", call->method->name);
   else
     return false;
@@ -263,7 +264,7 @@ bool call_is_over(struct loop *self, const struct call *call, int *ret_result) {
 }
 
 /* What the handler is to be called with, which is certain to happen then: a new reference. NULL as call_parse(). */
-static PyObject *prepare(struct loop *self, const struct call *call, PyObject *bytes, bool whole, int *ret_result) {
+static PyObject *prepare(struct loop *self, struct call *call, PyObject *bytes, bool whole, int *ret_result) {
   if (call_is_over(self, call, ret_result)) return NULL;
   PyObject *request = call_parse(self, call, bytes, whole, ret_result);
   if (request == NULL) return NULL;

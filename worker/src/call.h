@@ -15,6 +15,7 @@ struct call {
   PyObject *name;              /* borrowed str or NULL: what an envelope asked for */
   PyObject *metadata;          /* borrowed bytes or NULL: of the request; its context has a reference of its own */
   uint64_t id;
+  uint64_t now_ns; /* CLOCK_MONOTONIC when it was last looked at; 0: not yet */
   uint64_t deadline_ns;
   uint32_t number; /* what a frame asked for */
   bool envelope;   /* the reply has the form of its request */
@@ -43,7 +44,7 @@ int call_end_task(struct loop *self, struct call *call, PyObject *value);
 /* Parts of these, for streams (stream_job.h). */
 
 /* Whether the call must not run any more: it has then been answered, and `*ret_result` is as above. */
-bool call_is_over(struct loop *self, const struct call *call, int *ret_result);
+bool call_is_over(struct loop *self, struct call *call, int *ret_result);
 
 /* What the handler is given: a new reference, or NULL: the call has been answered, with `*ret_result`, or a Python
  * exception is set. */

@@ -10,6 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "bulk.h"
 #include "envelope.h"
 #include "page.h"
 #include "rings.h"
@@ -289,6 +290,7 @@ static bool scan_frame(struct connection *self, uint8_t *payload, size_t size) {
     scan_cancel(self, header.id, header.code, (const char *)payload + skip, size - skip);
   } else if (header.kind == WIRE_PING) {
     scan_ping(self, &header, payload + skip, size - skip);
+    return self->fault == NULL;
   } else if (header.kind == WIRE_REQUEST) {
     fix_deadline(self, payload);
     if (self->stage == CONNECTION_OPEN) stream_receive_request(self, &header);
@@ -376,6 +378,7 @@ static int begin_large(struct connection *self) {
     Py_CLEAR(self->large_metadata);
     return -1;
   }
+  bulk_expect(PyBytes_AS_STRING(large), size - skip);
   memcpy(PyBytes_AS_STRING(large), self->input + self->input_start + skip, there - skip);
   self->large = large;
   self->large_got = there - skip;
@@ -428,6 +431,10 @@ int connection_take(struct connection *self, connection_frame *ret_frame) {
   self->input_start += WIRE_LENGTH_SIZE + size;
   self->greeted = self->stage != CONNECTION_OPEN;
   return 1;
+}
+
+bool connection_is_clear(const struct connection *self) {
+  return !self->ended && self->fault == NULL && self->large == NULL && self->input_start == self->input_end;
 }
 
 bool connection_has_frame(const struct connection *self) {
@@ -494,7 +501,9 @@ static ptrdiff_t send_pieces(struct connection *self, struct iovec *pieces, size
   }
   const struct msghdr message = {.msg_iov = pieces, .msg_iovlen = count};
   ssize_t sent;
-  do sent = sendmsg(self->fd, &message, MSG_NOSIGNAL);
+  do
+    sent = count == 1 ? send(self->fd, pieces->iov_base, pieces->iov_len, MSG_NOSIGNAL) /* is cheaper */
+                      : sendmsg(self->fd, &message, MSG_NOSIGNAL);
   while (sent < 0 && errno == EINTR);
   return sent >= 0 ? sent : errno == EAGAIN || errno == EWOULDBLOCK ? 0 : -1;
 }

@@ -1,0 +1,81 @@
+/* Messages of a stream, from the worker or to it. The first tenth of a second's worth warms up. */
+#include <math.h>
+#include <stdlib.h>
+
+#include "bench.pyproc.h"
+#include "case.h"
+#include "meter.h"
+
+enum { KIND_DOWN, KIND_UP };
+
+/* Takes messages until `end`, then gives the stream up. */
+static double download(pyproc_pool *pool, size_t size, int64_t end) {
+  Bench__DownloadRequest request = BENCH__DOWNLOAD_REQUEST__INIT;
+  pyproc_stream *stream = NULL;
+  pyproc_error *error = NULL;
+  double count = 0;
+  request.count = UINT64_MAX >> 1;
+  request.size = (uint32_t)size;
+  if (bench_predictor_download_open(pool, &request, NULL, &stream, &error) < 0) bench_die("stream", error);
+  for (; now_ns() < end; count++) {
+    Bench__Blob *blob = NULL;
+    if (bench_predictor_download_recv(stream, &blob, &error) != 1) bench_die("stream", error);
+    if (blob->data.len != size) bench_die("stream", NULL);
+    pyproc_reply_free(blob);
+  }
+  bench_predictor_download_close(stream);
+  return count;
+}
+
+/* Sends messages until `end`, and hears how many came. */
+static double upload(pyproc_pool *pool, size_t size, int64_t end) {
+  pyproc_stream *stream = NULL;
+  pyproc_error *error = NULL;
+  Bench__UploadReply *reply = NULL;
+  Bench__Blob blob = BENCH__BLOB__INIT;
+  double count = 0;
+  blob.data = (ProtobufCBinaryData){.len = size, .data = calloc(1, size)};
+  if (bench_predictor_upload_open(pool, NULL, &stream, &error) < 0) bench_die("stream", error);
+  for (; now_ns() < end; count++)
+    if (bench_predictor_upload_send(stream, &blob, &error) != 1) bench_die("stream", error);
+  if (bench_predictor_upload_done_sending(stream, &error) < 0) bench_die("stream", error);
+  if (bench_predictor_upload_recv(stream, &reply, &error) != 1) bench_die("stream", error);
+  if ((double)reply->count < count) bench_die("stream", NULL);
+  pyproc_reply_free(reply);
+  bench_predictor_upload_close(stream);
+  free(blob.data.data);
+  return count;
+}
+
+static const char *run(const bench_case *self, double seconds, figures *to) {
+  const char *why = NULL;
+  bench_pool *pool = pools_get(&self->pool, &why);
+  meter cost;
+  if (pool == NULL) return why;
+  double (*transfer)(pyproc_pool *, size_t, int64_t) = self->kind == KIND_DOWN ? download : upload;
+  transfer(pool->pool, self->bytes, now_ns() + (int64_t)(seconds * 1e8));
+  meter_begin(&cost, pool->pids, pool->pid_count);
+  int64_t began = now_ns();
+  double count = transfer(pool->pool, self->bytes, began + (int64_t)(seconds * 1e9));
+  double took = (double)(now_ns() - began) / 1e9;
+  meter_end(&cost, count, to);
+  to->of[METRIC_RATE] = count / took;
+  to->of[METRIC_BYTES_RATE] = count / took * (double)self->bytes / (1 << 20);
+  return NULL;
+}
+
+#define UDS .run = run, .pool.channel = "uds"
+#define SHM .run = run, .pool.channel = "shm"
+
+static const bench_case cases[] = {
+    {.name = "stream down, uds, 16 B", UDS, .kind = KIND_DOWN, .bytes = 16},
+    {.name = "stream down, uds, 64 KiB", UDS, .kind = KIND_DOWN, .bytes = 65536},
+    {.name = "stream up, uds, 16 B", UDS, .kind = KIND_UP, .bytes = 16},
+    {.name = "stream up, uds, 64 KiB", UDS, .kind = KIND_UP, .bytes = 65536},
+    {.name = "stream down, shm, 16 B", SHM, .kind = KIND_DOWN, .bytes = 16},
+    {.name = "stream down, shm, 64 KiB", SHM, .kind = KIND_DOWN, .bytes = 65536},
+    {.name = "stream up, shm, 16 B", SHM, .kind = KIND_UP, .bytes = 16},
+    {.name = "stream up, shm, 64 KiB", SHM, .kind = KIND_UP, .bytes = 65536},
+};
+
+CASE_TABLE(stream_cases, cases);
