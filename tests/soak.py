@@ -43,6 +43,8 @@ ROWS = [
     Row("deadlines", "e2e.async", 1000, "deadlines_race*"),
     Row("streams", "e2e.stream_memory", environment={"PYPROC_TEST_STREAM_MIB": "1024"}),
     Row("reloads", "e2e.reload", only="*_under_load", times=20),
+    Row("rings", "unit.shm_faults", 1000),  # 10,000 kills; 100,000 words that the worker spoils
+    Row("spoilt", "e2e.shm", 1000, "test_spoilt_words"),  # as many of each direction, under both
 ]
 
 

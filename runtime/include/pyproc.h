@@ -86,7 +86,7 @@
  *     what happened                                                      code
  *     the handler raised                                                 UNKNOWN, or that of its pyproc_worker.Error
  *     an argument, an option or a request is wrong                       INVALID_ARGUMENT
- *     the worker has no such method; an option of a later version        UNIMPLEMENTED
+ *     the worker has no such method; the system lacks what an option is  UNIMPLEMENTED
  *     the worker died under the call; the pool is being closed           UNAVAILABLE
  *     the deadline has passed; a worker was not ready in time            DEADLINE_EXCEEDED
  *     the token was fired, or the handler ended its call as cancelled    CANCELLED
