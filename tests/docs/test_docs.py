@@ -187,8 +187,8 @@ def test_the_daemon_is_the_tested_one() -> None:
     assert readme("yaml", "workers:") == (programs / "daemon.yaml").read_text(encoding="utf-8")
 
 
-SUPERVISION = re.compile(r'#include "(worker|launch|spawn|roster|framed\w*|private_dir|method_table|shape|zygote|poison|'
-                         r'process_limits)\.h"')
+SUPERVISION = re.compile(r'#include "(worker|launch|spawn|roster|framed\w*|private_dir|method_table|shape|zygote|'
+                         r'poison|process_limits)\.h"')
 LITERAL = r'(?:"(?:[^"\\\n]|\\.)*"|PRI[a-z]64)'
 NO_LINES = {"connection closed", "the host died"}  # what a handler is told of its cancel
 
