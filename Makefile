@@ -4,7 +4,7 @@ PREFIX ?= /usr/local
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 PYTHON := $(if $(wildcard /usr/bin/python3),/usr/bin/python3,python3)
 
-.PHONY: all build deps deps-build deps-test deps-lint demo test test-all interop bench bench-full lint format install uninstall clean help
+.PHONY: all build deps deps-build deps-test deps-lint demo test test-all soak interop bench bench-full lint format install uninstall clean help
 
 all: build
 
@@ -12,6 +12,7 @@ help:
 	@echo 'make demo        build, generate and run the quickstart'
 	@echo 'make test        everything a user wants to see pass'
 	@echo 'make test-all    and other compilers, sanitizers, valgrind, Python versions'
+	@echo 'make soak        the long forms of tests, a quarter of an hour'
 	@echo 'make interop     with programs of others, as far as they can be had'
 	@echo 'make bench       figures of this machine, in two minutes; make bench-full: more of them'
 	@echo 'make install PREFIX=/usr/local, make uninstall'
@@ -47,6 +48,12 @@ test: deps-test
 test-all: deps-test
 	@tools/deps.sh all
 	@$(PYTHON) tests/run_all.py
+
+# ROWS="storm calls" chooses; tests/soak.py has them.
+soak: deps-test
+	@$(call configure,-DPYPROC_TESTS=ON)
+	@cmake --build build -j $(JOBS)
+	@$(PYTHON) tests/soak.py build $(ROWS)
 
 # PYPROC_GO_SRC names a checkout of the Go library pyproc.
 interop:

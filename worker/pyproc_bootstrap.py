@@ -7,6 +7,7 @@ that fails before it serves is reported to the host in a FAILED frame.
 Pure Python, and nothing of the package is imported but by the script: its extension may be what fails.
 """
 
+import faulthandler
 import os
 import sys
 import types
@@ -22,6 +23,9 @@ class Wire:
         """Keeps the descriptors from children that are started before the package is imported."""
         self.fd = self._keep("PYPROC_WORKER_FD")
         self._keep("PYPROC_HOST_FD")
+        stacks = self._keep("PYPROC_STACKS_FD")
+        if stacks >= 0:  # a crash while the script imports what it needs shall leave its stacks there, too
+            faulthandler.enable(file=stacks, all_threads=True)
 
     @staticmethod
     def _keep(name):

@@ -3,8 +3,9 @@
  *
  * CONTENTS
  *   Life of a pool, Threads, How waiting works, Ownership, Codes, What "may have run" means, Calls that are made again,
- *   How a handler is stopped, Metadata, gRPC, Workers without a handshake, Fork, Signals and other things of the process,
- *   Compatibility, Limits; then every function, struct, enumerator and macro in turn.
+ *   How a handler is stopped, Workers that hang, Workers that crash, Requests that kill, Metadata, gRPC, Workers without a
+ *   handshake, Fork, Signals and other things of the process, Compatibility, Limits; then every function, struct, enumerator
+ *   and macro in turn.
  *
  * LIFE OF A POOL
  *   pyproc_pool_open starts `workers` processes, each of which runs the user's Python script, and returns when all of
@@ -91,7 +92,8 @@
  *     the token was fired, or the handler ended its call as cancelled    CANCELLED
  *     the queue is full; a message is too large; out of memory, files    RESOURCE_EXHAUSTED
  *     worker and program were generated from schemas that do not fit;    FAILED_PRECONDITION
- *       the script failed before it served; a pool used after a fork
+ *       the script failed before it served; a pool used after a fork;
+ *       a request that kills workers
  *     the worker sent bytes that make no sense                           DATA_LOSS
  *     the handler returned something that cannot be sent                 INTERNAL
  *     no such script, interpreter or folder; one that may not be read    NOT_FOUND, PERMISSION_DENIED
@@ -123,6 +125,40 @@
  *   and replaced. The caller does not wait for that. It stays up to 10 ms, and only where the handler had begun, to hear
  *   how the handler ended; pyproc_error_stop then says how far things had come. A reply that comes after the call was
  *   given up reaches nobody.
+ *
+ * WORKERS THAT HANG
+ *   A worker hangs, and is ended and replaced, when
+ *     - a handler goes on cancel_grace_ms after its call was given up, see above;
+ *     - it gives no sign of life: every health_interval_ms it is sent a ping, which a thread of its own in C answers under
+ *       any handler, also one that keeps the GIL, and it has not done so within health_timeout_ms;
+ *     - it has requests, runs no handler, and has begun none of them for health_timeout_ms: something in it keeps the GIL.
+ *   A handler that runs before its deadline is none of these, however long it takes. So a worker that was stopped by
+ *   SIGSTOP, or by a debugger, is replaced after 35 seconds at the latest; health_interval_ms = PYPROC_OFF is for those who
+ *   want to look at one.
+ *   In the first case the process kills itself after its handler was asked and interrupted. In the others it is first made
+ *   to write the stacks of its threads, which it can whatever it runs but not while it is stopped, then gets SIGTERM, and
+ *   SIGKILL a second later, with all that is in its process group. The event WORKER_HUNG, the log and the error's crash have
+ *   the stacks. Calls that had begun are UNAVAILABLE, others are given to another worker.
+ *   Workers without a handshake are not sent pings, nor are those whose hello does not say that they know them.
+ *
+ * WORKERS THAT CRASH
+ *   pyproc_error_crash, and the event WORKER_DIED, tell how a worker ended: the signal or exit status, memory and processor
+ *   time, its last lines of output, the call that it ran, and the Python stacks of all its threads where it died of a fatal
+ *   signal or hung. Python's faulthandler writes them, to memory that the library shares with the worker; a script that
+ *   calls faulthandler.enable itself takes them away from there. A process that died of a SIGKILL which nobody here sent was
+ *   most likely chosen by the system for want of memory where oom_killed is 1. Exit statuses that the program takes itself,
+ *   see SIGNALS below, are not known: status_known is 0.
+ *
+ * REQUESTS THAT KILL
+ *   A request that has killed poison_limit workers, one time after the other, is refused for poison_rest_ms:
+ *   FAILED_PRECONDITION, with may_have_run 0, so that it is not made again by itself and does not take down worker after
+ *   worker with all that they run. Afterwards it may be tried again, and once more is then enough. The same request is the
+ *   same method with the same bytes in its body, whoever makes it; an answer to it, also an exception, has all forgotten.
+ *   It has killed a worker when its handler ran as the worker died of an exit, a fatal signal, a lack of memory, or because
+ *   the handler did not end when it was told to. SIGKILL, SIGTERM, SIGINT, SIGHUP and SIGQUIT else come from outside and count
+ *   for nothing. In a worker that runs several handlers at once all of them are suspects, but where one did not end; with
+ *   gRPC only a call that was alone. Streams are never refused. A pool remembers 256 such requests, each for ten times
+ *   poison_rest_ms after it last killed.
  *
  * METADATA
  *   Beside a request and beside its reply or error travels metadata: entries of a key and a value, for what is not the
@@ -373,13 +409,16 @@ typedef struct pyproc_crash {
   pid_t pid;          /* the process */
   int signal;         /* that killed it, 0 when it exited by itself or the status is not known */
   int exit_status;    /* when signal is 0 */
-  int oom_killed;     /* later; 0 */
+  int oom_killed;     /* 1: it died of SIGKILL, nobody here sent it, and the count of processes that its cgroup, or the
+                       * system, has killed for want of memory had grown since its start. Only on Linux */
   int64_t rss_bytes;  /* largest resident set, its waited-for children included */
   int64_t cpu_ms;     /* user and system time, likewise */
   int64_t call_id;    /* of the call that it ran, 0: none */
   const char *method; /* that it ran, "package.Service/Rpc" or a function's name */
   const char *log;    /* its last lines of output: at most 32 and 8 KiB, joined by newlines */
-  const char *stacks; /* later; "" */
+  const char *stacks; /* of all its Python threads, as faulthandler writes them: of a worker that hung, or died of
+                       * SIGSEGV, SIGFPE, SIGABRT, SIGBUS or SIGILL. At most 64 KiB; newlines between and after them */
+  int64_t status_known; /* 1: signal and exit_status are so; 0: the program took the status, or it has not ended yet */
 } pyproc_crash;
 
 /* The PYPROC_E*, the same that the function returned; PYPROC_OK for NULL. */
@@ -456,11 +495,11 @@ typedef void pyproc_log_callback(const pyproc_log_record *record, void *userdata
 
 /* What events tell. */
 enum {
-  PYPROC_EVENT_WORKER_READY = 1,  /* a worker can be called */
-  PYPROC_EVENT_WORKER_DIED,       /* a worker has ended although nobody closed the pool; `crash` is set */
-  PYPROC_EVENT_WORKER_HUNG,       /* later */
-  PYPROC_EVENT_WORKER_RECYCLED,   /* a worker has been replaced by a new one that is ready, and will leave */
-  PYPROC_EVENT_BREAKER_OPEN,      /* calls fail at once from now on: see breaker_failures */
+  PYPROC_EVENT_WORKER_READY = 1, /* a worker can be called */
+  PYPROC_EVENT_WORKER_DIED,      /* a worker has ended although nobody closed the pool; `crash` is set */
+  PYPROC_EVENT_WORKER_HUNG,     /* a worker hangs and is ended: see WORKERS THAT HANG; `crash` is set as far as known */
+  PYPROC_EVENT_WORKER_RECYCLED, /* a worker has been replaced by a new one that is ready, and will leave */
+  PYPROC_EVENT_BREAKER_OPEN,    /* calls fail at once from now on: see breaker_failures */
   PYPROC_EVENT_BREAKER_HALF_OPEN, /* a worker is tried again */
   PYPROC_EVENT_BREAKER_CLOSED,    /* a worker has answered: all is as before */
   PYPROC_EVENT_RELOADED           /* all workers were replaced by pyproc_pool_reload */
@@ -645,6 +684,20 @@ typedef struct pyproc_pool_options {
    * its first answer closes the breaker, while another failure opens it again. pyproc_pool_reload and _resize try at
    * once. */
   int64_t breaker_cooldown_ms;
+
+  /* Milliseconds, 1 to 86,400,000, between two looks whether a worker hangs, or PYPROC_OFF: nobody looks (where one is
+   * debugged, say). Default: 30,000. See WORKERS THAT HANG. */
+  int64_t health_interval_ms;
+
+  /* Milliseconds, 1 to 86,400,000, without a sign of life after which it does. Default: 5000. */
+  int64_t health_timeout_ms;
+
+  /* A request that has killed so many workers, one time after the other, 1 to 2^31 - 1, is refused for a while. PYPROC_OFF:
+   * it never is. Default: 3. See REQUESTS THAT KILL. */
+  int64_t poison_limit;
+
+  /* Milliseconds, 1 to 86,400,000, that it is refused. Default: 60,000. */
+  int64_t poison_rest_ms;
 
   /* Bytes of shared memory in each direction between the program and a worker, a power of two, 4096 to 1,073,741,824.
    * Default: 262,144 (256 KiB). Larger messages pass through it in parts. Memory is taken as it is first written to. */

@@ -3,6 +3,7 @@
 #include <inttypes.h>
 
 #include "error.h"
+#include "poison.h"
 
 enum { ATTEMPTS_MAX = 5 }; /* workers that may die before they have started the call */
 
@@ -93,6 +94,22 @@ static int find_place(struct admission *self, struct call *call, struct connecti
   return PYPROC_OK;
 }
 
+/* Why the call is not to reach a worker: its request has killed too many. NULL: it may. */
+static pyproc_error *refusal_of(const struct admission *self, struct call *call) {
+  poison_refusal refusal;
+  if (!poison_is_armed(self->poison) || call->stream != NULL) return NULL;
+  if (!poison_refuses(self->poison, call_poison_key(call, self->poison), platform_now_ns(), &refusal)) return NULL;
+  return error_new(PYPROC_E_FAILED_PRECONDITION,
+                   "this request to %s is refused: it has killed %" PRId64 " workers, one after the other (option "
+                   "poison_limit); it may be tried again in %" PRId64 " ms (option poison_rest_ms); the last: %s",
+                   call->method.name, refusal.kills, refusal.left_ns / 1000000 + 1, refusal.why);
+}
+
+void admission_absolve(struct admission *self, struct call *call) {
+  if (poison_is_armed(self->poison) && call->stream == NULL)
+    poison_absolve(self->poison, call_poison_key(call, self->poison));
+}
+
 static int enter(struct admission *self, struct call *call, pyproc_error **reterr) {
   for (;;) {
     struct connection *chosen;
@@ -110,7 +127,10 @@ static int enter(struct admission *self, struct call *call, pyproc_error **reter
 }
 
 int admission_enter(struct admission *self, struct call *call, pyproc_error **reterr) {
-  if (call->stream == NULL) return enter(self, call, reterr);
+  if (call->stream == NULL) {
+    pyproc_error *refusal = refusal_of(self, call);
+    return refusal != NULL ? error_give(reterr, refusal) : enter(self, call, reterr);
+  }
   int workers = atomic_load(&self->workers);
   int64_t places = (int64_t)workers * self->max_streams;
   int result = PYPROC_OK;
@@ -166,8 +186,13 @@ static uint32_t dispatch_queue(struct admission *self, const call_list *queue, b
     struct call *call = queue->first;
     uint32_t bit = call->finished == NULL || call->stream != NULL ? call->waiter.bit : 0;
     take_from_queue(self, call);
-    call->is_put_off = true;
     if (chosen != last) flush(last);
+    pyproc_error *refusal = refusal_of(self, call); /* since it was queued */
+    if (refusal != NULL) {
+      bits |= call_fail(call, refusal, false);
+      continue;
+    }
+    call->is_put_off = true;
     connection_start started = chosen->protocol->start(chosen, call);
     if (started == CONNECTION_CLOSED || started == CONNECTION_FULL) put_into_queue(self, call, true);
     if (started == CONNECTION_TAKEN) bits |= bit; /* it may have to read for itself there */

@@ -29,7 +29,8 @@ struct admission {
   _Atomic int64_t queued;       /* in both */
   _Atomic int64_t open_streams; /* that have entered and are not over */
   bool closed;
-  pyproc_error *broken; /* what calls fail with at once; NULL: nothing */
+  struct poison *poison; /* NULL: no request is refused */
+  pyproc_error *broken;  /* what calls fail with at once; NULL: nothing */
 };
 
 void admission_init(struct admission *self, struct lot *lot, int64_t queue_limit, int max_in_flight, int max_streams);
@@ -39,8 +40,11 @@ void admission_destroy(struct admission *self);
 void admission_use(struct admission *self, struct connection **connections, int count);
 
 /* Gives the call to the worker with the least to do, or queues it. UNAVAILABLE: closed; RESOURCE_EXHAUSTED: the queue
- * is full, or all places for streams are taken. The call's own thread. */
+ * is full, or all places for streams are taken; FAILED_PRECONDITION: its request kills workers. The call's own thread. */
 int admission_enter(struct admission *self, struct call *call, pyproc_error **reterr);
+
+/* The call was answered: its request does not kill workers. Its owner. */
+void admission_absolve(struct admission *self, struct call *call);
 
 /* A stream that has entered is over. Any thread, any lock may be held. */
 void admission_leave_stream(struct admission *self);

@@ -118,6 +118,7 @@ static bool begin_pause(async_call *self) {
 /* call.finished */
 static void on_finished(struct call *call) {
   async_call *self = (async_call *)(void *)call;
+  if (call->error == NULL || pyproc_error_type(call->error) != NULL) admission_absolve(&self->pool->admission, call);
   if (!call_setup_stopped(call, self->timeout_ms) && begin_pause(self)) return;
   end(self);
 }

@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "poison.h"
+
 frame_block *frame_block_new(call_encoding encoding) {
   frame_block *frame = calloc(1, sizeof *frame);
   if (frame == NULL) return NULL;
@@ -67,6 +69,14 @@ void call_init(struct call *self, struct lot *lot, call_method method, frame_blo
   self->frame = frame;
   self->deadline_ns = deadline_ns;
   lot_waiter_init(lot, &self->waiter);
+}
+
+uint64_t call_poison_key(struct call *self, const poison *table) {
+  const frame_block *frame = self->frame;
+  if (self->poison_key == 0)
+    self->poison_key = poison_key(table, self->method.name, frame->bytes.data + frame->body_offset,
+                                  frame->bytes.size - frame->body_offset);
+  return self->poison_key;
 }
 
 void call_clear(struct call *self) {

@@ -100,6 +100,7 @@ struct call {
   int64_t deadline_ns; /* CLOCK_MONOTONIC */
   int64_t sent_ns;     /* when a connection took it */
   uint64_t id;         /* on its connection */
+  uint64_t poison_key; /* of its request; 0: nobody has asked for it */
   int asked;           /* its worker was told to stop it, because of this code; 0: not. Under the connection's lock */
   int attempts;        /* connections that took it, and were not made to give it back */
   int attempts_before; /* of these, the ones before it was made again, see retry.h */
@@ -156,6 +157,10 @@ frame_block *frame_block_copy(const frame_block *frame);
 
 /* Initialises the call; `frame` passes to it. */
 void call_init(struct call *self, struct lot *lot, call_method method, frame_block *frame, int64_t deadline_ns);
+
+/* The key of its request, see poison.h. */
+struct poison;
+uint64_t call_poison_key(struct call *self, const struct poison *table);
 
 /* Frees what the call holds. */
 void call_clear(struct call *self);

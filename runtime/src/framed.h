@@ -8,6 +8,7 @@
  *   framed_writer.c     what the writer's role does
  *   framed_stream.c     streams: messages and credit
  *   framed_bare.c       workers without a handshake
+ *   framed_health.c     pings, and what is to be seen of the worker
  *   framed_table.c      the calls in flight, and the end of a connection: what all the others stand on
  *
  * Roles. `reading` is taken by one thread at a time, which may touch `receiver` and wait on the channel. `writing`
@@ -35,6 +36,7 @@ typedef struct framed_slot {
   uint32_t method;   /* index in the worker's hello */
   bool started;      /* the worker said so (STARTED) */
   bool is_stream;
+  uint64_t poison_key; /* once its caller left a call that may run, see poison.h; else 0 */
 } framed_slot;
 
 struct framed;
@@ -101,6 +103,12 @@ static inline bool framed_is_open(const framed *self) {
   return state == CONNECTION_OPEN || state == CONNECTION_HANDSHAKE;
 }
 
+/* A ping was sent that is not answered. */
+static inline bool framed_awaits_pong(const framed *self) {
+  return atomic_load_explicit(&self->base.ping, memory_order_relaxed) !=
+         atomic_load_explicit(&self->base.pong, memory_order_relaxed);
+}
+
 /* framed_reader.c. The reader's role is held, no lock. Reads what is there, dispatches it, and returns the number of
  * frames. */
 int framed_pump(framed *self);
@@ -131,6 +139,11 @@ void framed_leave_reading(framed *self, const struct call *mine);
 /* The same for a thread that does not have the role, but may have been the only one awake. */
 void framed_hand_over(framed *self, const struct call *mine);
 void framed_nudge(struct connection *base);
+
+/* framed_health.c: of the vtable. */
+void framed_ping(struct connection *base, uint64_t number);
+void framed_look(struct connection *base, struct health_facts *ret_facts);
+int framed_suspects(struct connection *base, uint64_t *keys, int max);
 
 /* framed_stream.c: of the vtable. */
 void framed_send(struct connection *base, struct call *call);

@@ -269,6 +269,8 @@ static void take_hello(framed *self, const wire_header *header, const struct pay
   self->has_started_frames = !with_page && method_table_has_feature(methods, "started");
   self->has_streams = method_table_has_feature(methods, "streams");
   self->base.page = with_page ? self->page_memory : NULL;
+  self->base.answers_pings = method_table_has_feature(methods, "ping");
+  self->base.stacks_signal = method_table_stacks_signal(methods);
   pthread_mutex_unlock(&self->lock);
   atomic_store(&self->base.capacity, method_table_concurrency(methods));
   atomic_store(&self->base.prefetch, with_page ? 1 : 0);
@@ -328,6 +330,8 @@ static void take_payload(framed *self, struct turn *turn, struct payload *payloa
     take_reply(self, turn, &header, payload);
   } else if (header.kind == WIRE_STARTED) {
     take_started(self, header.id);
+  } else if (header.kind == WIRE_PONG) {
+    if (header.id == atomic_load(&self->base.ping)) atomic_store(&self->base.pong, header.id);
   } else if (header.kind == WIRE_STREAM_DATA || header.kind == WIRE_CREDIT) {
     take_stream(self, turn, &header, payload);
   } /* kinds of later versions are ignored */

@@ -26,7 +26,7 @@ pyproc_error *framed_corrupt(const framed *self) {
 bool framed_owes_others(const framed *self) {
   if (self->thread_count > 0 || self->stream_waits != NULL) return false;
   int streams = atomic_load(&self->base.streams);
-  return atomic_load(&self->base.load) > 0 || !send_queue_is_empty(&self->queue) ||
+  return framed_awaits_pong(self) || atomic_load(&self->base.load) > 0 || !send_queue_is_empty(&self->queue) ||
          (atomic_load(&self->finished) ? streams : streams - self->idle_streams) > 0;
 }
 
@@ -52,8 +52,11 @@ void framed_remove(framed *self, struct call *call) {
 }
 
 void framed_orphan(framed *self, struct call *call) {
+  framed_slot *slot = &self->slots[call->id % STATUS_PAGE_SLOTS];
   framed_remove(self, call);
-  self->slots[call->id % STATUS_PAGE_SLOTS].call = NULL;
+  if (self->settings.poison != NULL && !slot->is_stream && framed_may_have_run(self, call->id))
+    slot->poison_key = call_poison_key(call, self->settings.poison); /* its handler may yet end its worker */
+  slot->call = NULL;
   self->orphan_count++;
   atomic_store(&call->connection, NULL);
 }

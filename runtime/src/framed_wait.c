@@ -47,7 +47,7 @@ static void watch(framed *self) {
 
 void framed_hand_over(framed *self, const struct call *mine) {
   if (atomic_load(&self->awake) > 0 || atomic_load(&self->reading) || !framed_is_open(self) ||
-      (atomic_load(&self->base.load) == 0 && atomic_load(&self->base.streams) == 0))
+      (atomic_load(&self->base.load) == 0 && atomic_load(&self->base.streams) == 0 && !framed_awaits_pong(self)))
     return;
   pthread_mutex_lock(&self->lock);
   struct call *other = self->thread_count > 0 ? self->in_flight.first : NULL;

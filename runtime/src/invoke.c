@@ -79,6 +79,7 @@ static int run(pyproc_pool *pool, struct call *call, int64_t timeout_ms, pyproc_
   if (token != NULL) cancel_detach(token, &entry);
   if (result >= 0 && !atomic_load(&call->done)) result = give_up(pool, call, timeout_ms, reterr);
   if (result < 0) return result;
+  if (call->error == NULL || pyproc_error_type(call->error) != NULL) admission_absolve(&pool->admission, call);
   call_setup_stopped(call, timeout_ms);
   return call_setup_result(call, reterr);
 }

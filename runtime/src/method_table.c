@@ -9,7 +9,7 @@
 #include "wire/frame.h"
 #include "wire/status_page.h"
 
-enum { FEATURES_MAX = 32, THREADS_MAX = 64, NO_ENTRY = -1 };
+enum { FEATURES_MAX = 32, THREADS_MAX = 64, SIGNAL_MAX = 128, NO_ENTRY = -1 };
 
 typedef struct known_method {
   const pyproc_method *method;
@@ -132,6 +132,11 @@ static bool lists(const method_table *table, const char *member, const char *wan
 
 bool method_table_has_feature(const method_table *table, const char *feature) {
   return lists(table, "features", feature);
+}
+
+int method_table_stacks_signal(const method_table *table) {
+  json_int_t number = json_integer_value(json_object_get(table->hello, "stacks_signal"));
+  return number > 0 && number <= SIGNAL_MAX ? (int)number : 0;
 }
 
 int method_table_check_codec(const method_table *table, const struct codec *codec, pyproc_error **reterr) {

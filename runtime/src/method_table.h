@@ -20,6 +20,7 @@ method_table *method_table_any(void);
 /* Whether the hello lists the feature, how many plain handlers the worker runs at once (1 … 64), and how many handlers
  * of any kind (at least as many, at most 4096). */
 bool method_table_has_feature(const method_table *table, const char *feature);
+int method_table_stacks_signal(const method_table *table); /* a signal's number, 0 where it names none */
 int method_table_threads(const method_table *table);
 int method_table_concurrency(const method_table *table);
 

@@ -44,6 +44,10 @@ static const number_place places[] = {
     {PLACE(restart_window_ms, restart_window_ms)},
     {PLACE(breaker_failures, breaker_failures)},
     {PLACE(breaker_cooldown_ms, breaker_cooldown_ms)},
+    {PLACE(health_interval_ms, health_interval_ms)},
+    {PLACE(health_timeout_ms, health_timeout_ms)},
+    {PLACE(poison_limit, poison_limit)},
+    {PLACE(poison_rest_ms, poison_rest_ms)},
     {PLACE(log_level, log_level), .off = PYPROC_OFF},
     {PLACE(shm_ring_bytes, ring_bytes)},
 };

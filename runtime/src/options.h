@@ -26,6 +26,8 @@ struct options {
   int64_t frame_limit, log_level;
   int64_t restart_max, restart_window_ms;                     /* restart_max 0: without bound */
   int64_t breaker_failures, breaker_cooldown_ms;              /* breaker_failures 0: never */
+  int64_t health_interval_ms, health_timeout_ms;              /* health_interval_ms 0: never */
+  int64_t poison_limit, poison_rest_ms;                       /* poison_limit 0: never */
   int64_t recycle_calls, recycle_rss_bytes, recycle_age_ms;   /* 0: never */
   int64_t max_streams, stream_window, stream_idle_timeout_ms; /* INT64_MAX: off */
   pyproc_log_callback *log;

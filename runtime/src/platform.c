@@ -112,6 +112,21 @@ int platform_kill_group(pid_t pgid, int signo) {
   return -1;
 }
 
+int platform_signal(pid_t pid, int signo) {
+  if (pid > 1) return kill(pid, signo);
+  errno = EINVAL;
+  return -1;
+}
+
+const char *platform_oom_rose(const platform_oom *before, const platform_oom *now) {
+  if (before->group >= 0 && now->group > before->group) return "cgroup";
+  return before->system >= 0 && now->system > before->system ? "system" : NULL;
+}
+
+platform_oom platform_oom_now(void) {
+  return platform_oom_count("/sys/fs/cgroup", "/proc/self/cgroup", "/proc/vmstat");
+}
+
 static _Atomic unsigned fork_generation;
 static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
 

@@ -154,6 +154,24 @@ const char *platform_library_dir(char *buffer, size_t size);
 /* The resident set of a process in bytes; -1 where that cannot be told. */
 int64_t platform_process_rss(pid_t pid);
 
+/* How many processes the system has killed for want of memory; -1 where that cannot be told. */
+typedef struct platform_oom {
+  int64_t group;  /* of this process's cgroup */
+  int64_t system; /* of all */
+} platform_oom;
+
+/* Counts them: `root` and `list` as for platform_cpu_quota, `vmstat` is a file such as /proc/vmstat. */
+platform_oom platform_oom_count(const char *root, const char *list, const char *vmstat);
+
+/* The same for this process, from where they are. */
+platform_oom platform_oom_now(void);
+
+/* Which count has grown: "cgroup" or "system", the first that has; NULL: none. */
+const char *platform_oom_rose(const platform_oom *before, const platform_oom *now);
+
+/* Signals one process, a child that was not reaped. */
+int platform_signal(pid_t pid, int signo);
+
 /* getenv, which sees nothing where the process has more rights than who started it (set-user-ID and the like). */
 const char *platform_getenv(const char *name);
 

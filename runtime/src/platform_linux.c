@@ -117,25 +117,35 @@ static int quota_of_group(const char *root, const char *hierarchy, const char *g
   return best;
 }
 
-/* Whether "cpu" is among the comma-separated controllers. */
-static bool names_cpu(const char *controllers) {
+/* Whether the name is among the comma-separated controllers. */
+static bool names_controller(const char *controllers, const char *name) {
+  size_t size = strlen(name);
   for (const char *at = controllers; at != NULL; at = strchr(at, ',')) {
     at += *at == ',';
-    if (strncmp(at, "cpu", 3) == 0 && (at[3] == ',' || at[3] == '\0')) return true;
+    if (strncmp(at, name, size) == 0 && (at[size] == ',' || at[size] == '\0')) return true;
   }
   return false;
 }
 
-/* The quota that a line "hierarchy:controllers:path" leads to; version 2 has no controllers. */
-static int quota_of_line(const char *root, char *line) {
+/* Takes a line "hierarchy:controllers:path" apart. */
+static bool split_line(char *line, char **ret_controllers, char **ret_group) {
   char *controllers = strchr(line, ':');
   char *group = controllers == NULL ? NULL : strchr(controllers + 1, ':');
-  if (group == NULL) return 0;
+  if (group == NULL) return false;
   *controllers++ = '\0';
   *group++ = '\0';
   if (strcmp(group, "/") == 0) group += 1;
+  *ret_controllers = controllers;
+  *ret_group = group;
+  return true;
+}
+
+/* The quota that a line "hierarchy:controllers:path" leads to; version 2 has no controllers. */
+static int quota_of_line(const char *root, char *line) {
+  char *controllers, *group;
+  if (!split_line(line, &controllers, &group)) return 0;
   bool version_2 = *controllers == '\0';
-  if (!version_2 && !names_cpu(controllers)) return 0;
+  if (!version_2 && !names_controller(controllers, "cpu")) return 0;
   char joined[256];
   snprintf(joined, sizeof joined, "/%.200s", controllers);
   int found = quota_of_group(root, version_2 ? "" : "/cpu", group);
@@ -153,6 +163,55 @@ int platform_cpu_quota(const char *root, const char *list) {
   }
   return best;
 }
+
+/* ---- memory ---- */
+
+/* The number behind "oom_kill" in lines of "name number"; -1 where there is no such file or line. */
+static int64_t oom_kills_in(const char *path) {
+  char text[16384];
+  char *rest = NULL;
+  if (!read_text(path, text, sizeof text)) return -1;
+  for (char *line = strtok_r(text, "\n", &rest); line != NULL; line = strtok_r(NULL, "\n", &rest))
+    if (strncmp(line, "oom_kill ", 9) == 0) return strtoll(line + 9, NULL, 10);
+  return -1;
+}
+
+/* Of the group, or of the nearest one above that tells: a container may not see its own. */
+static int64_t oom_kills_of_group(const char *root, const char *hierarchy, const char *group, const char *file) {
+  char path[PATH_MAX];
+  int depth = 0;
+  for (size_t size = strlen(group);; depth++) {
+    int length = snprintf(path, sizeof path, "%s%s%.*s/%s", root, hierarchy, (int)size, group, file);
+    if (length < 0 || (size_t)length >= sizeof path) return -1;
+    int64_t found = oom_kills_in(path);
+    if (found >= 0 || size == 0 || depth == CGROUP_DEPTH) return found;
+    while (size > 0 && group[--size] != '/') {}
+  }
+}
+
+static int64_t oom_kills_of_line(const char *root, char *line) {
+  char *controllers, *group;
+  if (!split_line(line, &controllers, &group)) return -1;
+  if (*controllers != '\0')
+    return names_controller(controllers, "memory") ? oom_kills_of_group(root, "/memory", group, "memory.oom_control")
+                                                   : -1;
+  int64_t found = oom_kills_of_group(root, "", group, "memory.events");
+  return found >= 0 ? found : oom_kills_of_group(root, "/unified", group, "memory.events");
+}
+
+platform_oom platform_oom_count(const char *root, const char *list, const char *vmstat) {
+  char text[8192];
+  char *rest = NULL;
+  platform_oom result = {.group = -1, .system = oom_kills_in(vmstat)};
+  if (!read_text(list, text, sizeof text)) return result;
+  for (char *line = strtok_r(text, "\n", &rest); line != NULL; line = strtok_r(NULL, "\n", &rest)) {
+    int64_t found = oom_kills_of_line(root, line);
+    if (found > result.group) result.group = found;
+  }
+  return result;
+}
+
+/* ---- processors ---- */
 
 static int affinity_count(void) {
   for (size_t cpus = 1024; cpus <= 65536; cpus *= 8) {

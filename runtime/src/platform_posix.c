@@ -45,6 +45,11 @@ int platform_cpu_quota(const char *root, const char *list) {
   return 0;
 }
 
+platform_oom platform_oom_count(const char *root, const char *list, const char *vmstat) {
+  (void)root, (void)list, (void)vmstat;
+  return (platform_oom){-1, -1};
+}
+
 int platform_cpu_count(void) {
   long online = sysconf(_SC_NPROCESSORS_ONLN);
   return online < 1 ? 1 : (int)online;

@@ -54,12 +54,15 @@ int pyproc_pool_open(const pyproc_pool_options *given, pyproc_pool **ret_pool, p
   lot_init(&pool->lot);
   admission_init(&pool->admission, &pool->lot, pool->options.queue_limit, (int)pool->options.max_in_flight,
                  (int)pool->options.max_streams);
+  poison_init(&pool->poison, pool->options.poison_limit, pool->options.poison_rest_ms, platform_random64());
+  pool->admission.poison = &pool->poison;
   supervisor_tick tick = {.run = async_expire, .argument = pool};
   result = supervisor_open(&pool->options, &pool->lot, &pool->admission, tick, &pool->supervisor, reterr);
   if (result < 0) goto no_supervisor;
   *ret_pool = pool;
   return PYPROC_OK;
 no_supervisor:
+  poison_destroy(&pool->poison);
   admission_destroy(&pool->admission);
   lot_destroy(&pool->lot);
   gate_destroy(&pool->gate);
@@ -104,6 +107,7 @@ void pyproc_pool_close(pyproc_pool *pool) {
   if (!pool_is_forked(pool)) {
     end_calls(pool);
     admission_destroy(&pool->admission);
+    poison_destroy(&pool->poison);
     lot_destroy(&pool->lot);
   }
   supervisor_free(pool->supervisor);

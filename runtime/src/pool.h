@@ -6,6 +6,7 @@
 
 #include "async.h"
 #include "gate.h"
+#include "poison.h"
 #include "supervisor.h"
 
 struct pyproc_pool {
@@ -13,6 +14,7 @@ struct pyproc_pool {
   unsigned fork_generation;
   struct lot lot;
   struct admission admission;
+  poison poison;
   struct supervisor *supervisor;
   struct async_state async;
   gate gate; /* threads inside, and asynchronous calls in flight */

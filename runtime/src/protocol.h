@@ -47,7 +47,12 @@
  *             that have not started, streams among them of which only the request was sent, are appended to `unstarted`
  *             instead, with no connection.
  *   close     supervisor, after fail: lets go of the socket. False: a caller is still inside, try again soon.
+ *   suspects  supervisor, after drain: the keys (poison.h) of the unary requests whose handlers ran, at most `max`; only the
+ *             one of a call that did not end when it was told to, where there is one. NULL: they are not known.
  *   nudge     any thread: whoever blocks in progress looks again.
+ *   ping      supervisor, while open: sends a ping of that number, where the worker answers them. Its answer is something
+ *             that the worker owes. NULL: there are none.
+ *   look      supervisor, while open: what is to be seen of the worker. NULL: nothing.
  *   is_reached  any thread: whether the other side can be reached just now. NULL: as long as the state is open.
  * Lock order: the pool's lock, then a connection's, then a stream's; of an owner's functions `ready`, `freed` and
  * `returned` are called with none of them; the others must take no lock.
@@ -65,6 +70,8 @@
 #include "wire/status_page.h"
 
 struct connection;
+struct health_facts;
+struct poison;
 struct private_dir;
 
 typedef enum connection_state {
@@ -107,6 +114,7 @@ typedef struct connection_settings {
   int max_streams;       /* open at once */
   int64_t stream_window; /* bytes on the way, each direction of each stream */
   bool bare;             /* the worker knows no handshake and no frames but JSON envelopes */
+  struct poison *poison; /* NULL: nobody asks for suspects */
   channel_choice channel;
   uint32_t ring_bytes; /* of a shared-memory channel, each way */
   int place;             /* no two connections of a pool have the same */
@@ -143,6 +151,9 @@ typedef struct protocol {
   bool (*close)(struct connection *self);
   void (*nudge)(struct connection *self);
   bool (*is_reached)(struct connection *self);
+  int (*suspects)(struct connection *self, uint64_t *keys, int max);
+  void (*ping)(struct connection *self, uint64_t number);
+  void (*look)(struct connection *self, struct health_facts *ret_facts);
 } protocol;
 
 struct connection {
@@ -156,6 +167,9 @@ struct connection {
   _Atomic int prefetch;        /* calls that may wait in the worker beyond these; adapts */
   _Atomic int64_t progress_ns; /* when the worker last answered, or began to have something to do */
   _Atomic uint64_t good_calls; /* replies since open */
+  _Atomic uint64_t ping, pong; /* numbers of the last ping that was sent, and of the last one answered */
+  bool answers_pings;          /* its hello says so; set before the state is CONNECTION_OPEN, as the next */
+  int stacks_signal;           /* has the process write its stacks (stacks.h); 0: none */
   /* When a worker that cannot be told to stop a call has to have answered the one that was given up, or is to be killed;
    * INT64_MAX: there is none. It is set back before the call is out of `load`. */
   _Atomic int64_t answer_due_ns;

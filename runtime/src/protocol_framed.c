@@ -100,6 +100,10 @@ static int framed_open(struct connection *base, int socket, pyproc_error **reter
   atomic_store(&base->load, 0);
   atomic_store(&base->streams, 0);
   atomic_store(&base->good_calls, 0);
+  atomic_store(&base->ping, 0);
+  atomic_store(&base->pong, 0);
+  base->answers_pings = false;
+  base->stacks_signal = 0;
   atomic_store(&self->service_ns, 0);
   spin_reset(&self->spin);
   atomic_store(&base->capacity, 1);
@@ -370,4 +374,7 @@ const protocol protocol_framed = {.name = "framed",
                                   .running = framed_running,
                                   .fail = framed_fail,
                                   .close = framed_close,
-                                  .nudge = framed_nudge};
+                                  .nudge = framed_nudge,
+                                  .suspects = framed_suspects,
+                                  .ping = framed_ping,
+                                  .look = framed_look};

@@ -122,10 +122,12 @@ static bool is_waiting(const roster *self) {
   return false;
 }
 
-static bool is_leaving(const roster *self) {
+/* Workers that nobody wants any more, and that have not ended yet. */
+static int count_leaving(const roster *self) {
+  int count = 0;
   for (int i = 0; i < self->count; i++)
-    if (!self->entries[i]->worker.is_wanted && self->entries[i]->worker.state != WORKER_DOWN) return true;
-  return false;
+    count += !self->entries[i]->worker.is_wanted && self->entries[i]->worker.state != WORKER_DOWN;
+  return count;
 }
 
 static void end_change(roster *self, pyproc_error *error);
@@ -169,8 +171,9 @@ static bool is_due(const roster_entry *entry, int64_t now_ns, bool look) {
 /* Returns when to look again. */
 static int64_t recycle(roster *self, int64_t now_ns) {
   int64_t due = INT64_MAX;
-  bool look = now_ns - self->looked_ns >= LOOK_NS, is_looking = false,
-       is_busy = is_waiting(self) || self->change != NULL;
+  bool look = now_ns - self->looked_ns >= LOOK_NS, is_looking = false;
+  bool is_busy = is_waiting(self) || self->change != NULL ||
+                 count_leaving(self) >= atomic_load(&self->shop->admission->workers); /* they do not pile up */
   if (look) self->looked_ns = now_ns;
   for (int i = 0; i < self->count; i++) {
     roster_entry *entry = self->entries[i];
@@ -320,7 +323,7 @@ static void step_change(roster *self) {
     error = add_worker(self);
   else if (error == NULL && workers > wanted->workers)
     remove_worker(self);
-  else if (error == NULL && is_leaving(self))
+  else if (error == NULL && count_leaving(self) > 0)
     return;
   else if (error == NULL) {
     if (wanted->kind == CHANGE_RELOAD) worker_tell(self->shop, 0, PYPROC_EVENT_RELOADED, "reloaded", NULL);

@@ -138,6 +138,7 @@ static int make_places(struct supervisor *self, struct lot *lot, pyproc_error **
                                         .max_streams = (int)options->max_streams,
                                         .stream_window = options->stream_window,
                                         .bare = options->bare_workers,
+                                        .poison = options->poison_limit > 0 ? self->shop.admission->poison : NULL,
                                         .channel = options->channel,
                                         .ring_bytes = (uint32_t)options->ring_bytes,
                                         .folder = &self->folder,

@@ -9,11 +9,14 @@
 #include <unistd.h>
 
 #include "error.h"
+#include "poison.h"
 #include "spawn.h"
+#include "stacks.h"
 
 enum { EXIT_GRACE_MS = 500, TERM_GRACE_MS = 1000, CLOSE_RETRY_MS = 1, REACH_RETRY_MS = 5, REAP_POLL_MS = 50 };
-enum { FD_STDIN, FD_STDOUT, FD_STDERR, FD_LAUNCH, VARIABLES_MAX = LAUNCH_VARIABLES + 4 };
-enum { STEP_ASKED, STEP_TERMINATED, STEP_KILLED };
+enum { STACKS_WAIT_MS = 200 }; /* that a process which hangs has to write its stacks */
+enum { FD_STDIN, FD_STDOUT, FD_STDERR, FD_LAUNCH, VARIABLES_MAX = LAUNCH_VARIABLES + 5 };
+enum { STEP_STACKS, STEP_ASKED, STEP_TERMINATED, STEP_KILLED };
 
 static int64_t ms(int64_t count) {
   return count * 1000000;
@@ -194,9 +197,15 @@ void worker_edition_free(worker_edition *edition) {
 }
 
 void worker_init(struct worker *self, worker_shop *shop) {
-  *self = (struct worker){.shop = shop, .state = WORKER_DOWN, .due_ns = INT64_MAX, .site = LAUNCH_SITE_INIT};
+  *self = (struct worker){
+      .shop = shop, .state = WORKER_DOWN, .due_ns = INT64_MAX, .site = LAUNCH_SITE_INIT, .stacks_fd = -1};
   for (int i = 0; i < WORKER_SOURCES; i++)
     self->watches[i] = (worker_watch){.worker = self, .source = (worker_source)i, .fd = -1};
+}
+
+static void close_stacks(struct worker *self) {
+  platform_close_fd(self->stacks_fd);
+  self->stacks_fd = -1;
 }
 
 typedef struct worker_pipes {
@@ -237,12 +246,14 @@ static char **make_argv(const struct worker *self) {
 static int spawn(struct worker *self, const worker_pipes *pipes, const launch_terms *terms, int *ret_process_fd,
                  pyproc_error **reterr) {
   const struct options *options = self->edition->options;
-  char index[32];
+  char index[32], stacks[32];
   static const char *const framed[] = {"PYPROC_PROTOCOL=", NULL}; /* what the host was configured by is not for it */
   const char *own[VARIABLES_MAX] = {index};
   int count = 1;
   snprintf(index, sizeof index, "PYPROC_WORKER_INDEX=%d", self->index);
   for (int i = 0; i < terms->variable_count; i++) own[count++] = terms->variables[i];
+  if (self->stacks_fd >= 0) own[count++] = stacks;
+  snprintf(stacks, sizeof stacks, "PYPROC_STACKS_FD=%d", FD_LAUNCH + terms->fd_count);
   const protocol *ops = self->connection->protocol;
   const char *const *more = ops->environment != NULL ? ops->environment(self->connection) : framed;
   while (*more != NULL && count < VARIABLES_MAX - 1) own[count++] = *more++;
@@ -251,14 +262,15 @@ static int spawn(struct worker *self, const worker_pipes *pipes, const launch_te
   if (argv == NULL || env == NULL) {
     result = error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED, "out of memory");
   } else {
-    int fds[FD_LAUNCH + LAUNCH_FDS] = {-1, pipes->out[1], pipes->err[1]};
+    int fds[FD_LAUNCH + LAUNCH_FDS + 1] = {-1, pipes->out[1], pipes->err[1]};
     for (int i = 0; i < terms->fd_count; i++) fds[FD_LAUNCH + i] = terms->fds[i];
+    fds[FD_LAUNCH + terms->fd_count] = self->stacks_fd;
     spawn_request request = {.program = self->edition->python,
                              .argv = argv,
                              .envp = env,
                              .cwd = options->cwd,
                              .fds = fds,
-                             .fd_count = FD_LAUNCH + (size_t)terms->fd_count,
+                             .fd_count = FD_LAUNCH + (size_t)terms->fd_count + (self->stacks_fd >= 0),
                              .dies_with_host = self->shop->launch->dies_with_host};
     result = spawn_process(&request, &self->pid, ret_process_fd, reterr);
   }
@@ -344,6 +356,13 @@ static void start(struct worker *self, int64_t now_ns) {
   atomic_store(&self->is_retiring, false);
   atomic_store(&self->became_ready, false);
   atomic_store(&self->became_broken, false);
+  self->health.due_ns = INT64_MAX;
+  self->hang = HANG_NONE;
+  self->hang_told = false;
+  self->oom_before = platform_oom_now();
+  if (self->shop->launch->has_bootstrap)
+    self->stacks_fd = stacks_open(); /* without it, they go to its standard error */
+  self->stacks_logged = 0;
   int result = open_pipes(&pipes, &error);
   if (result >= 0) result = self->shop->launch->prepare(&self->site, self->shop->host_fd, &terms, &error);
   if (result >= 0) result = spawn(self, &pipes, &terms, &process_fd, &error);
@@ -351,6 +370,7 @@ static void start(struct worker *self, int64_t now_ns) {
   close_pipes(&pipes);
   if (result < 0) { /* nothing runs */
     self->shop->launch->clear(&self->site);
+    close_stacks(self);
     self->restart_ns = now_ns + ms(pause_after(self, true, now_ns));
     log_write(self->shop->log, PYPROC_LOG_ERROR, 0, "worker %d: %s", self->index, pyproc_error_message(error));
     keep_error(self, error);
@@ -369,67 +389,172 @@ static bool is_expected(const struct worker *self) {
   return atomic_load(&self->shop->closing) || !self->is_wanted;
 }
 
+static bool was_killed_by_us(const struct worker *self, const platform_exit *exit) {
+  return self->leaving_step == STEP_KILLED && exit->signal == SIGKILL;
+}
+
+static void describe_hang(const struct worker *self, char *text, size_t size) {
+  const struct options *options = self->shop->options;
+  if (self->hang == HANG_CALL)
+    snprintf(text, size,
+             "worker %ld hung: a handler did not end although its call was given up (option cancel_grace_ms)",
+             (long)self->pid);
+  else
+    snprintf(text, size, "worker %ld hung: it %s for %" PRId64 " ms (options health_interval_ms, health_timeout_ms)",
+             (long)self->pid,
+             self->hang == HANG_SILENT ? "gave no sign of life" : "had requests and began none of them",
+             options->health_timeout_ms);
+}
+
 static void describe_exit(const struct worker *self, const platform_exit *exit, char *text, size_t size) {
-  bool killed_by_us = self->state == WORKER_LEAVING && self->leaving_step == STEP_KILLED && exit->signal == SIGKILL;
-  if (!exit->known)
-    snprintf(text, size, "worker %ld has ended; the host took its exit status", (long)self->pid);
-  else if (killed_by_us)
+  if (self->hang == HANG_SILENT || self->hang == HANG_STILL) {
+    describe_hang(self, text, size);
+    size_t used = strlen(text);
+    snprintf(text + used, size - used, ", and was %s", exit->signal == SIGKILL ? "killed" : "ended");
+  } else if (!exit->known) {
+    snprintf(text, size, "worker %ld has ended; its exit status is unknown, since the host took it", (long)self->pid);
+  } else if (self->state == WORKER_LEAVING && was_killed_by_us(self, exit)) {
     snprintf(text, size, "worker %ld %s and was killed", (long)self->pid,
              is_expected(self) ? "did not end in time" : "closed its connection");
-  else if (exit->signal != 0)
+  } else if (exit->signal != 0) {
     snprintf(text, size, "worker %ld was killed by signal %d (%s)", (long)self->pid, exit->signal,
              strsignal(exit->signal));
-  else
+  } else {
     snprintf(text, size, "worker %ld exited with status %d", (long)self->pid, exit->exit_status);
+  }
 }
 
 /* Whether the process killed itself, as it is to where a handler does not end when it is told to. */
-static bool was_stuck(const struct worker *self, const platform_exit *exit) {
+static bool was_stuck(const struct worker *self, const platform_exit *exit, const char *stacks) {
   status_page *page = self->connection->page;
-  return page != NULL && atomic_load(&page->stuck_id) != 0 && (!exit->known || exit->signal == SIGKILL);
+  bool says_so = page != NULL ? atomic_load(&page->stuck_id) != 0 : stacks_tell_of_stuck(stacks);
+  return says_so && (!exit->known || exit->signal == SIGKILL);
+}
+
+/* Which count of kills for want of memory has grown while the process ran, where it may have been one of them. */
+static const char *find_oom(const struct worker *self, const platform_exit *exit) {
+  if (!exit->known || exit->signal != SIGKILL || self->hang != HANG_NONE || was_killed_by_us(self, exit)) return NULL;
+  platform_oom now = platform_oom_now();
+  return platform_oom_rose(&self->oom_before, &now);
 }
 
 /* The error that calls in flight and the opener of the pool get. */
 static pyproc_error *make_error(struct worker *self, const platform_exit *exit, bool was_ready) {
-  char text[160], method[256] = "";
+  char text[256], method[256] = "";
   uint64_t id = 0;
   pyproc_error *error;
   const pyproc_error *reason = self->connection->reason;
   bool said_why = reason != NULL && pyproc_error_code(reason) != PYPROC_E_UNAVAILABLE;
+  char *stacks = stacks_read(self->stacks_fd);
+  bool stuck = was_stuck(self, exit, stacks);
+  if (stuck && self->hang == HANG_NONE) self->hang = HANG_CALL;
   describe_exit(self, exit, text, sizeof text);
-  bool stuck = was_stuck(self, exit);
+  const char *oom = find_oom(self, exit);
   bool running = self->connection->protocol->running(self->connection, &id, method, sizeof method);
   if (self->verdict != NULL)
     error = error_copy(self->verdict);
   else if (said_why)
     error = error_copy(reason);
   else if (was_ready)
-    error = error_new(PYPROC_E_UNAVAILABLE, "%s%s%s%s%s",
-                      atomic_load(&self->shop->closing) ? "the pool was closed: "
-                      : !self->is_wanted                ? "its worker was replaced: "
-                                                        : "",
-                      text, running ? " in " : "", method,
-                      stuck ? ", which did not end although its call was given up (option cancel_grace_ms)" : "");
+    error = error_new(
+        PYPROC_E_UNAVAILABLE, "%s%s%s%s%s",
+        atomic_load(&self->shop->closing) ? "the pool was closed: "
+        : !self->is_wanted                ? "its worker was replaced: "
+                                          : "",
+        text, running ? " in " : "", method,
+        self->hang == HANG_CALL ? ", which did not end although its call was given up (option cancel_grace_ms)" : "");
   else
     error = error_new(PYPROC_E_UNAVAILABLE, "%s before it was ready: does %s %s?", text, self->edition->options->script,
                       self->shop->launch->task);
+  if (oom != NULL) error_append(error, "; most likely for want of memory: the %s's count of OOM kills has grown", oom);
   char *tail = self->tail != NULL ? log_tail_text(self->tail) : NULL;
   pyproc_crash crash = {.size = sizeof crash,
                         .pid = self->pid,
                         .signal = exit->signal,
                         .exit_status = exit->exit_status,
+                        .oom_killed = oom != NULL,
                         .rss_bytes = exit->rss_bytes,
                         .cpu_ms = exit->cpu_ms,
                         .call_id = (int64_t)id,
                         .method = method,
                         .log = tail != NULL ? tail : "",
-                        .stacks = ""};
+                        .stacks = stacks != NULL ? stacks : "",
+                        .status_known = exit->known};
   error_set_worker(error, self->pid);
   error_set_stop(error, stuck ? PYPROC_STOP_KILLED : PYPROC_STOP_NONE);
   error_set_log(error, crash.log);
   error_set_crash(error, &crash);
   free(tail);
+  free(stacks);
   return error;
+}
+
+/* The stacks that the log does not have yet, line by line. */
+static void log_stacks(struct worker *self) {
+  char *text = stacks_read(self->stacks_fd);
+  size_t size = text != NULL ? strlen(text) : 0;
+  for (char *rest = NULL, *line = size > self->stacks_logged ? strtok_r(text + self->stacks_logged, "\n", &rest) : NULL;
+       line != NULL; line = strtok_r(NULL, "\n", &rest))
+    log_write(self->shop->log, PYPROC_LOG_ERROR, self->pid, "%s", line);
+  if (size > self->stacks_logged) self->stacks_logged = size;
+  free(text);
+}
+
+/* What is known of a process that hangs and has not ended. */
+static void tell_hang(struct worker *self, const pyproc_crash *crash) {
+  char text[256], method[256] = "";
+  uint64_t id = 0;
+  if (self->hang == HANG_NONE || self->hang_told || is_expected(self)) return;
+  self->hang_told = true;
+  describe_hang(self, text, sizeof text);
+  log_stacks(self);
+  if (crash != NULL) {
+    tell(self, PYPROC_EVENT_WORKER_HUNG, text, crash);
+    return;
+  }
+  self->connection->protocol->running(self->connection, &id, method, sizeof method);
+  char *tail = self->tail != NULL ? log_tail_text(self->tail) : NULL, *stacks = stacks_read(self->stacks_fd);
+  int64_t rss_bytes = platform_process_rss(self->pid);
+  pyproc_crash so_far = {.size = sizeof so_far,
+                         .pid = self->pid,
+                         .rss_bytes = rss_bytes > 0 ? rss_bytes : 0,
+                         .call_id = (int64_t)id,
+                         .method = method,
+                         .log = tail != NULL ? tail : "",
+                         .stacks = stacks != NULL ? stacks : ""};
+  tell(self, PYPROC_EVENT_WORKER_HUNG, text, &so_far);
+  free(tail);
+  free(stacks);
+}
+
+/* Whether what ran may be why it ended. SIGKILL and the like come from outside, unless memory ran out, or a handler did not
+ * end; and one that was stopped, or whose threads are starved, has not been so by a request. */
+static bool may_blame_request(const struct worker *self, const platform_exit *exit, const pyproc_crash *crash) {
+  if (is_expected(self) || self->verdict != NULL) return false;
+  if (self->hang != HANG_NONE) return self->hang == HANG_CALL;
+  if (exit->signal == SIGKILL) return crash != NULL && crash->oom_killed;
+  return exit->signal != SIGTERM && exit->signal != SIGINT && exit->signal != SIGHUP && exit->signal != SIGQUIT;
+}
+
+/* Counts the death against the requests whose handlers ran. The connection was drained, and its calls are still in it. */
+static void blame_requests(struct worker *self, const platform_exit *exit, const pyproc_error *error, int64_t now_ns) {
+  enum { SUSPECTS_MAX = 64 };
+  uint64_t keys[SUSPECTS_MAX];
+  const pyproc_crash *crash = pyproc_error_crash(error);
+  const struct options *options = self->shop->options;
+  poison *table = self->shop->admission->poison;
+  const protocol *ops = self->connection->protocol;
+  if (table == NULL || ops->suspects == NULL || !may_blame_request(self, exit, crash)) return;
+  int count = ops->suspects(self->connection, keys, SUSPECTS_MAX);
+  for (int i = 0; i < count; i++) {
+    if (!poison_blame(table, keys[i], pyproc_error_message(error), now_ns)) continue;
+    log_write(self->shop->log, PYPROC_LOG_ERROR, self->pid,
+              "worker %d: a request%s%s has killed %" PRId64
+              " workers, one after the other (option poison_limit): it is "
+              "refused for %" PRId64 " ms (option poison_rest_ms)",
+              self->index, count == 1 && crash != NULL ? " to " : "", count == 1 && crash != NULL ? crash->method : "",
+              options->poison_limit, options->poison_rest_ms);
+  }
 }
 
 static void take_last_lines(struct worker *self) {
@@ -447,6 +572,7 @@ static void free_output(struct worker *self) {
   }
   log_tail_free(self->tail);
   self->tail = NULL;
+  close_stacks(self);
 }
 
 /* Lets go of what belonged to the process, once no caller is inside. */
@@ -477,10 +603,13 @@ static void bury(struct worker *self, const platform_exit *exit, int64_t now_ns)
   self->connection->protocol->drain(self->connection);
   bool had_good_call = atomic_load(&self->connection->good_calls) > 0;
   pyproc_error *error = make_error(self, exit, was != WORKER_STARTING);
+  log_stacks(self);
   /* its socket may have ended before it: that it is leaving does not mean that we sent it away */
   log_write(self->shop->log, is_expected(self) ? PYPROC_LOG_DEBUG : PYPROC_LOG_ERROR, self->pid, "worker %d: %s",
             self->index, pyproc_error_message(error));
+  if (was != WORKER_STARTING) blame_requests(self, exit, error, now_ns);
   admission_lose(self->shop->admission, self->connection, error);
+  tell_hang(self, pyproc_error_crash(error));
   if (!is_expected(self)) tell(self, PYPROC_EVENT_WORKER_DIED, pyproc_error_message(error), pyproc_error_crash(error));
   self->restart_ns = now_ns + ms(pause_after(self, !had_good_call && !is_expected(self), now_ns));
   if (is_expected(self))
@@ -501,6 +630,43 @@ static bool bury_if_ended(struct worker *self, int64_t now_ns) {
   platform_kill_group(self->pid, SIGKILL);
   bury(self, &exit, now_ns);
   return true;
+}
+
+/* The ladder of a process that hangs: it is asked for its stacks, which it writes whatever it runs unless it is stopped,
+ * then told to end, then killed. Its calls fail, or move, when it has ended. */
+static void begin_to_end_hung(struct worker *self, worker_hang hang, int64_t now_ns) {
+  char text[256];
+  self->hang = hang;
+  describe_hang(self, text, sizeof text);
+  log_write(self->shop->log, PYPROC_LOG_ERROR, self->pid, "worker %d: %s; it is ended, its threads:", self->index,
+            text);
+  atomic_store(&self->connection->capacity, 0); /* no call is given to it */
+  if (self->stacks_fd >= 0 && self->connection->stacks_signal != 0)
+    platform_signal(self->pid, self->connection->stacks_signal);
+  self->state = WORKER_LEAVING;
+  self->leaving_step = STEP_STACKS;
+  self->due_ns = now_ns + ms(STACKS_WAIT_MS);
+}
+
+static void look_at_health(struct worker *self, int64_t now_ns) {
+  const protocol *ops = self->connection->protocol;
+  health_facts facts = {0};
+  if (self->state != WORKER_READY || now_ns < self->health.due_ns || ops->look == NULL) return;
+  ops->look(self->connection, &facts);
+  switch (health_look(&self->health, &facts, now_ns)) {
+  case HEALTH_ASK:
+    if (ops->ping != NULL) ops->ping(self->connection, self->health.ping);
+    watch_socket(self); /* somebody has to read the answer */
+    break;
+  case HEALTH_SILENT:
+    begin_to_end_hung(self, HANG_SILENT, now_ns);
+    break;
+  case HEALTH_STILL:
+    begin_to_end_hung(self, HANG_STILL, now_ns);
+    break;
+  case HEALTH_FINE:
+    break;
+  }
 }
 
 static void end_now(struct worker *self, int64_t now_ns) {
@@ -559,6 +725,8 @@ static void become_ready(struct worker *self) {
   if (self->state != WORKER_STARTING) return;
   self->state = WORKER_READY;
   self->due_ns = INT64_MAX;
+  health_begin(&self->health, self->shop->options->health_interval_ms, self->shop->options->health_timeout_ms,
+               platform_random64(), platform_now_ns());
   say(self, PYPROC_LOG_DEBUG, "ready");
   admission_dispatch(self->shop->admission);
   tell(self, PYPROC_EVENT_WORKER_READY, "ready", NULL);
@@ -621,7 +789,8 @@ static void do_what_is_due(struct worker *self, int64_t now_ns) {
     end_now(self, now_ns);
     break;
   case WORKER_LEAVING:
-    if (self->leaving_step == STEP_ASKED) {
+    if (self->leaving_step == STEP_STACKS) tell_hang(self, NULL);
+    if (self->leaving_step < STEP_TERMINATED) {
       platform_kill_group(self->pid, SIGTERM);
       self->leaving_step = STEP_TERMINATED;
       self->due_ns = now_ns + ms(TERM_GRACE_MS);
@@ -640,6 +809,10 @@ static void do_what_is_due(struct worker *self, int64_t now_ns) {
   }
 }
 
+static int64_t earlier(int64_t one, int64_t other) {
+  return one < other ? one : other;
+}
+
 int64_t worker_step(struct worker *self, int64_t now_ns) {
   if (atomic_exchange(&self->became_ready, false)) become_ready(self);
   if (atomic_exchange(&self->became_broken, false)) become_broken(self, now_ns);
@@ -648,13 +821,15 @@ int64_t worker_step(struct worker *self, int64_t now_ns) {
     worker_leave(self, self->shop->options->drain_timeout_ms);
   if (now_ns >= self->due_ns) do_what_is_due(self, now_ns);
   end_if_overdue(self, now_ns);
+  look_at_health(self, now_ns);
   bool wants_pump = atomic_exchange(&self->wants_pump, false), wants_watch = atomic_exchange(&self->wants_watch, false);
   if ((wants_pump || wants_watch) && self->state != WORKER_DOWN && self->state != WORKER_GONE) {
     if (wants_pump) self->connection->protocol->pump(self->connection);
     watch_socket(self);
   }
-  int64_t answer_due_ns = self->state == WORKER_READY ? atomic_load(&self->connection->answer_due_ns) : INT64_MAX;
-  return self->due_ns < answer_due_ns ? self->due_ns : answer_due_ns;
+  if (self->state != WORKER_READY) return self->due_ns;
+  int64_t due_ns = earlier(self->due_ns, atomic_load(&self->connection->answer_due_ns));
+  return earlier(due_ns, self->health.due_ns);
 }
 
 void worker_clear(struct worker *self) {

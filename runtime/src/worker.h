@@ -6,7 +6,8 @@
  *   STARTING  spawned; has to be reached, and ready, until `start_due_ns`
  *   READY     gets calls
  *   RETIRING  gets no more calls, and ends those that it has, at most until `due_ns`
- *   LEAVING   told to end: by the end of its input, then SIGTERM, then SIGKILL, the next step at `due_ns`
+ *   LEAVING   told to end, the next step at `due_ns`: by the end of its input, or, where it hangs, asked for its stacks; then
+ *             SIGTERM, then SIGKILL
  *   GONE      ended and reaped; a calling thread is still inside the connection
  */
 #ifndef PYPROC_WORKER_H
@@ -14,6 +15,7 @@
 
 #include "admission.h"
 #include "breaker.h"
+#include "health.h"
 #include "launch.h"
 #include "log.h"
 #include "options.h"
@@ -37,6 +39,14 @@ typedef enum worker_source {
   WORKER_STDERR,
   WORKER_SOURCES
 } worker_source;
+
+/* Why a process is thought to hang. */
+typedef enum worker_hang {
+  HANG_NONE,
+  HANG_SILENT, /* it does not answer pings */
+  HANG_STILL,  /* requests wait, and it begins none */
+  HANG_CALL    /* a handler went on past its deadline and the grace; the process has killed itself for it */
+} worker_hang;
 
 /* What processes are started with. The pool's first one lives as long as the pool, later ones as long as places refer to
  * them. */
@@ -91,6 +101,12 @@ struct worker {
   worker_watch watches[WORKER_SOURCES];
   log_stream *streams[2];
   log_tail *tail;
+  int stacks_fd;           /* of the process, stacks.h; -1: none */
+  size_t stacks_logged;    /* bytes of them that the log has */
+  platform_oom oom_before; /* when it was started */
+  health health;
+  worker_hang hang;
+  bool hang_told;
   backoff backoff;                /* after starts that failed, and processes that died before a good call */
   bool has_failed;                /* that happened just now: for the guard, who takes it back */
   bool is_probe;                  /* may be started also while the breaker is half open */

@@ -152,7 +152,7 @@ def test_quick_start_runs(build: Build, work: Path) -> None:
         (work / f"{name}.c").write_text(code, encoding="utf-8")
         build.link(f"{name}.c", name, work)
         assert build.run([f"./{name}"], work) == "84\n"
-    loops = {"readme_loop": readme("c", "pyproc_pool_fd"),
+    loops = {"readme_loop": readme("c", "struct pollfd readable"),
              "header_loop": next(code for _, code in snippets(HEADER, "c") if "pyproc_pool_fd" in code)}
     for name, code in loops.items():
         (work / f"{name}.c").write_text(code, encoding="utf-8")
@@ -178,6 +178,53 @@ def test_streams_run(build: Build, work: Path) -> None:
     (work / "main.c").write_text(readme("c", "talk.pyproc.h"), encoding="utf-8")
     build.link("main.c", "main", work)
     assert build.run(["./main"], work) == "to\nbe\nor\n3\nTHAT IS\n"
+
+
+def test_the_daemon_is_the_tested_one() -> None:
+    """The README's program for production and its configuration are those that tests/programs/daemon.py drives."""
+    programs = SOURCE / "tests/programs"
+    assert readme("c", "signalfd") == (programs / "daemon.c").read_text(encoding="utf-8")
+    assert readme("yaml", "workers:") == (programs / "daemon.yaml").read_text(encoding="utf-8")
+
+
+SUPERVISION = re.compile(r'#include "(worker|launch|spawn|roster|framed\w*|private_dir|method_table|shape|zygote|poison|'
+                         r'process_limits)\.h"')
+LITERAL = r'(?:"(?:[^"\\\n]|\\.)*"|PRI[a-z]64)'
+NO_LINES = {"connection closed", "the host died"}  # what a handler is told of its cancel
+
+
+def texts_of(path: Path) -> List[str]:
+    """The texts in a C file that are made of words, each with what is between its parts taken out."""
+    code = re.sub(r"/\*.*?\*/|^#.*?$", "", path.read_text(encoding="utf-8"), flags=re.S | re.M)
+    joined = ["".join(re.findall(r'"((?:[^"\\]|\\.)*)"', text)).replace('\\"', '"').replace("\\n", "")
+              for text in re.findall(rf"{LITERAL}(?:\s+{LITERAL})*", code)]
+    return [text for text in joined if re.search(r"[a-z]{2} |[a-z]{3}.* [a-z]{2}", text)]
+
+
+def is_told(text: str, told: List[str]) -> bool:
+    """Whether one of the lines is what a format makes, whatever stands for its conversions."""
+    parts = re.split(r"%[-+ #0]*[\d*]*(?:\.[\d*]+)?(?:hh|h|ll|l|z)?[a-z]?", " ".join(text.split()))
+    pattern = re.compile(".*".join(re.escape(part) for part in parts))
+    return any(pattern.search(line) for line in told)
+
+
+def test_the_runbook_has_all_lines() -> None:
+    """docs/ops.md has every text that supervision may log, every event, every code and every figure of health."""
+    page = (SOURCE / "docs/ops.md").read_text(encoding="utf-8")
+    told = [" ".join(line.split()) for line in re.findall(r"`([^`]+)`", page)]
+    sources = [(path, path.read_text(encoding="utf-8")) for path in sorted((SOURCE / "runtime/src").glob("*.c"))]
+    files = [path for path, code in sources if SUPERVISION.search(code) or "log_write(" in code]
+    assert len(files) > 10
+    texts = [(path.name, text) for path in [*files, SOURCE / "worker/src/control.c"] for text in texts_of(path)
+             if text not in NO_LINES]
+    assert len(texts) > 80
+    missing = [f"{name}: {text}" for name, text in texts if not is_told(text, told)]
+    assert not missing, "docs/ops.md does not tell of:\n" + "\n".join(missing)
+    header = HEADER.read_text(encoding="utf-8")
+    names = re.findall(r"^  (PYPROC_(?:E|EVENT)_\w+)", header, re.M)
+    names += re.findall(r"^  int64_t (\w+);.*$", header.split("typedef struct pyproc_health {")[1].split("}")[0], re.M)
+    assert len(names) > 25
+    assert not [name for name in names if f"`{name}`" not in page]
 
 
 INSIDES = {  # what the README's snippets that are no programs print, by a word that each has alone

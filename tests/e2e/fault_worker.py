@@ -86,6 +86,17 @@ def die(body: Any) -> Any:
 
 
 @expose
+def die_every_other_time(body: Any) -> Any:
+    """Ends the process every other time, over all processes that leave their notes in the same file."""
+    note("call")
+    with open(os.environ["E2E_NOTES"], encoding="utf-8") as file:
+        calls = file.read().splitlines().count("call")
+    if calls % 2 == 1:
+        os._exit(9)
+    return body
+
+
+@expose
 def crash(body: Any) -> Any:
     """Dies of a signal."""
     os.kill(os.getpid(), getattr(signal, body["signal"]))
@@ -138,6 +149,26 @@ def shout(body: Any) -> Any:
 def child(body: Any) -> Any:
     """Leaves a child behind that ignores the end of its parent."""
     return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]).pid
+
+
+@expose
+def children(body: Any) -> Any:
+    """Leaves so many children behind, that notice no SIGTERM."""
+    pids = []
+    for _ in range(body):
+        pid = os.fork()
+        if pid == 0:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            while True:
+                signal.pause()
+        pids.append(pid)
+    return pids
+
+
+@expose
+def clock(body: Any) -> Any:
+    """The time of day here."""
+    return int(time.time())
 
 
 @expose

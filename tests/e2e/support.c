@@ -16,7 +16,7 @@ static char *temporary_folder;
 static char *paths[PATHS_MAX];
 static int path_count;
 
-static int count_fds(void) {
+int count_fds(void) {
   int count = 0;
   DIR *folder = opendir("/proc/self/fd");
   while (readdir(folder) != NULL) count++;
@@ -37,20 +37,22 @@ static long parent_of(const char *pid) {
   return end != NULL && strlen(end) > 4 ? strtol(end + 4, NULL, 10) : -1;
 }
 
-static long find_child(void) {
-  long found = 0;
+int count_children(long *ret_one) {
+  int count = 0;
   DIR *folder = opendir("/proc");
-  for (const struct dirent *entry; found == 0 && (entry = readdir(folder)) != NULL;)
-    if (entry->d_name[0] >= '1' && entry->d_name[0] <= '9' && parent_of(entry->d_name) == getpid())
-      found = strtol(entry->d_name, NULL, 10);
+  for (const struct dirent *entry; (entry = readdir(folder)) != NULL;) {
+    if (entry->d_name[0] < '1' || entry->d_name[0] > '9' || parent_of(entry->d_name) != getpid()) continue;
+    if (ret_one != NULL) *ret_one = strtol(entry->d_name, NULL, 10);
+    count++;
+  }
   closedir(folder);
-  return found;
+  return count;
 }
 
 int support_setup(void **state) {
   (void)state;
   fds_before = count_fds();
-  child_before = find_child() != 0;
+  child_before = count_children(NULL) != 0;
   return 0;
 }
 
@@ -77,8 +79,8 @@ int support_teardown(void **state) {
   }
   if (fds != fds_before) print_error("%d descriptors before the test, %d after it\n", fds_before, fds);
   if (child_before) return fds == fds_before ? 0 : -1;
-  long child = find_child();
-  bool none = child == 0 && waitpid(-1, NULL, WNOHANG) == -1 && errno == ECHILD;
+  long child = 0;
+  bool none = count_children(&child) == 0 && waitpid(-1, NULL, WNOHANG) == -1 && errno == ECHILD;
   if (!none) print_error("a child process is left: %ld\n", child);
   return fds == fds_before && none ? 0 : -1;
 }
@@ -309,6 +311,29 @@ bool process_lives(long pid) {
   if (fscanf(file, "%*d (%*[^)]) %c", &state) != 1) state = 0;
   fclose(file);
   return state != 0 && state != 'Z' && state != 'X';
+}
+
+bool is_under_valgrind(void) {
+  const char *preloaded = getenv("LD_PRELOAD");
+  return preloaded != NULL && strstr(preloaded, "vgpreload") != NULL;
+}
+
+bool is_child(long pid) {
+  char name[32];
+  snprintf(name, sizeof name, "%ld", pid);
+  return parent_of(name) == getpid();
+}
+
+long status_of(long pid, const char *what) {
+  char path[64], line[256];
+  long number = -1;
+  snprintf(path, sizeof path, "/proc/%ld/status", pid);
+  FILE *file = fopen(path, "r");
+  if (file == NULL) return -1;
+  while (number < 0 && fgets(line, sizeof line, file) != NULL)
+    if (strncmp(line, what, strlen(what)) == 0) number = strtol(line + strlen(what), NULL, 10);
+  fclose(file);
+  return number;
 }
 
 long worker_pid(pyproc_pool *pool) {

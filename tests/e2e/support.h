@@ -32,6 +32,17 @@
 #define LENGTH(array) (sizeof(array) / sizeof *(array))
 #define MIB ((size_t)1 << 20)
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define IS_MEASURED false /* memory: the sanitizer's is not ours */
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define IS_MEASURED false
+#endif
+#endif
+#ifndef IS_MEASURED
+#define IS_MEASURED true
+#endif
+
 /* One test, with the checks before and after it. */
 #define E2E_TEST(function) cmocka_unit_test_setup_teardown(function, support_setup, support_teardown)
 int support_setup(void **state);
@@ -118,6 +129,21 @@ void run_threads(int count, void (*function)(int number, void *argument), void *
 
 /* Whether there is such a process that is no zombie. */
 bool process_lives(long pid);
+
+/* Whether valgrind runs this process. */
+bool is_under_valgrind(void);
+
+/* Whether it is a child of this process, also one that has ended and was not waited for. */
+bool is_child(long pid);
+
+/* A number of /proc/PID/status, "VmRSS:" in KiB or "Threads:"; -1: there is none. */
+long status_of(long pid, const char *what);
+
+/* Children of this process, ended ones that were not waited for among them; one of them. NULL is fine. */
+int count_children(long *ret_one);
+
+/* Descriptors that this process has open. */
+int count_fds(void);
 
 /* The pid of the one worker of a pool over fault_worker.py. */
 long worker_pid(pyproc_pool *pool);

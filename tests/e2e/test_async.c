@@ -817,5 +817,6 @@ int main(void) {
       BOTH(freeing_races_with_closing),
       BOTH(forked_child_has_no_use_for_it),
   };
+  cmocka_set_test_filter(getenv("PYPROC_TEST_FILTER"));
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -150,6 +150,7 @@ static void test_a_worker_that_had_answered_counts_nowhere(void **state) {
   pyproc_pool_options options = options_of(path, &lines);
   options.restart_max = 1;
   options.breaker_failures = 1;
+  options.poison_limit = PYPROC_OFF;
   pyproc_pool *pool = open_pool(&options);
   for (int i = 0; i < 10; i++) {
     call_number(pool, "pid", "null");

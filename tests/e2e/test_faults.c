@@ -233,6 +233,35 @@ static void test_children_of_workers(void **state) {
   }
 }
 
+enum { CHILDREN = 50 };
+
+static void leave_children(pyproc_pool *pool, long pids[CHILDREN]) {
+  char body[16];
+  snprintf(body, sizeof body, "%d", CHILDREN);
+  char *reply = call_json(pool, "children", body), *rest = reply;
+  for (int i = 0; i < CHILDREN; i++) {
+    pids[i] = strtol(rest + 1, &rest, 10); /* behind '[' or ',' */
+    assert_true(process_lives(pids[i]));
+  }
+  pyproc_reply_free(reply);
+}
+
+/* They take no notice of SIGTERM, and go with their worker's group: when it is killed, and when it is asked to leave. */
+static void test_many_children_of_workers(void **state) {
+  (void)state;
+  pyproc_pool *pool = open_faults(NULL);
+  long pids[CHILDREN];
+  leave_children(pool, pids);
+  kill((pid_t)worker_pid(pool), SIGKILL);
+  for (int i = 0; i < CHILDREN; i++) WAIT_FOR(!process_lives(pids[i]));
+  leave_children(pool, pids);
+  assert_int_equal(pyproc_pool_reload(pool, NULL, NULL), PYPROC_OK);
+  for (int i = 0; i < CHILDREN; i++) WAIT_FOR(!process_lives(pids[i]));
+  leave_children(pool, pids);
+  pyproc_pool_close(pool);
+  for (int i = 0; i < CHILDREN; i++) WAIT_FOR(!process_lives(pids[i]));
+}
+
 static void test_no_inherited_descriptors(void **state) {
   (void)state;
   const char *path = temporary_path("leaked");
@@ -272,6 +301,7 @@ int main(void) {
       E2E_TEST(test_kill_when_idle),
       E2E_TEST(test_bystanders),
       E2E_TEST(test_children_of_workers),
+      E2E_TEST(test_many_children_of_workers),
       E2E_TEST(test_no_inherited_descriptors),
       E2E_TEST(test_stop_self),
   };

@@ -209,15 +209,9 @@ static void *call_on(void *argument) {
   return NULL;
 }
 
-/* In the forked child valgrind takes what other threads of the parent held for lost, and says so by the exit status. */
-static bool is_under_valgrind(void) {
-  const char *preloaded = getenv("LD_PRELOAD");
-  return preloaded != NULL && strstr(preloaded, "vgpreload") != NULL;
-}
-
 static void test_fork_during_calls(void **state) {
   (void)state;
-  if (is_under_valgrind()) skip();
+  if (is_under_valgrind()) skip(); /* in the child it takes what other threads of the parent held for lost */
   pyproc_pool_options options = options_for("fault_worker.py");
   busy self = {.pool = open_pool(&options)};
   pthread_t threads[4];
@@ -294,6 +288,8 @@ static int ignore_child_signals(void) {
   CHECK(pyproc_call_json(pool, "die", "{\"status\": 7}", NULL, &reply, &error) == PYPROC_E_UNAVAILABLE);
   CHECK(strstr(pyproc_error_message(error), "has ended") != NULL ||
         strstr(pyproc_error_message(error), "status 7") != NULL);
+  CHECK((strstr(pyproc_error_message(error), "its exit status is unknown") == NULL) ==
+        (pyproc_error_crash(error)->status_known == 1));
   CHECK(pyproc_error_may_have_run(error) == 1);
   pyproc_error_free(error);
   CHECK(pyproc_call_json(pool, "ping", "2", NULL, &reply, NULL) == 0);
@@ -326,6 +322,41 @@ static int wait_for_any(void) {
 static void test_host_waits_for_any(void **state) {
   (void)state;
   for (int i = 0; i < scaled(5); i++) assert_int_equal(in_process("wait_for_any"), 0);
+}
+
+static void take_all_children(int number) {
+  int before = errno;
+  (void)number;
+  while (waitpid(-1, NULL, WNOHANG) > 0) {}
+  errno = before;
+}
+
+/* A handler that waits for any child: where it comes first, the status is not known, and is not invented. */
+static int handle_child_signals(void) {
+  pyproc_pool *pool = NULL;
+  char *reply = NULL;
+  pyproc_pool_options options = options_for("fault_worker.py");
+  const struct sigaction action = {.sa_handler = take_all_children, .sa_flags = SA_RESTART};
+  CHECK(sigaction(SIGCHLD, &action, NULL) == 0);
+  CHECK(pyproc_pool_open(&options, &pool, NULL) == 0);
+  for (int i = 0; i < scaled(10); i++) {
+    pyproc_error *error = NULL;
+    CHECK(pyproc_call_json(pool, "die", "{\"status\": 7}", NULL, &reply, &error) == PYPROC_E_UNAVAILABLE);
+    const pyproc_crash *crash = pyproc_error_crash(error);
+    bool is_known = strstr(pyproc_error_message(error), "exited with status 7") != NULL;
+    CHECK(is_known || strstr(pyproc_error_message(error), "the host took its exit status") != NULL);
+    CHECK(crash != NULL && crash->signal == 0 && (crash->exit_status == 7) == is_known);
+    pyproc_error_free(error);
+    CHECK(pyproc_call_json(pool, "ping", "1", NULL, &reply, NULL) == 0);
+    pyproc_reply_free(reply);
+  }
+  pyproc_pool_close(pool);
+  return 0;
+}
+
+static void test_host_handles_sigchld(void **state) {
+  (void)state;
+  assert_int_equal(in_process("handle_child_signals"), 0);
 }
 
 /* A terminal's Ctrl-C goes to the host alone. */
@@ -365,25 +396,32 @@ static void test_closed_standard_streams(void **state) {
   assert_int_equal(in_process("without_standard_streams"), 0);
 }
 
+static const char *handshake; /* of what is opened next */
+
 static void *open_in_thread(void *argument) {
-  pyproc_pool_options options = options_for("fault_worker.py");
+  pyproc_pool_options options = options_for(handshake != NULL ? "bare_worker.py" : "fault_worker.py");
+  options.handshake = handshake;
   pyproc_pool_open(&options, argument, NULL);
   return NULL;
 }
 
-/* A worker belongs to the process, not to the thread that opened its pool. */
+/* A worker belongs to the process, not to the thread that opened its pool; also one that the kernel kills with who
+ * started it. */
 static void test_opened_by_short_lived_thread(void **state) {
   (void)state;
-  pyproc_pool *pool = NULL;
-  pthread_t thread;
-  assert_int_equal(pthread_create(&thread, NULL, open_in_thread, &pool), 0);
-  pthread_join(thread, NULL);
-  assert_non_null(pool);
-  pause_ms(100);
-  long pid = worker_pid(pool);
-  pause_ms(100);
-  assert_int_equal(worker_pid(pool), pid);
-  pyproc_pool_close(pool);
+  for (int round = 0; round < 2; round++) {
+    pyproc_pool *pool = NULL;
+    pthread_t thread;
+    handshake = round == 0 ? NULL : "none";
+    assert_int_equal(pthread_create(&thread, NULL, open_in_thread, &pool), 0);
+    pthread_join(thread, NULL);
+    assert_non_null(pool);
+    pause_ms(100);
+    long pid = worker_pid(pool);
+    pause_ms(100);
+    assert_int_equal(worker_pid(pool), pid);
+    pyproc_pool_close(pool);
+  }
 }
 
 static int with_few_descriptors(void) {
@@ -413,13 +451,55 @@ static void test_few_descriptors(void **state) {
   assert_int_equal(in_process("with_few_descriptors"), 0);
 }
 
+/* Takes all descriptors that are left. Returns the last one; the others are those below it. */
+static int take_descriptors(void) {
+  int last = -1;
+  for (int fd; (fd = dup(0)) >= 0;) last = fd;
+  return last;
+}
+
+/* The pool is open already: calls go on, but a worker that dies cannot be replaced until there are some again. */
+static int out_of_descriptors(void) {
+  pyproc_pool *pool = NULL;
+  pyproc_error *error = NULL;
+  char *reply = NULL;
+  pyproc_pool_options options = options_for("fault_worker.py");
+  pyproc_call_options call = PYPROC_CALL_OPTIONS_INIT;
+  const struct rlimit limit = {.rlim_cur = 64, .rlim_max = 64};
+  options.restart_max = options.breaker_failures = PYPROC_OFF;
+  call.timeout_ms = 500;
+  CHECK(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+  CHECK(pyproc_pool_open(&options, &pool, NULL) == 0);
+  int last = take_descriptors();
+  CHECK(last > 0);
+  long pid = ask_pid(pool);
+  CHECK(pid > 0 && ask_pid(pool) == pid);
+  CHECK(kill((pid_t)pid, SIGKILL) == 0);
+  while (process_lives(pid)) pause_ms(2);
+  int more = take_descriptors(); /* those of the worker, too */
+  if (more > last) last = more;
+  CHECK(pyproc_call_json(pool, "ping", "1", &call, &reply, &error) == PYPROC_E_DEADLINE_EXCEEDED);
+  CHECK(strstr(pyproc_error_message(error), "ulimit -n") != NULL);
+  CHECK(pyproc_error_may_have_run(error) == 0);
+  pyproc_error_free(error);
+  for (int i = 0; i < 20; i++) close(last--);
+  CHECK(pyproc_call_json(pool, "ping", "2", NULL, &reply, NULL) == 0);
+  pyproc_reply_free(reply);
+  pyproc_pool_close(pool);
+  return 0;
+}
+
+static void test_out_of_descriptors(void **state) {
+  (void)state;
+  assert_int_equal(in_process("out_of_descriptors"), 0);
+}
+
 static const struct {
   const char *name;
   int (*function)(void);
-} processes[] = {{"ignore_child_signals", ignore_child_signals},
-                 {"wait_for_any", wait_for_any},
-                 {"without_standard_streams", without_standard_streams},
-                 {"with_few_descriptors", with_few_descriptors}};
+} processes[] = {{"ignore_child_signals", ignore_child_signals}, {"wait_for_any", wait_for_any},
+                 {"handle_child_signals", handle_child_signals}, {"without_standard_streams", without_standard_streams},
+                 {"with_few_descriptors", with_few_descriptors}, {"out_of_descriptors", out_of_descriptors}};
 
 static int run_process(const char *name) {
   for (size_t i = 0; i < LENGTH(processes); i++)
@@ -440,10 +520,12 @@ int main(void) {
       E2E_TEST(test_no_sigpipe),
       E2E_TEST(test_host_ignores_sigchld),
       E2E_TEST(test_host_waits_for_any),
+      E2E_TEST(test_host_handles_sigchld),
       E2E_TEST(test_own_process_group),
       E2E_TEST(test_closed_standard_streams),
       E2E_TEST(test_opened_by_short_lived_thread),
       E2E_TEST(test_few_descriptors),
+      E2E_TEST(test_out_of_descriptors),
   };
   return RUN_TESTS(tests);
 }

@@ -316,6 +316,48 @@ static void test_a_successor_that_fails_is_tried_again(void **state) {
   pyproc_pool_close(pool);
 }
 
+enum { SLOW_CALLERS = 6 };
+
+static void sleep_on(int number, void *argument) {
+  char *body = NULL;
+  pause_ms(number * 50);
+  if (pyproc_call_json(argument, "sleep", "400", NULL, &body, NULL) < 0) atomic_fetch_add(&work_failures, 1);
+  pyproc_reply_free(body);
+}
+
+static void watch_children(int number, void *argument) {
+  static atomic_int sleeping;
+  if (number < SLOW_CALLERS) {
+    atomic_fetch_add(&sleeping, 1);
+    sleep_on(number, argument);
+    atomic_fetch_sub(&sleeping, 1);
+    return;
+  }
+  int most = 0;
+  do {
+    int count = count_children(NULL);
+    if (count > most) most = count;
+    pause_ms(5);
+  } while (atomic_load(&sleeping) > 0);
+  if (most > 2) atomic_fetch_add(&work_failures, most);
+}
+
+/* Workers that are slow to leave do not pile up: there is one for each place, at the most. */
+static void test_recycled_while_old_ones_linger(void **state) {
+  (void)state;
+  const char *path = temporary_path("worker.py");
+  write_constant(path, 1);
+  pyproc_pool_options options = options_of(path, 1);
+  options.recycle_age_ms = 20;
+  options.drain_timeout_ms = 60000;
+  atomic_store(&work_failures, 0);
+  pyproc_pool *pool = open_counted(&options);
+  run_threads(SLOW_CALLERS + 1, watch_children, pool);
+  assert_int_equal(atomic_load(&work_failures), 0);
+  assert_true(atomic_load(&recycled) > 0);
+  pyproc_pool_close(pool);
+}
+
 /* ---- the end ---- */
 
 static void test_drain(void **state) {
@@ -394,6 +436,7 @@ int main(void) {
       E2E_TEST(test_recycled_by_age),
       E2E_TEST(test_recycled_by_memory),
       E2E_TEST(test_a_successor_that_fails_is_tried_again),
+      E2E_TEST(test_recycled_while_old_ones_linger),
       E2E_TEST(test_drain),
       E2E_TEST(test_drain_waits_for_calls),
       E2E_TEST(test_workers_die_during_a_reload),

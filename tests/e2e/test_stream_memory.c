@@ -9,31 +9,7 @@
 
 enum { MESSAGE_SIZE = 64 << 10, GROWTH_MAX_KIB = 16 << 10, MIB_DEFAULT = 103, AHEAD_MS = 500 };
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define IS_MEASURED false /* the sanitizer's memory is not ours */
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define IS_MEASURED false
-#endif
-#endif
-#ifndef IS_MEASURED
-#define IS_MEASURED true
-#endif
-
 static bool has_grpc;
-
-/* A line of /proc/PID/status, in KiB; -1: there is none. */
-static long memory_of(long pid, const char *what) {
-  char path[64], line[256];
-  long kib = -1;
-  snprintf(path, sizeof path, "/proc/%ld/status", pid);
-  FILE *file = fopen(path, "r");
-  if (file == NULL) return -1;
-  while (kib < 0 && fgets(line, sizeof line, file) != NULL)
-    if (strncmp(line, what, strlen(what)) == 0) kib = strtol(line + strlen(what), NULL, 10);
-  fclose(file);
-  return kib;
-}
 
 /* Makes the largest resident set that was ever seen the present one, where that can be had. */
 static void forget_peak(long pid) {
@@ -52,12 +28,12 @@ typedef struct measured {
 static void begin(measured *self, long pid) {
   self->pid = pid;
   forget_peak(pid);
-  self->before = memory_of(pid, "VmRSS:");
+  self->before = status_of(pid, "VmRSS:");
 }
 
 /* What it has grown by since, at the most. */
 static void expect_flat(const measured *self, const char *what) {
-  long peak = memory_of(self->pid, "VmHWM:");
+  long peak = status_of(self->pid, "VmHWM:");
   if (!IS_MEASURED || self->before < 0 || peak < 0) return;
   print_message("  %s: %ld KiB before, %ld at the most\n", what, self->before, peak);
   assert_in_range(peak - self->before + GROWTH_MAX_KIB, 0, 2 * GROWTH_MAX_KIB);

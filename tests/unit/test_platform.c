@@ -150,6 +150,60 @@ static void test_cpu_quota(void **state) {
   assert_int_equal(system(command), 0);
 }
 
+static platform_oom oom_of(const char *root, const char *list, const char *vmstat) {
+  char path[512], kernel[512];
+  put_file(root, "list", list);
+  put_file(root, "vmstat", vmstat);
+  snprintf(path, sizeof path, "%s/list", root);
+  snprintf(kernel, sizeof kernel, "%s/vmstat", root);
+  return platform_oom_count(root, path, kernel);
+}
+
+static void assert_oom(platform_oom found, int64_t group, int64_t system_wide) {
+  assert_int_equal(found.group, group);
+  assert_int_equal(found.system, system_wide);
+}
+
+static void test_oom_count(void **state) {
+  (void)state;
+  char root[] = "/tmp/pyproc-cgroup-XXXXXX";
+  char command[64];
+  if (!has_pidfd()) {
+    assert_oom(platform_oom_count("/sys/fs/cgroup", "/proc/self/cgroup", "/proc/vmstat"), -1, -1);
+    return;
+  }
+  assert_non_null(mkdtemp(root));
+  put_file(root, "a/memory.events", "low 0\nhigh 1\nmax 2\noom 9\noom_kill 3\noom_group_kill 8\n");
+  put_file(root, "a/b/cgroup.procs", "");
+  put_file(root, "memory/old/memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 5\n");
+  put_file(root, "unified/u/memory.events", "oom_kill 6\n");
+  put_file(root, "odd/memory.events", "oom_killer 4\n");
+  assert_oom(oom_of(root, "0::/a\n", "pgfault 1\noom_kill 17\nnr_free 2\n"), 3, 17);
+  assert_oom(oom_of(root, "0::/a/b\n", "pgfault 1\n"), 3, -1); /* from above */
+  assert_oom(oom_of(root, "0::/elsewhere/deeper\n", ""), -1, -1);
+  assert_oom(oom_of(root, "4:cpu,memory:/old\n0::/\n", "oom_kill 0\n"), 5, 0);
+  assert_oom(oom_of(root, "4:cpu:/old\n0::/u\n", "oom_kill"), 6, -1);
+  assert_oom(oom_of(root, "0::/odd\n", "oom_kill 1\n"), -1, 1);
+  assert_oom(oom_of(root, "nonsense\n:\n::\n", ""), -1, -1);
+  put_file(root, "memory.events", "oom_kill 2\n"); /* a container sees its own group as the root */
+  assert_oom(oom_of(root, "0::/\n", ""), 2, -1);
+  assert_oom(oom_of(root, "0::/../elsewhere\n", ""), 2, -1);
+  assert_oom(platform_oom_count(root, "/nonexistent", "/nonexistent"), -1, -1);
+  snprintf(command, sizeof command, "rm -r %s", root);
+  assert_int_equal(system(command), 0);
+}
+
+static void test_oom_rose(void **state) {
+  (void)state;
+  const platform_oom unknown = {-1, -1}, none = {0, 0}, group = {1, 1}, other = {0, 1};
+  assert_null(platform_oom_rose(&none, &none));
+  assert_null(platform_oom_rose(&unknown, &group)); /* since when? */
+  assert_null(platform_oom_rose(&group, &unknown));
+  assert_null(platform_oom_rose(&group, &none));
+  assert_string_equal(platform_oom_rose(&none, &group), "cgroup");
+  assert_string_equal(platform_oom_rose(&none, &other), "system");
+}
+
 /* ---- descriptors ---- */
 
 static void test_pipe_and_socketpair(void **state) {
@@ -568,6 +622,8 @@ int main(void) {
       TEST(test_clock_and_random),
       TEST(test_cpus),
       TEST(test_cpu_quota),
+      TEST(test_oom_count),
+      TEST(test_oom_rose),
       TEST(test_pipe_and_socketpair),
       TEST(test_close_leaves_errno),
       TEST(test_send_fd),

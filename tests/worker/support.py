@@ -207,8 +207,9 @@ class Host:
         script.write_text(text)
         return script
 
-    def spawn(self, text: str | Path, *arguments: str, page: bool = False, host_fd: int = -1, bootstrap: bool = True,
-              environ: dict[str, str] | None = None, python: tuple[str, ...] = (sys.executable,)) -> Worker:
+    def spawn(self, text: str | Path, *arguments: str, page: bool = False, host_fd: int = -1, stacks_fd: int = -1,
+              bootstrap: bool = True, environ: dict[str, str] | None = None,
+              python: tuple[str, ...] = (sys.executable,)) -> Worker:
         """Starts a script, given by its text or its path; no handshake yet."""
         script = self.write_script(text) if isinstance(text, str) else text
         ours, theirs = socket.socketpair()
@@ -218,6 +219,9 @@ class Host:
         if host_fd >= 0:
             variables["PYPROC_HOST_FD"] = str(host_fd)
             passed.append(host_fd)
+        if stacks_fd >= 0:
+            variables["PYPROC_STACKS_FD"] = str(stacks_fd)
+            passed.append(stacks_fd)
         starter = [str(worker_folder() / "pyproc_bootstrap.py")] if bootstrap else []
         command = [*python, *starter, str(script), *arguments]
         with open(script.parent / "stdout", "wb") as stdout, open(script.parent / "stderr", "wb") as stderr:

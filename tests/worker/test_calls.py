@@ -100,7 +100,7 @@ def test_hello_names_methods_and_shapes(host: Host) -> None:
     worker = host.start(SCRIPT)
     hello = worker.hello
     assert (hello["version"], hello["oldest"], hello["pid"]) == (1, 1, worker.process.pid)
-    assert hello["features"] == ["status_page", "streams", "shm"] and hello["threads"] == 1
+    assert hello["features"] == ["status_page", "streams", "ping", "shm"] and hello["threads"] == 1
     assert hello["methods"][0] == {
         "name": "shop.Math/Twice", "kind": "unary", "request": "google.protobuf.DoubleValue",
         "reply": "google.protobuf.DoubleValue", "fingerprint": "0123456789abcdef"}

@@ -215,6 +215,47 @@ def test_ping_is_answered_at_rest_and_under_a_handler(host: Host, tmp_path: Path
     assert worker.reply(id).json == "done"
 
 
+def test_pings_do_not_wake_python(host: Host) -> None:
+    worker = host.start(SCRIPT, page=True)
+    assert worker.page is not None
+    assert worker.call("echo", 1).json == 1
+    time.sleep(0.3)  # until it neither looks for more nor turns for what came before
+    turns = struct.unpack_from("=Q", worker.page, 16)[0]
+    for number in range(1, 20):
+        worker.wire.send(frame(PING, b"x", id=number), frame(PING, b"y", id=number))
+        assert [worker.wire.read().body, worker.wire.read().body] == [b"x", b"y"]
+        time.sleep(0.005)
+    assert struct.unpack_from("=Q", worker.page, 16)[0] <= turns + 2
+    assert worker.call("echo", 2).json == 2
+    id, request = worker.request("echo", 3)
+    data = frame(PING, b"z", id=99) + request
+    worker.wire.send(data[:40])  # a ping, and the beginning of a request
+    assert worker.wire.read().body == b"z"
+    worker.wire.send(data[40:])
+    assert worker.reply(id).json == 3
+
+
+def test_control_thread_beats_under_a_handler_alone(host: Host, tmp_path: Path) -> None:
+    worker = host.start(SCRIPT, page=True)
+    page = worker.page
+    assert page is not None
+
+    def beats() -> int:
+        return int(struct.unpack_from("=Q", page, 32)[0])
+
+    flag = tmp_path / "flag"
+    id = start_waiting(worker, "wait_file", str(flag))
+    wait_until(lambda: beats() > 0, "the first beat")
+    before = beats()
+    wait_until(lambda: beats() > before + 3, "more of them")
+    flag.touch()
+    assert worker.reply(id).json == "done"
+    time.sleep(0.1)
+    before = beats()
+    time.sleep(0.3)
+    assert beats() == before
+
+
 def test_ping_is_answered_under_a_handler_that_holds_the_gil(host: Host) -> None:
     worker = host.start(SCRIPT)
     start_waiting(worker, "hold_gil")

@@ -19,7 +19,7 @@ pytest.importorskip("google.protobuf")
 
 from grpc_support import (SCRIPT, BytesValue, Client, DoubleValue, GrpcHost, Int64Value, PATIENCE_S,  # noqa: E402
                           StringValue, failing)
-from support import Worker  # noqa: E402
+from support import PING, PONG, REPLY, Worker, frame  # noqa: E402
 
 BOTH = pytest.mark.parametrize("prefix", ["", "Async"])
 
@@ -174,6 +174,39 @@ def test_stuck_handler_is_killed_with_its_stacks(grpc_host: GrpcHost, how: str, 
     assert "in blocked" in output and "most recent call first" in output
 
 
+# --- Pings of the host ---
+
+def ask(worker: Worker, number: int, body: bytes = b"") -> None:
+    worker.wire.send(frame(PING, body, id=number))
+    pong = worker.wire.read()
+    assert (pong.kind, pong.id, pong.body) == (PONG, number, body)
+
+
+def test_pings_are_answered_on_the_inherited_socket(grpc_host: GrpcHost) -> None:
+    worker, client = grpc_host.start()
+    assert "ping" in worker.hello["features"]
+    client.number("Twice", 1)
+    ask(worker, 1)
+    ask(worker, 2, b"x" * 64)
+    worker.wire.send(frame(REPLY, b"y" * 5000), frame(PING, b"z" * 65), frame(31, b""))  # of no interest
+    ask(worker, 3)
+    begin(worker, client, "Block", "stuck")
+    ask(worker, 4, b"the GIL is held")
+    worker.process.kill()
+
+
+@pytest.mark.parametrize("text", [b"\0\0\0\1x" + b"y" * 30, b""])
+def test_what_is_no_frame_stops_the_worker(grpc_host: GrpcHost, text: bytes) -> None:
+    worker, client = grpc_host.start()
+    client.number("Twice", 1)
+    ask(worker, 1)
+    if text:
+        worker.wire.send(text)
+    else:
+        worker.wire.close()
+    assert worker.process.wait(PATIENCE_S) == 0
+
+
 def test_without_a_grace_nothing_is_killed(grpc_host: GrpcHost) -> None:
     worker, client = grpc_host.start(SCRIPT.replace("time.sleep(60)", "[time.sleep(0.01) for _ in range(200)]"))
     begin(worker, client, "Block", "sleep").cancel()
@@ -285,10 +318,11 @@ def test_hang_up_lets_handlers_finish(grpc_host: GrpcHost, tmp_path: Path, prefi
     worker.wire.close()
 
     def is_refused() -> bool:
-        with failing() as found:
+        try:
             client.number("AsyncTwice", 1)
-            return False
-        return found[0].code() is grpc.StatusCode.UNAVAILABLE and "the worker stops" in found[0].details()
+        except grpc.RpcError as error:
+            return error.code() is grpc.StatusCode.UNAVAILABLE and "the worker stops" in error.details()
+        return False  # it has not seen it yet
 
     wait_until(is_refused, "the refusal of new calls")
     assert worker.process.poll() is None

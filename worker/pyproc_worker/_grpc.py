@@ -458,9 +458,13 @@ class Server(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
         """Lets run() return once the running handlers have. Any thread, and signal handlers."""
         self._watch.stop()
 
-    def use_signals(self, interrupt: int, dump: int, /) -> None:
+    def use_signal(self, interrupt: int, /) -> None:
         """As Loop's."""
-        self._watch.use_signals(interrupt, dump)
+        self._watch.use_signal(interrupt)
+
+    def use_stacks(self, dump: int, fd: int, /) -> None:
+        """As Loop's."""
+        self._watch.use_stacks(dump, fd)
 
     def interrupt(self, number: int, frame: FrameType | None, /) -> None:
         """As Loop's."""
@@ -527,7 +531,7 @@ class Server(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
             if not self.abandoned:
                 self._loop.close()
                 if self._wire is not None:
-                    self._wire.close()
+                    self._wire.hang_up()
         if self._failure is not None:
             raise self._failure
 
@@ -554,11 +558,12 @@ class Server(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
         try:
             if self._wire is not None:
                 welcome = await self._wire.greet(self._hello)
-                if welcome is not None:
+                if welcome is None:
+                    self.stop()
+                else:
                     self._take_welcome(welcome)
                     self._welcomed.set()
-                    await self._wire.wait_end()
-                self.stop()
+                    self._watch.take_wire(self._wire.fileno())  # pings are answered without the GIL
         except Exception as error:
             self.fail(error)
         finally:

@@ -1,4 +1,4 @@
-"""What a gRPC worker says on the socket that it inherited: hello and welcome, and nothing else."""
+"""What a gRPC worker says on the socket that it inherited: hello and welcome. Later the extension answers pings."""
 
 from __future__ import annotations
 
@@ -44,15 +44,6 @@ class Wire:
         except (EOFError, ConnectionResetError, BrokenPipeError):
             return None
 
-    async def wait_end(self) -> None:
-        """Returns once the host has hung up. What it sends till then is of later versions."""
-        loop = asyncio.get_running_loop()
-        try:
-            while await loop.sock_recv(self._socket, 4096):
-                pass
-        except OSError:
-            pass
-
     async def _read(self, size: int) -> bytes:
         loop = asyncio.get_running_loop()
         while len(self._unread) < size:
@@ -63,6 +54,18 @@ class Wire:
         data, self._unread = self._unread[:size], self._unread[size:]
         return data
 
+    def fileno(self) -> int:
+        """Its descriptor."""
+        return self._socket.fileno()
+
     def close(self) -> None:
-        """Hangs up."""
+        """Closes it here; others may have it, too."""
+        self._socket.close()
+
+    def hang_up(self) -> None:
+        """Ends it for everybody who has it."""
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # the host was first
         self._socket.close()

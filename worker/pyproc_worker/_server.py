@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import faulthandler
 import json
 import os
 import platform
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 from . import _codecs, _hooks
 from ._ext import HAS_RINGS, Loop
 from ._methods import Table
+from ._stacks import Stacks, free_signal, real_time_signals
 from ._streams import StreamThreads
 from ._version import __version__
 
@@ -62,6 +62,7 @@ class _Process:
     def __init__(self) -> None:
         self.wire_fd = _take_descriptor("PYPROC_WORKER_FD")
         self.host_fd = _take_descriptor("PYPROC_HOST_FD")
+        self.stacks = Stacks(_take_descriptor("PYPROC_STACKS_FD"))
         self.protocol = os.environ.pop("PYPROC_PROTOCOL", "")
         self.grpc_address = _take_grpc_address()
         self.loop: Serving | None = None
@@ -83,6 +84,7 @@ class _Process:
                 signal.signal(self.interrupts, signal.SIG_DFL)
         if self.loop is not None:
             self.loop.abandon()
+        self.stacks.lose()
         for fd in (self.wire_fd, self.host_fd):
             if fd >= 0:
                 os.close(fd)
@@ -130,7 +132,8 @@ def _hello(table: Table, threads: int, feature: str = "status_page") -> bytes:
     rings = ["shm"] if HAS_RINGS and feature != "grpc" else []
     return json.dumps({
         "version": _hooks.VERSION, "oldest": _hooks.VERSION, "pid": os.getpid(), "python": platform.python_version(),
-        "worker": __version__, "features": [feature, "streams", *rings], "threads": threads, **concurrency,
+        "worker": __version__, "features": [feature, "streams", "ping", *rings], "threads": threads, **concurrency,
+        **({"stacks_signal": process.stacks.signal} if process.stacks.signal else {}),
         **({"codecs": list(_codecs.registered)} if _codecs.registered else {}),
         "methods": table.hello, "messages": table.messages,
     }, separators=(",", ":")).encode("utf-8")
@@ -188,36 +191,25 @@ def _stop_loop(_number: int, _frame: FrameType | None) -> None:
         process.loop.stop()
 
 
-def _free_signal(*wanted: int) -> int:
-    """The first signal that nothing in this process handles, 0 for none."""
-    return next((number for number in wanted if signal.getsignal(number) is signal.SIG_DFL), 0)
-
-
 @contextmanager
 def _interrupted_by_signal(loop: Serving) -> Iterator[None]:
-    """A signal has Cancelled raised in a cancelled handler, another one has the stacks of all threads written.
+    """A signal has Cancelled raised in a cancelled handler.
 
     By default SIGURG is ignored, so that one which comes late, in a child say, does no harm.
     """
-    real_time = range(signal.SIGRTMAX - 1, signal.SIGRTMIN, -1)
-    number = _free_signal(signal.SIGURG, *real_time)
-    dump = _free_signal(*(other for other in real_time if other != number))
+    number = free_signal(signal.SIGURG, *(other for other in real_time_signals() if other != process.stacks.signal))
     if number:
         signal.signal(number, loop.interrupt)
-    if dump:
-        faulthandler.register(dump, file=2, all_threads=True)
-    loop.use_signals(number, dump)
+    loop.use_signal(number)
     process.interrupts = number
     try:
         yield
     finally:
         process.interrupts = 0
-        loop.use_signals(0, 0)
+        loop.use_signal(0)
         if number:
             signal.signal(number, signal.SIG_IGN)  # until the last one that was sent has come
             signal.signal(number, signal.SIG_DFL)
-        if dump:
-            faulthandler.unregister(dump)
 
 
 @contextmanager
@@ -278,6 +270,7 @@ def _open_events(loop: Serving, hooks: _hooks.Hooks, crew: Crew | None) -> None:
 
 def _run_loop(loop: Serving, hooks: _hooks.Hooks, crew: Crew | None) -> None:
     process.loop = loop
+    loop.use_stacks(process.stacks.signal, process.stacks.fd)
     _open_events(loop, hooks, crew)
     process.took_wire = True
     try:
@@ -392,12 +385,13 @@ def _serve(handlers: tuple[object, ...], threads: int, path: str | None) -> None
     try:
         for hook in _start_hooks:
             hook()
-        if process.protocol == "grpc":
-            _serve_grpc(table, threads)
-        elif process.wire_fd >= 0:
-            _serve_inherited(table, threads)
-        elif path:
-            _serve_path(table, threads, path)
+        with process.stacks.on_signal():
+            if process.protocol == "grpc":
+                _serve_grpc(table, threads)
+            elif process.wire_fd >= 0:
+                _serve_inherited(table, threads)
+            elif path:
+                _serve_path(table, threads, path)
     finally:
         process.serving = False
 

@@ -38,8 +38,11 @@ class Serving(Dispatcher, Protocol):
     def wakeup_fd(self) -> int:
         """What a signal's number is written to."""
 
-    def use_signals(self, interrupt: int, dump: int, /) -> None:
-        """The calling thread's handlers are interrupted by the first; the second has all stacks written; 0: none."""
+    def use_signal(self, interrupt: int, /) -> None:
+        """The calling thread's handlers are interrupted by it; 0: by none."""
+
+    def use_stacks(self, dump: int, fd: int, /) -> None:
+        """The signal, 0: none, has all stacks written to the descriptor, -1: to standard error."""
 
     def interrupt(self, number: int, frame: FrameType | None, /) -> None:
         """The signal's handler."""

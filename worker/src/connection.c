@@ -290,6 +290,7 @@ static bool scan_frame(struct connection *self, uint8_t *payload, size_t size) {
     scan_cancel(self, header.id, header.code, (const char *)payload + skip, size - skip);
   } else if (header.kind == WIRE_PING) {
     scan_ping(self, &header, payload + skip, size - skip);
+    return self->fault == NULL;
   } else if (header.kind == WIRE_REQUEST) {
     fix_deadline(self, payload);
     if (self->stage == CONNECTION_OPEN) stream_receive_request(self, &header);
@@ -430,6 +431,10 @@ int connection_take(struct connection *self, connection_frame *ret_frame) {
   self->input_start += WIRE_LENGTH_SIZE + size;
   self->greeted = self->stage != CONNECTION_OPEN;
   return 1;
+}
+
+bool connection_is_clear(const struct connection *self) {
+  return !self->ended && self->fault == NULL && self->large == NULL && self->input_start == self->input_end;
 }
 
 bool connection_has_frame(const struct connection *self) {

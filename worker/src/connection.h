@@ -125,6 +125,9 @@ void connection_scan(struct connection *self);
 /* Takes the next frame. Returns 1, 0 when none is complete, or -1 with a Python exception. Needs the GIL. */
 int connection_take(struct connection *self, connection_frame *ret_frame);
 
+/* Whether nothing has come that is not dealt with, not even the beginning of a frame. */
+bool connection_is_clear(const struct connection *self);
+
 /* Whether connection_take() finds a frame that has been scanned. */
 bool connection_has_frame(const struct connection *self);
 

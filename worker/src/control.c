@@ -4,6 +4,7 @@
 #include "rings.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -50,6 +51,8 @@ struct control *control_new(int host_fd) {
   self->host_fd = host_fd;
   self->parent = parent_to_watch(host_fd);
   self->grace_ns = grace_default_ns;
+  self->stacks_fd = STDERR_FILENO;
+  self->pinger.fd = -1;
   self->poke = self->turn = self->tasks = self->events = (wake)WAKE_INIT;
   const int failed = pthread_mutex_init(&self->lock, NULL);
   if (failed != 0) {
@@ -70,6 +73,7 @@ struct control *control_new(int host_fd) {
 void control_abandon(struct control *self) {
   if (self->host_fd >= 0) (void)close(self->host_fd);
   self->host_fd = -1;
+  pinger_close(&self->pinger);
   wake_close(&self->poke);
   wake_close(&self->turn);
   wake_close(&self->tasks);
@@ -81,11 +85,28 @@ void control_stop(struct control *self) {
   wake_signal(&self->turn);
 }
 
-void control_use_signals(struct control *self, int interrupt, int dump) {
+int control_take_wire(struct control *self, int fd) {
+  const int copy = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+  if (copy < 0) return -1;
+  (void)pthread_mutex_lock(&self->lock);
+  pinger_close(&self->pinger);
+  self->pinger = (struct pinger){.fd = copy};
+  (void)pthread_mutex_unlock(&self->lock);
+  wake_signal(&self->poke);
+  return 0;
+}
+
+void control_use_signal(struct control *self, int interrupt) {
   (void)pthread_mutex_lock(&self->lock);
   self->main_thread = pthread_self();
   self->interrupt_signal = interrupt;
+  (void)pthread_mutex_unlock(&self->lock);
+}
+
+void control_use_stacks(struct control *self, int dump, int fd) {
+  (void)pthread_mutex_lock(&self->lock);
   self->dump_signal = dump;
+  self->stacks_fd = fd >= 0 ? fd : STDERR_FILENO;
   (void)pthread_mutex_unlock(&self->lock);
 }
 
@@ -250,7 +271,7 @@ static void dump_stacks(int number) {
 static void kill_stuck(const struct control *self, const struct run *run, uint64_t now_ns) {
   status_page *const page = run->connection == NULL ? NULL : run->connection->page;
   if (page != NULL) atomic_store(&page->stuck_id, run->id);
-  (void)dprintf(STDERR_FILENO,
+  (void)dprintf(self->stacks_fd,
                 "pyproc_worker: %s still runs %llu ms after its call was given up (asked, interrupted %u times); "
                 "the worker is killed; its threads:\n",
                 run->method, (unsigned long long)((now_ns - run->cancelled_ns) / 1000000u), run->raised);
@@ -292,6 +313,11 @@ static uint64_t watch_runs(struct control *self, uint64_t now_ns) {
   return again_ns;
 }
 
+/* The host sees that this thread lives also where a ping waits behind what is not read yet. */
+static void beat(const struct connection *connection) {
+  if (connection->page != NULL) atomic_fetch_add_explicit(&connection->page->beats, 1, memory_order_relaxed);
+}
+
 /* Reads and writes for a handler that runs for long. `hung_up` is a descriptor whose peer has gone, or -1. Returns the
  * descriptor to poll, or -1, and for what. */
 static int serve_running(struct control *self, uint64_t now_ns, int hung_up, short *ret_events) {
@@ -300,6 +326,7 @@ static int serve_running(struct control *self, uint64_t now_ns, int hung_up, sho
   const uint64_t since_ns = atomic_load(&self->since_ns);
   struct connection *running = self->running;
   if (running != NULL && since_ns != 0 && now_ns - since_ns >= long_ns && !running->ended && running->fault == NULL) {
+    beat(running);
     int sent, turns = 0;
     do {
       while (connection_receive(running) > 0) connection_scan(running);
@@ -326,6 +353,14 @@ static void host_has_died(struct control *self) {
   control_stop(self);
 }
 
+static void serve_pings(struct control *self) {
+  (void)pthread_mutex_lock(&self->lock);
+  const bool ended = !pinger_serve(&self->pinger);
+  if (ended) pinger_close(&self->pinger);
+  (void)pthread_mutex_unlock(&self->lock);
+  if (ended) control_stop(self);
+}
+
 static int milliseconds_until(uint64_t when_ns, uint64_t now_ns) {
   if (when_ns == (uint64_t)RUN_NEVER_NS) return -1;
   if (when_ns <= now_ns) return 0;
@@ -350,6 +385,13 @@ static int sleep_ms(struct control *self, bool watching, unsigned seen, int unti
   return until_due >= 0 && (result < 0 || until_due < result) ? until_due : result;
 }
 
+static int pinged_fd(struct control *self) {
+  (void)pthread_mutex_lock(&self->lock);
+  const int fd = self->pinger.fd;
+  (void)pthread_mutex_unlock(&self->lock);
+  return fd;
+}
+
 static void *control_main(void *argument) {
   struct control *self = argument;
   int idle_ticks = 0;
@@ -366,14 +408,16 @@ static void *control_main(void *argument) {
         {.fd = self->poke.read_fd, .events = POLLIN},
         {.fd = end_ns == (uint64_t)RUN_NEVER_NS ? self->host_fd : -1, .events = POLLIN},
         {.fd = fd, .events = events},
+        {.fd = pinged_fd(self), .events = POLLIN},
     };
-    const int ready = poll(wanted, 3, sleep_ms(self, fd >= 0, seen, milliseconds_until(due_ns, now_ns), &idle_ticks));
+    const int ready = poll(wanted, 4, sleep_ms(self, fd >= 0, seen, milliseconds_until(due_ns, now_ns), &idle_ticks));
     atomic_store(&self->asleep, false);
     hung_up = ready > 0 && (wanted[2].revents & (POLLRDHUP | POLLHUP | POLLERR)) != 0 ? fd : -1;
     if (ready > 0 && wanted[0].revents != 0) {
       wake_drain(&self->poke);
       idle_ticks = 0;
     }
+    if (ready > 0 && wanted[3].revents != 0) serve_pings(self);
     const bool hung = ready > 0 && wanted[1].revents != 0;
     if (end_ns != (uint64_t)RUN_NEVER_NS || !(hung || has_lost_parent(self))) continue;
     host_has_died(self);

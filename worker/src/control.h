@@ -4,7 +4,7 @@
  * It watches the host's death. When a handler has run on the dispatching thread for longer than a few milliseconds it
  * reads the handler's connection in place of that thread: cancels, pings and the end of the connection are seen under
  * any handler, and replies that wait to be sent are sent. It watches deadlines, has cancelled handlers interrupted
- * (run.h), and kills the process, with the stacks of all threads on stderr, when one does not end. All signals are
+ * (run.h), and kills the process, whose stacks it has written before, when one does not end. All signals are
  * blocked in it.
  *
  * The lock guards the buffers of the connections and the list of runs. It is held for non-blocking work only; threads
@@ -19,6 +19,7 @@
 #include <stdint.h>
 
 #include "connection.h"
+#include "pinger.h"
 #include "run.h"
 #include "wake.h"
 
@@ -26,14 +27,15 @@ struct control {
   pthread_mutex_t lock;
   pthread_t thread;
   bool started;
-  int host_fd;      /* polls readable or hung up once the host is dead; -1 where there is none */
-  pid_t parent;     /* the host, where only this tells of its death for sure; 0: not watched */
-  wake poke;        /* ends the control thread's poll */
-  wake turn;        /* ends the dispatching thread's poll */
-  wake tasks;       /* tells the event loop that there are streams to wake */
-  wake events;      /* tells Python's watcher that there are events to set, threads or tasks to interrupt */
-  atomic_bool stop; /* the dispatching thread is to end */
-  atomic_bool quit; /* the control thread is to end */
+  int host_fd;          /* polls readable or hung up once the host is dead; -1 where there is none */
+  pid_t parent;         /* the host, where only this tells of its death for sure; 0: not watched */
+  struct pinger pinger; /* on a socket that carries no calls; the control thread's */
+  wake poke;            /* ends the control thread's poll */
+  wake turn;            /* ends the dispatching thread's poll */
+  wake tasks;           /* tells the event loop that there are streams to wake */
+  wake events;          /* tells Python's watcher that there are events to set, threads or tasks to interrupt */
+  atomic_bool stop;     /* the dispatching thread is to end */
+  atomic_bool quit;     /* the control thread is to end */
   atomic_bool host_dead;
   atomic_bool asleep;         /* the control thread sleeps until it is poked: nothing has run for a while */
   _Atomic uint64_t since_ns;  /* CLOCK_MONOTONIC when the dispatching thread's handler started; 0: none runs */
@@ -46,7 +48,8 @@ struct control {
   struct run *main_run;  /* the one of the main thread */
   pthread_t main_thread; /* where interrupt_signal goes */
   int interrupt_signal;  /* 0: there is none, the main thread's handlers are as those of other threads */
-  int dump_signal;       /* has all stacks written to stderr; 0: none */
+  int dump_signal;       /* has all stacks written to `stacks_fd`; 0: none */
+  int stacks_fd;         /* borrowed */
   uint64_t grace_ns;
   bool kills; /* the host named a grace, and will replace this process */
 };
@@ -67,8 +70,15 @@ void control_abandon(struct control *self);
 /* Asks the dispatching thread to end. Safe in signal handlers and any thread. */
 void control_stop(struct control *self);
 
+/* The control thread reads that socket, of which it has a copy, from now on: it answers pings, and stops the worker at its end.
+ * Returns 0, or -1 with errno set. */
+int control_take_wire(struct control *self, int fd);
+
 /* The calling thread takes `interrupt` from now on, whose Python handler is Loop.interrupt(); 0: no more. */
-void control_use_signals(struct control *self, int interrupt, int dump);
+void control_use_signal(struct control *self, int interrupt);
+
+/* `dump` has all stacks written to a descriptor, -1: standard error. 0: nothing does. */
+void control_use_stacks(struct control *self, int dump, int fd);
 
 /* The caller holds the lock. A run is listed, so that it can be cancelled, then started: its handler is about to run on
  * the calling thread. `dispatching`: that is the dispatching thread, which reads nothing meanwhile. Ending what has

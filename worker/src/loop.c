@@ -413,7 +413,8 @@ static bool arm_rings(struct loop *self) {
   bool found = false;
   lock(self);
   for (size_t i = 0; i < self->connection_count; i++) {
-    if (self->connections[i]->ended || self->connections[i]->fault != NULL || !rings_arm(self->connections[i])) continue;
+    if (self->connections[i]->ended || self->connections[i]->fault != NULL || !rings_arm(self->connections[i]))
+      continue;
     self->ready[i] = true;
     found = true;
   }
@@ -427,11 +428,30 @@ static void disarm_rings(struct loop *self) {
   unlock(self);
 }
 
+/* Deals with what needs no Python, which then goes on sleeping: pings. Needs no GIL. Returns whether that was all. */
+static bool answer_pings(struct loop *self, const struct pollfd *wanted) {
+  if (self->connection_count != 1 || self->connections[0]->rings != NULL || wanted[0].revents != 0 ||
+      wanted[1].revents != 0 || wanted[2].revents != POLLIN)
+    return false;
+  struct connection *const connection = self->connections[0];
+  lock(self);
+  bool clear =
+      connection->stage == CONNECTION_OPEN && connection_is_clear(connection) && connection_receive(connection) > 0;
+  if (clear) {
+    connection_scan(connection);
+    clear = connection_is_clear(connection) && self->control->due.first == NULL &&
+            connection_send(connection, NULL, NULL) > 0;
+  }
+  unlock(self);
+  return clear;
+}
+
 /* Needs no GIL. Returns as poll(), or -2 where there is something on the only connection already. */
 static int poll_wire(struct loop *self, struct pollfd *wanted, nfds_t count, bool stalls) {
   const bool found = (self->stalled && end_stall(self)) || (spinning_pays(self) && spin(self)) || arm_rings(self);
   self->stalled = stalls;
-  const int ready = found ? -2 : poll(wanted, count, -1);
+  int ready = found ? -2 : poll(wanted, count, -1);
+  while (ready == 1 && answer_pings(self, wanted)) ready = poll(wanted, count, -1);
   const int problem = errno;
   disarm_rings(self);
   if (self->stalled) control_stall(self->control, self->connections[0]);
@@ -611,10 +631,17 @@ static PyObject *stop(struct loop *self, PyObject *unused) {
   Py_RETURN_NONE;
 }
 
-static PyObject *use_signals(struct loop *self, PyObject *arguments) {
-  int interrupt_signal, dump_signal;
-  if (!PyArg_ParseTuple(arguments, "ii:use_signals", &interrupt_signal, &dump_signal)) return NULL;
-  if (!self->abandoned) control_use_signals(self->control, interrupt_signal, dump_signal);
+static PyObject *use_signal(struct loop *self, PyObject *arguments) {
+  int interrupt_signal;
+  if (!PyArg_ParseTuple(arguments, "i:use_signal", &interrupt_signal)) return NULL;
+  if (!self->abandoned) control_use_signal(self->control, interrupt_signal);
+  Py_RETURN_NONE;
+}
+
+static PyObject *use_stacks(struct loop *self, PyObject *arguments) {
+  int dump_signal, fd;
+  if (!PyArg_ParseTuple(arguments, "ii:use_stacks", &dump_signal, &fd)) return NULL;
+  if (!self->abandoned) control_use_stacks(self->control, dump_signal, fd);
   Py_RETURN_NONE;
 }
 
@@ -817,8 +844,10 @@ static PyObject *get_abandoned(struct loop *self, void *closure) {
 static PyMethodDef loop_methods[] = {
     {"run", (PyCFunction)(void (*)(void))run, METH_NOARGS, "Serves until stop(), or the end of the inherited socket."},
     {"stop", (PyCFunction)(void (*)(void))stop, METH_NOARGS, "Lets run() return once the running handler has."},
-    {"use_signals", (PyCFunction)(void (*)(void))use_signals, METH_VARARGS,
-     "The calling thread's handlers are interrupted by the first signal; the second has all stacks written; 0: none."},
+    {"use_signal", (PyCFunction)(void (*)(void))use_signal, METH_VARARGS,
+     "The calling thread's handlers are interrupted by the signal; 0: by none."},
+    {"use_stacks", (PyCFunction)(void (*)(void))use_stacks, METH_VARARGS,
+     "The signal, 0: none, has all stacks written to the descriptor, -1: to standard error."},
     {"interrupt", (PyCFunction)(void (*)(void))interrupt, METH_VARARGS,
      "The signal's handler: raises Cancelled inside a cancelled handler."},
     {"interrupt_threads", (PyCFunction)(void (*)(void))interrupt_threads, METH_NOARGS,

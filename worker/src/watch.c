@@ -312,10 +312,24 @@ static PyObject *watch_drain(struct watch *self, PyObject *unused) {
   return PyBool_FromLong(atomic_load(&self->control->stop));
 }
 
-static PyObject *watch_use_signals(struct watch *self, PyObject *arguments) {
-  int interrupt_signal, dump_signal;
-  if (!PyArg_ParseTuple(arguments, "ii:use_signals", &interrupt_signal, &dump_signal)) return NULL;
-  if (!self->abandoned) control_use_signals(self->control, interrupt_signal, dump_signal);
+static PyObject *watch_use_signal(struct watch *self, PyObject *arguments) {
+  int interrupt_signal;
+  if (!PyArg_ParseTuple(arguments, "i:use_signal", &interrupt_signal)) return NULL;
+  if (!self->abandoned) control_use_signal(self->control, interrupt_signal);
+  Py_RETURN_NONE;
+}
+
+static PyObject *watch_use_stacks(struct watch *self, PyObject *arguments) {
+  int dump_signal, fd;
+  if (!PyArg_ParseTuple(arguments, "ii:use_stacks", &dump_signal, &fd)) return NULL;
+  if (!self->abandoned) control_use_stacks(self->control, dump_signal, fd);
+  Py_RETURN_NONE;
+}
+
+static PyObject *watch_take_wire(struct watch *self, PyObject *number) {
+  const long fd = PyLong_AsLong(number);
+  if (fd == -1 && PyErr_Occurred()) return NULL;
+  if (!self->abandoned && control_take_wire(self->control, (int)fd) < 0) return PyErr_SetFromErrno(PyExc_OSError);
   Py_RETURN_NONE;
 }
 
@@ -430,7 +444,12 @@ static PyMethodDef watch_methods[] = {
     {"stop", (PyCFunction)(void (*)(void))watch_stop, METH_NOARGS, "Asks the server to stop, by turn_fd."},
     {"drain", (PyCFunction)(void (*)(void))watch_drain, METH_NOARGS,
      "Empties turn_fd. Returns whether the server is to stop."},
-    {"use_signals", (PyCFunction)(void (*)(void))watch_use_signals, METH_VARARGS, "As Loop.use_signals()."},
+    {"take_wire", (PyCFunction)(void (*)(void))watch_take_wire, METH_O,
+     "Has the thread read the host's socket from now on: it answers pings, and stops at its end."},
+    {"use_signal", (PyCFunction)(void (*)(void))watch_use_signal, METH_VARARGS,
+     "The calling thread's handlers are interrupted by the signal; 0: by none."},
+    {"use_stacks", (PyCFunction)(void (*)(void))watch_use_stacks, METH_VARARGS,
+     "The signal, 0: none, has all stacks written to the descriptor, -1: to standard error."},
     {"interrupt", (PyCFunction)(void (*)(void))watch_interrupt, METH_VARARGS, "As Loop.interrupt()."},
     {"interrupt_threads", (PyCFunction)(void (*)(void))watch_interrupt_threads, METH_NOARGS,
      "As Loop.interrupt_threads()."},

@@ -99,6 +99,10 @@ static void reset(rpc *self) {
   atomic_store(&self->finished, false);
   atomic_store(&self->service_ns, 0);
   atomic_store(&base->good_calls, 0);
+  atomic_store(&base->ping, 0);
+  atomic_store(&base->pong, 0);
+  base->answers_pings = false;
+  base->stacks_signal = 0;
   atomic_store(&base->prefetch, 0);
 }
 
@@ -363,6 +367,18 @@ static bool rpc_running(struct connection *base, uint64_t *ret_id, char *name, s
   return found;
 }
 
+/* Likewise: which of several has begun is not known. */
+static int rpc_suspects(struct connection *base, uint64_t *keys, int max) {
+  rpc *self = rpc_of(base);
+  pthread_mutex_lock(&self->lock);
+  struct call *only = self->calls.first;
+  bool found =
+      max > 0 && self->settings.poison != NULL && only != NULL && only == self->calls.last && only->stream == NULL;
+  if (found) keys[0] = call_poison_key(only, self->settings.poison);
+  pthread_mutex_unlock(&self->lock);
+  return found;
+}
+
 /* Those that libgrpc still has end when it gives them back, which we ask for; nobody can tell which have begun. */
 static void rpc_fail(struct connection *base, const pyproc_error *error, call_list *unstarted) {
   rpc *self = rpc_of(base);
@@ -425,7 +441,10 @@ static const protocol protocol_grpc = {.name = "grpc",
                                        .fail = rpc_fail,
                                        .close = rpc_close,
                                        .nudge = rpc_nudge,
-                                       .is_reached = rpc_is_reached};
+                                       .is_reached = rpc_is_reached,
+                                       .suspects = rpc_suspects,
+                                       .ping = rpc_ping,
+                                       .look = rpc_look};
 
 /* All that the module exports. */
 extern const grpc_module pyproc_grpc_module __attribute__((visibility("default")));

@@ -68,6 +68,8 @@ void rpc_break(rpc *self, pyproc_error *reason);
 
 /* rpc_handshake.c. Supervisor: reads the inherited socket. */
 void rpc_read_control(rpc *self);
+void rpc_ping(struct connection *base, uint64_t number);
+void rpc_look(struct connection *base, struct health_facts *ret_facts);
 
 /* rpc_channel.c. Makes the channel to the worker, or to the target. */
 grpc_channel *rpc_channel_new(const rpc *self, pyproc_error **reterr);

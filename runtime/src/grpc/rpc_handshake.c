@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "error.h"
+#include "health.h"
 #include "wire/frame.h"
 
 static void stop_with(rpc *self, pyproc_error *reason) {
@@ -58,6 +59,8 @@ static void take_hello(rpc *self, const char *body, size_t size) {
   self->grpc = channel;
   pthread_mutex_unlock(&self->lock);
   atomic_store(&self->base.capacity, method_table_concurrency(methods));
+  self->base.answers_pings = method_table_has_feature(methods, "ping");
+  self->base.stacks_signal = method_table_stacks_signal(methods);
   if (!send_welcome(self)) {
     stop_with(self,
               error_new(PYPROC_E_UNAVAILABLE, "worker %ld took no answer to its hello", (long)self->base.peer_pid));
@@ -79,11 +82,29 @@ static void take_payload(rpc *self, const struct payload *payload) {
   size_t size = payload->size - WIRE_HEADER_SIZE - header.metadata_size;
   if (header.kind == WIRE_HELLO) {
     take_hello(self, body, size);
+  } else if (header.kind == WIRE_PONG) {
+    if (header.id == atomic_load(&self->base.ping)) atomic_store(&self->base.pong, header.id);
   } else if (header.kind == WIRE_FAILED) {
     pyproc_error *error = error_from_object(PYPROC_E_FAILED_PRECONDITION, body, size);
     error_set_worker(error, self->base.peer_pid);
     stop_with(self, error);
   } /* all else is of later versions */
+}
+
+void rpc_ping(struct connection *base, uint64_t number) {
+  rpc *self = rpc_of(base);
+  uint8_t frame[WIRE_LENGTH_SIZE + WIRE_HEADER_SIZE];
+  wire_header header = {.kind = WIRE_PING, .id = number};
+  if (!base->answers_pings || self->control == NULL) return;
+  wire_put32(frame, WIRE_HEADER_SIZE);
+  wire_header_put(frame + WIRE_LENGTH_SIZE, &header);
+  atomic_store(&base->ping, number);
+  self->control->ops->send_fds(self->control, frame, sizeof frame, NULL,
+                               0); /* one that has no room is not read, either */
+}
+
+void rpc_look(struct connection *base, health_facts *ret_facts) {
+  *ret_facts = (health_facts){.answers_pings = base->answers_pings, .pong = atomic_load(&base->pong)};
 }
 
 void rpc_read_control(rpc *self) {
