@@ -4,7 +4,7 @@ PREFIX ?= /usr/local
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 PYTHON := $(if $(wildcard /usr/bin/python3),/usr/bin/python3,python3)
 
-.PHONY: all build deps deps-build deps-test deps-lint demo test test-all soak interop bench bench-full lint format install uninstall clean help
+.PHONY: all build deps deps-build deps-test deps-lint demo test test-all test-arm64 soak interop bench bench-full lint format install uninstall clean help
 
 all: build
 
@@ -13,6 +13,7 @@ help:
 	@echo 'make test        everything a user wants to see pass'
 	@echo 'make test-all    and other compilers, sanitizers, valgrind, Python versions'
 	@echo 'make soak        the long forms of tests, a quarter of an hour'
+	@echo 'make test-arm64  builds for aarch64 and runs the unit tests under qemu'
 	@echo 'make interop     with programs of others, as far as they can be had'
 	@echo 'make bench       figures of this machine, in two minutes; make bench-full: more of them'
 	@echo 'make install PREFIX=/usr/local, make uninstall'
@@ -54,6 +55,9 @@ soak: deps-test
 	@$(call configure,-DPYPROC_TESTS=ON)
 	@cmake --build build -j $(JOBS)
 	@$(PYTHON) tests/soak.py build $(ROWS)
+
+test-arm64:
+	@tools/arm64.sh
 
 # PYPROC_GO_SRC names a checkout of the Go library pyproc.
 interop:

@@ -42,23 +42,27 @@ ROWS = [
     Row("cancels", "e2e.async", 1000, "tokens_race*", times=4),  # 15,000 for each protocol, each time
     Row("deadlines", "e2e.async", 1000, "deadlines_race*"),
     Row("streams", "e2e.stream_memory", environment={"PYPROC_TEST_STREAM_MIB": "1024"}),
+    Row("memory", "unit.shm_faults", 1000),  # 10,000 kills, 100,000 spoilt words
+    Row("spoilt", "e2e.shm", 1000, "test_[ks]*l*"),  # the same with Python's workers: 150 kills
     Row("reloads", "e2e.reload", only="*_under_load", times=20),
+    Row("rings", "unit.shm_faults", 1000),  # 10,000 kills; 100,000 words that the worker spoils
+    Row("spoilt", "e2e.shm", 1000, "test_spoilt_words"),  # as many of each direction, under both
 ]
 
 
 def run_row(row: Row, build: Path) -> Counts:
     """Runs a row; prints what its programs say beside the names of their cases."""
-    found = [test for test in listed_tests(build, ".") if test[0] == row.test]
+    found = [test for test in listed_tests(build, "unit|e2e") if test.name == row.test]
     if not found:
         print(f"there is no test {row.test}")
         return Counts(failed=1)
-    _, command, variables, directory = found[0]
-    environment = {**os.environ, **variables, "PYPROC_TEST_SCALE": str(row.scale), "PYPROC_TEST_FILTER": row.only,
+    test = found[0]
+    environment = {**os.environ, **test.variables, "PYPROC_TEST_SCALE": str(row.scale), "PYPROC_TEST_FILTER": row.only,
                    **row.environment}
     total = Counts()
     for _ in range(row.times):
         try:
-            done = subprocess.run(command, cwd=directory, check=False, timeout=TIMEOUT_S, env=environment,
+            done = subprocess.run(test.command, cwd=test.directory, check=False, timeout=TIMEOUT_S, env=environment,
                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
             output, ok = done.stdout.decode("utf-8", "replace"), done.returncode == 0
         except subprocess.TimeoutExpired as error:

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs the Debian packages that are missing for what is asked for; silent when none is. Usage: deps.sh build|test|interop|bench|lint|all
+# Installs the Debian packages that are missing for what is asked for; silent when none is. Usage: deps.sh build|test|interop|bench|lint|arm64|all
 # Elsewhere than on Debian it does nothing: CMake then names what it does not find.
 set -eu
 
@@ -10,13 +10,14 @@ msgpack=libmsgpack-c-dev
 
 build="gcc libc6-dev make cmake pkgconf libprotobuf-c-dev protobuf-c-compiler protobuf-compiler libprotobuf-dev libjansson-dev libyaml-dev
   libgrpc-dev python3-dev python3-protobuf python3-jinja2 python3-grpcio"
-test="$build g++ libcmocka-dev mypy openssl python3-pytest python3-setuptools python3-wheel python3-pip python3-venv python3-sklearn
+test="$build g++ libcmocka-dev mypy openssl python3-pytest python3-yaml python3-setuptools python3-wheel python3-pip python3-venv python3-sklearn
   python3-pandas $msgpack python3-msgpack libuv1-dev libmicrohttpd-dev wrk"
 interop=$test # and gRPC's own schemas, which Debian 13 does not have
 [ "${version:-13}" -ge 13 ] || interop="$interop grpc-proto"
 bench="$build g++ libgrpc++-dev protobuf-compiler-grpc libthrift-c-glib-dev libglib2.0-dev thrift-compiler python3-thrift libzmq3-dev python3-zmq
   libcurl4-openssl-dev python3-aiohttp python3-matplotlib"
 lint="clang-format flake8 mypy shellcheck"
+arm64="$build gcc-aarch64-linux-gnu g++-aarch64-linux-gnu qemu-user mmdebstrap"
 all="$test $bench $lint git clang valgrind"
 
 case "${1:-}" in
@@ -25,9 +26,10 @@ case "${1:-}" in
   bench) wanted=$bench ;;
   interop) wanted=$interop ;;
   lint) wanted=$lint ;;
+  arm64) wanted=$arm64 ;;
   all) wanted=$all ;;
   *)
-    echo "usage: $0 build|test|interop|bench|lint|all" >&2
+    echo "usage: $0 build|test|interop|bench|lint|arm64|all" >&2
     exit 2
     ;;
 esac

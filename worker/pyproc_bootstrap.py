@@ -4,6 +4,9 @@ The script runs as ``__main__``, as if Python had been given it. The folder of t
 ``sys.path``, behind a ``pyproc_worker`` that is installed in this Python. Standard output is line-buffered. A script
 that fails before it serves is reported to the host in a FAILED frame.
 
+With ``--zygote=MODULE,…`` before the script it imports these modules, forks workers whenever the host asks for one, and
+runs the script in each of them.
+
 Pure Python, and nothing of the package is imported but by the script: its extension may be what fails.
 """
 
@@ -11,6 +14,8 @@ import faulthandler
 import os
 import sys
 import types
+
+ZYGOTE = "--zygote="
 
 
 class Wire:
@@ -58,14 +63,19 @@ class Wire:
             pass  # the host is gone: nobody is left to tell
 
 
-def load_describe(folder):
-    """The package's own description of errors, without importing the package."""
+def load_own(folder, name):
+    """A module of the package, without importing the package."""
     import importlib.util
-    path = os.path.join(folder, "pyproc_worker", "_describe.py")
-    spec = importlib.util.spec_from_file_location("pyproc_describe", path)
+    path = os.path.join(folder, "pyproc_worker", "_%s.py" % name)
+    spec = importlib.util.spec_from_file_location("pyproc_" + name, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def load_describe(folder):
+    """The package's own description of errors."""
+    return load_own(folder, "describe")
 
 
 def own_frames_skipped(trace):
@@ -128,6 +138,9 @@ def main():
     if len(sys.argv) < 2:
         sys.exit("usage: pyproc_bootstrap.py SCRIPT [ARGUMENT ...]")
     folder = os.path.dirname(os.path.abspath(__file__))
+    modules = None
+    if sys.argv[1].startswith(ZYGOTE) and len(sys.argv) > 2:
+        modules = sys.argv.pop(1)[len(ZYGOTE):].split(",")
     script = sys.argv[1]
     del sys.argv[0]
     if not getattr(sys.flags, "safe_path", False):
@@ -136,9 +149,15 @@ def main():
     reconfigure = getattr(sys.stdout, "reconfigure", None)
     if reconfigure is not None:
         reconfigure(line_buffering=True)
+    zygote = request = None
+    if modules is not None:
+        zygote = load_own(folder, "zygote").start(load_describe(folder))
+        request = zygote.run(modules)  # returns in a worker that was forked
     wire = Wire()
     ended = "the script %s ended before it called serve() or run_worker()" % script
     try:
+        if zygote is not None:
+            zygote.settle(request)
         run(script)
     except SystemExit as error:
         message = "%s: it exited with %s" % (ended, end_of(error.code))

@@ -3,9 +3,9 @@
  *
  * CONTENTS
  *   Life of a pool, Threads, How waiting works, Ownership, Codes, What "may have run" means, Calls that are made again,
- *   How a handler is stopped, Workers that hang, Workers that crash, Requests that kill, Metadata, gRPC, Workers without a
- *   handshake, Fork, Signals and other things of the process, Compatibility, Limits; then every function, struct, enumerator
- *   and macro in turn.
+ *   How a handler is stopped, Workers that hang, Workers that crash, Requests that kill, Metadata, gRPC, Zygote, Workers
+ *   without a handshake, Attached workers, Fork, Signals and other things of the process, Compatibility, Limits; then every
+ *   function, struct, enumerator and macro in turn.
  *
  * LIFE OF A POOL
  *   pyproc_pool_open starts `workers` processes, each of which runs the user's Python script, and returns when all of
@@ -86,7 +86,7 @@
  *     what happened                                                      code
  *     the handler raised                                                 UNKNOWN, or that of its pyproc_worker.Error
  *     an argument, an option or a request is wrong                       INVALID_ARGUMENT
- *     the worker has no such method; an option of a later version        UNIMPLEMENTED
+ *     the worker has no such method; the system lacks what an option is  UNIMPLEMENTED
  *     the worker died under the call; the pool is being closed           UNAVAILABLE
  *     the deadline has passed; a worker was not ready in time            DEADLINE_EXCEEDED
  *     the token was fired, or the handler ended its call as cancelled    CANCELLED
@@ -228,6 +228,28 @@
  *   descriptors a moment later. A program that uses gRPC itself, too, shares its libgrpc, which counts its users.
  *   Output. libgrpc writes some errors to standard error; GRPC_VERBOSITY=NONE in the program's environment stops it.
  *
+ * ZYGOTE
+ *   With the option preload, as in "numpy,pandas", a pool has one process more, the zygote: a Python that imports these
+ *   modules once, and is then forked for every worker, which runs the script as ever. So a worker is there within
+ *   milliseconds, and shares the memory of the modules with all others until it writes to it. The script itself is not
+ *   preloaded; modules of one's own beside it may be.
+ *   A module that cannot be imported is FAILED_PRECONDITION at pyproc_pool_open or pyproc_pool_reload, with Python's type
+ *   and traceback; start_timeout_ms holds for the zygote, and then for each worker. pyproc_pool_reload starts a new zygote, so
+ *   that modules that have changed are imported anew.
+ *   A worker is started by itself, as without the option, and a line in the log says why, where a fork would not be safe,
+ *   which is so once a module has started a thread or has loaded CUDA or grpc; where the system does not allow it; and where
+ *   the zygote has not answered within 2 seconds: it is then killed. A zygote that dies is replaced, at once where it has
+ *   forked since its start, else after pauses as for workers (0.1 to 30 s, restart_max, restart_window_ms). Workers that it
+ *   has forked go on; when they end later their exit status is not known. (Without pidfd, on systems other than Linux, they
+ *   end with it, and are replaced.)
+ *   What a module does when it is imported happens once, in the zygote: what it opens or computes is the same in all
+ *   workers. Numeric libraries (OpenBLAS, OpenMP, MKL, BLIS, numexpr) are loaded with one thread and get their own number
+ *   back in each worker, from its environment or the processors it may use. Python's and numpy's global random generators,
+ *   uuid, OpenSSL's and multiprocessing's secrets differ in each worker; a generator that a module has made for itself does not,
+ *   nor does the seed of hash(). Environment (but for what Python and libraries read only when they start), folder,
+ *   arguments, limits and all else are as if the worker had been started by itself. With protocol "grpc" grpcio is
+ *   imported in each worker.
+ *
  * WORKERS WITHOUT A HANDSHAKE
  *   With handshake "none" a pool drives workers that were written for the Go library pyproc. `python script args…` is
  *   run as it is, with PYPROC_SOCKET_PATH in its environment and none of our packages. The path is in a folder of mode
@@ -242,6 +264,38 @@
  *   SIGTERM and SIGKILL. On Linux they are killed when the program dies; elsewhere nothing ends them then.
  *   A reply that cannot be serialised in the worker makes the Go library's worker give its connection up: the call is
  *   INTERNAL and the worker is replaced.
+ *
+ * ATTACHED WORKERS
+ *   With the option socket_path a pool starts no process. It connects to a worker that somebody else runs on this host: a
+ *   service manager, a container of the same pod, a person. The worker is the same script; run by hand, with the worker
+ *   package in its Python, it listens on its PYPROC_SOCKET_PATH with mode 0660, or on a socket that systemd passes.
+ *
+ * ```c
+ * pyproc_pool_options options = PYPROC_POOL_OPTIONS_INIT;
+ * options.socket_path = "/run/pyproc/worker.sock";
+ * pyproc_pool *attached = NULL;
+ * if (pyproc_pool_open(&options, &attached, NULL) < 0) return -1;
+ * pyproc_pool_close(attached);
+ * ```
+ *
+ *   Calls, streams, deadlines, cancels, codes and may_have_run are those of other workers. What differs:
+ *   Who. Either side looks who the other is, beside the mode of the socket: the user who listens has to be the program's or
+ *   root (peer_uid names another one), the one who connects the worker's or root (its PYPROC_PEER_UID names another one by
+ *   number, or says "any").
+ *   Connecting. The worker may be started later: the library tries again, after pauses of 5 ms that grow to a second, until
+ *   start_timeout_ms, which then is one failure of a place in the sense of restart_max and breaker_failures. A connection
+ *   that ends is made anew at once, or in the same way; calls wait meanwhile. The event is PYPROC_EVENT_WORKER_DIED without
+ *   a crash, which nobody here can see, and health.restarts counts it.
+ *   Number. `workers` are connections, 1 by default. A worker serves up to 128, of any number of pools and programs, one
+ *   plain handler at a time all the same; more than one pay where several processes accept on one socket. A worker that
+ *   has as many as it serves says that it is busy (FAILED_PRECONDITION).
+ *   Nothing is killed. A handler that goes on when its call was given up costs the connection, twice cancel_grace_ms and a
+ *   quarter of a second later, and so does a worker that hangs: what is in flight is UNAVAILABLE, what had not begun moves
+ *   on and never begins there, and the process goes on. To end it is up to who runs it.
+ *   Changing. pyproc_pool_reload makes all connections anew, also to another socket_path, before the old ones end: after a
+ *   deployment calls move over and none fails. pyproc_pool_resize changes their number. recycle_… is refused.
+ *   Output and environment are not the pool's; options about processes are INVALID_ARGUMENT. With handshake "none" the
+ *   worker may be one of the Go library. A gRPC server is reached by the option target, "unix:/path".
  *
  * FORK
  *   A child that the program forks has no use for its parent's pools: every call on one is FAILED_PRECONDITION there,
@@ -496,7 +550,7 @@ typedef void pyproc_log_callback(const pyproc_log_record *record, void *userdata
 /* What events tell. */
 enum {
   PYPROC_EVENT_WORKER_READY = 1, /* a worker can be called */
-  PYPROC_EVENT_WORKER_DIED,      /* a worker has ended although nobody closed the pool; `crash` is set */
+  PYPROC_EVENT_WORKER_DIED,     /* a worker has ended although nobody closed the pool; `crash` is set unless attached */
   PYPROC_EVENT_WORKER_HUNG,     /* a worker hangs and is ended: see WORKERS THAT HANG; `crash` is set as far as known */
   PYPROC_EVENT_WORKER_RECYCLED, /* a worker has been replaced by a new one that is ready, and will leave */
   PYPROC_EVENT_BREAKER_OPEN,    /* calls fail at once from now on: see breaker_failures */
@@ -562,10 +616,13 @@ typedef struct pyproc_pool_options {
    * are about processes must then be left alone (INVALID_ARGUMENT names them), and `script` is not needed. Default: workers. */
   const char *target;
 
-  /* Later. */
+  /* Path of a Unix socket on which a worker listens that somebody else runs: see ATTACHED WORKERS above. No process is
+   * started, so that options about processes must be left alone (INVALID_ARGUMENT names them), and `script` is not needed.
+   * A relative path means the program's folder at open. Default: workers of the pool's own. */
   const char *socket_path;
 
-  /* Later. */
+  /* Modules that are imported once, for all workers, which are then forked: "numpy,pandas", up to 4095 bytes; see ZYGOTE
+   * above. Not with handshake "none". Default: every worker is started by itself and imports what it needs. */
   const char *preload;
 
   /* What the script finds in sys.argv[1:]; NULL-terminated, at most 65,536. Default: nothing. */
@@ -702,6 +759,58 @@ typedef struct pyproc_pool_options {
   /* Bytes of shared memory in each direction between the program and a worker, a power of two, 4096 to 1,073,741,824.
    * Default: 262,144 (256 KiB). Larger messages pass through it in parts. Memory is taken as it is first written to. */
   int64_t shm_ring_bytes;
+
+  /* What a worker's process may take, and as whom it runs. All of it is applied to the process before the interpreter
+   * starts, holds for what that starts too, and may differ with pyproc_pool_reload, but for uid and gid. What the system
+   * refuses fails the start with the option's name and the system's reason.
+   *
+   * Bytes of address space (RLIMIT_AS), 1 MiB or more. It counts all that is mapped, shared libraries and the stacks of
+   * threads among it, so that it is above what is resident, by gigabytes where numpy or torch are loaded: try it. What does
+   * not fit is a MemoryError in the handler, and where a library does not expect that the end of the worker. To have a
+   * worker that has grown replaced without a failure use recycle_rss_bytes. Default: the program's limit. */
+  int64_t memory_limit_bytes;
+
+  /* Seconds of processor time (RLIMIT_CPU), 1 to 2^31 - 1, in the worker's whole life, after which SIGXCPU ends it, and
+   * SIGKILL a second later. Default: the program's limit. */
+  int64_t cpu_limit_seconds;
+
+  /* Open files (RLIMIT_NOFILE), 16 to 2^31 - 1. Default: the program's limit. */
+  int64_t files_limit;
+
+  /* Bytes of a core file (RLIMIT_CORE), 1 or more, PYPROC_UNLIMITED, or PYPROC_OFF: none. Default: the program's limit. */
+  int64_t core_limit_bytes;
+
+  /* How much nicer than the program, 1 to 19: where processors are busy a worker then gets less of them. Default: 0. */
+  int64_t nice;
+
+  /* "none" (default), or "spread": worker i runs on the i-th, round and round, of the processors that the program may use
+   * when it starts, and on no other. It pays where workers have one thread each and there are as many as processors. Only
+   * on Linux; elsewhere without effect. */
+  const char *affinity;
+
+  /* The user that workers run as, 1 to 4,294,967,294. Needs `gid`, and a program that runs as root, else
+   * PERMISSION_DENIED. Script, interpreter, modules and `cwd` have to be accessible to that user. Default: the program's. */
+  int64_t uid;
+
+  /* The group that workers run as, 1 to 4,294,967,294, with no other beside it. Needs a program that runs as root.
+   * Default: the program's groups. */
+  int64_t gid;
+
+  /* The bits that files which workers make do not have, 1 to 0777, octal in C and, without a need for the leading 0, in
+   * files: `umask: 027`. Default: the program's. */
+  int64_t umask;
+
+  /* 1: whatever the worker executes has no more rights than it has itself: set-user-ID bits and file capabilities are
+   * without effect (PR_SET_NO_NEW_PRIVS). Only on Linux; elsewhere UNIMPLEMENTED. PYPROC_OFF and 0 (default): not. */
+  int64_t no_new_privs;
+
+  /* 1: workers get no variable of the program's environment, only those of `env` and the library's own. PATH and HOME
+   * are then for `env` to set, where the script needs them. PYPROC_OFF and 0 (default): they get all. */
+  int64_t clear_env;
+
+  /* With `socket_path`: the user who may listen there beside root, 1 to 4,294,967,294, or PYPROC_OFF: any. Another one is
+   * PERMISSION_DENIED. Of a socket that systemd made root is the one. Default: the program's own effective user. */
+  int64_t peer_uid;
 } pyproc_pool_options;
 
 /* Initialises a pyproc_pool_options: all defaults. */

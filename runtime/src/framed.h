@@ -9,6 +9,7 @@
  *   framed_stream.c     streams: messages and credit
  *   framed_bare.c       workers without a handshake
  *   framed_health.c     pings, and what is to be seen of the worker
+ *   framed_attached.c   workers that somebody else runs
  *   framed_table.c      the calls in flight, and the end of a connection: what all the others stand on
  *
  * Roles. `reading` is taken by one thread at a time, which may touch `receiver` and wait on the channel. `writing`
@@ -37,6 +38,7 @@ typedef struct framed_slot {
   bool started;      /* the worker said so (STARTED) */
   bool is_stream;
   uint64_t poison_key; /* once its caller left a call that may run, see poison.h; else 0 */
+  int64_t due_ns; /* when a call that was given up has to have ended, where we mind that; 0: not */
 } framed_slot;
 
 struct framed;
@@ -55,6 +57,7 @@ typedef struct framed_handshake {
 
 extern const framed_handshake framed_hello; /* framed_reader.c */
 extern const framed_handshake framed_bare;  /* framed_bare.c */
+extern const framed_handshake framed_attached;
 
 typedef struct framed {
   struct connection base;
@@ -118,6 +121,9 @@ pyproc_error *framed_envelope_error(const framed *self, const struct envelope *e
 
 /* framed_bare.c. The worker answered that it cannot go on, and to which call it does not say. */
 void framed_gave_up(framed *self, const struct envelope *envelope);
+
+/* framed_attached.c: of the vtable. */
+bool framed_overdue(struct connection *base, int64_t now_ns);
 
 /* framed_writer.c. The lock is held (and let go of meanwhile). Writes what the channel takes, unless somebody is
  * writing. */

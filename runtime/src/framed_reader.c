@@ -271,6 +271,7 @@ static void take_hello(framed *self, const wire_header *header, const struct pay
   self->base.page = with_page ? self->page_memory : NULL;
   self->base.answers_pings = method_table_has_feature(methods, "ping");
   self->base.stacks_signal = method_table_stacks_signal(methods);
+  if (self->settings.attached) self->base.peer_pid = method_table_pid(methods);
   pthread_mutex_unlock(&self->lock);
   atomic_store(&self->base.capacity, method_table_concurrency(methods));
   atomic_store(&self->base.prefetch, with_page ? 1 : 0);

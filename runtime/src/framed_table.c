@@ -67,7 +67,7 @@ bool framed_release(framed *self, uint64_t id, framed_slot *ret_slot) {
   *ret_slot = *slot;
   if (slot->call != NULL)
     framed_remove(self, slot->call);
-  else if (--self->orphan_count == 0)
+  else if (--self->orphan_count == 0 && !self->handshake->has_frames)
     atomic_store(&self->base.answer_due_ns, INT64_MAX);
   atomic_fetch_sub(slot->is_stream ? &self->base.streams : &self->base.load, 1);
   *slot = (framed_slot){0};

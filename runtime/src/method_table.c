@@ -155,6 +155,11 @@ int method_table_concurrency(const method_table *table) {
   return table->concurrency;
 }
 
+pid_t method_table_pid(const method_table *table) {
+  json_int_t pid = json_integer_value(json_object_get(table->hello, "pid"));
+  return pid > 0 && pid <= INT32_MAX ? (pid_t)pid : 0;
+}
+
 const char *method_table_name(const method_table *table, uint32_t index) {
   const char *name = json_string_value(json_object_get(json_array_get(table->methods, index), "name"));
   return name == NULL ? "" : name;

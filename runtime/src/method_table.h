@@ -24,6 +24,9 @@ int method_table_stacks_signal(const method_table *table); /* a signal's number,
 int method_table_threads(const method_table *table);
 int method_table_concurrency(const method_table *table);
 
+/* The process id that the hello tells, which may be one of another container; 0: none. For people to read, nothing else. */
+pid_t method_table_pid(const method_table *table);
+
 /* Whether the worker can speak the codec: FAILED_PRECONDITION where a registered one is not among its own. */
 int method_table_check_codec(const method_table *table, const struct codec *codec, pyproc_error **reterr);
 

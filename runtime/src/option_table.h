@@ -13,6 +13,8 @@ enum { OPTION_LIST_MAX = 65536, OPTION_DESCRIPTION_SIZE = 160, OPTION_VARIABLE_S
 typedef enum option_type {
   OPTION_NUMBER,
   OPTION_LEVEL,       /* a number with a name: a log level */
+  OPTION_SWITCH,      /* a number: 1 or 0; in a file also yes, no and the like */
+  OPTION_MODE,        /* a number, in a file in octal: bits of a file's mode */
   OPTION_TEXT,        /* const char * */
   OPTION_LIST,        /* const char *const *, NULL-terminated */
   OPTION_ASSIGNMENTS, /* the same, each "NAME=value" */
@@ -21,11 +23,12 @@ typedef enum option_type {
 typedef struct option_row {
   const char *name; /* of the member, and of the key in a file */
   option_type type;
-  size_t offset;                               /* of the member */
-  int64_t fallback, lowest, highest;           /* of numbers; fallback 0: it is no constant */
-  bool can_be_off, can_be_unlimited, is_later; /* is_later: nothing but 0 yet */
-  const char *legacy;                          /* the environment variable that the Go library has for it, or NULL */
-  const char *doc;                             /* what it is, with its unit */
+  size_t offset;                     /* of the member */
+  int64_t fallback, lowest, highest; /* of numbers; fallback 0: it is no constant */
+  bool can_be_off, can_be_unlimited;
+  bool is_for_processes; /* says how a process is started or what it may do: there has to be one */
+  const char *legacy;    /* the environment variable that the Go library has for it, or NULL */
+  const char *doc;       /* what it is, with its unit */
 } option_row;
 
 extern const option_row option_table[];
@@ -36,6 +39,12 @@ const option_row *option_find(const char *name);
 
 /* The variable of the environment: "PYPROC_" and the name in upper case. Returns whether it fits into `size`. */
 bool option_variable(const option_row *row, char *variable, size_t size);
+
+/* Whether it is a number, of whatever kind. */
+bool option_is_number(const option_row *row);
+
+/* Whether the options have anything but the default. */
+bool option_is_set(const option_row *row, const pyproc_pool_options *options);
 
 /* Whether a number may be given. */
 bool option_allows(const option_row *row, int64_t value);

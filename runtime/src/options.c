@@ -6,13 +6,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "error.h"
 #include "option_table.h"
 #include "platform.h"
 
-enum { SIZE_MAX_SANE = 64 << 10 };
+enum { PRELOAD_SIZE = 4096, SIZE_MAX_SANE = 64 << 10, SOCKET_PATH_SIZE = sizeof((struct sockaddr_un *)0)->sun_path };
 
 /* Where the checked copy has a number of the user's, and what PYPROC_OFF and PYPROC_UNLIMITED become there. */
 typedef struct number_place {
@@ -50,6 +52,17 @@ static const number_place places[] = {
     {PLACE(poison_rest_ms, poison_rest_ms)},
     {PLACE(log_level, log_level), .off = PYPROC_OFF},
     {PLACE(shm_ring_bytes, ring_bytes)},
+    {PLACE(memory_limit_bytes, limits.memory_bytes), .can_change = true},
+    {PLACE(cpu_limit_seconds, limits.cpu_seconds), .can_change = true},
+    {PLACE(files_limit, limits.files), .can_change = true},
+    {PLACE(core_limit_bytes, limits.core_bytes), .off = PYPROC_OFF, .unlimited = INT64_MAX, .can_change = true},
+    {PLACE(nice, limits.nice), .can_change = true},
+    {PLACE(uid, limits.uid)}, /* the folder for sockets is theirs */
+    {PLACE(gid, limits.gid)},
+    {PLACE(umask, limits.umask), .can_change = true},
+    {PLACE(no_new_privs, limits.no_new_privs), .can_change = true},
+    {PLACE(clear_env, clear_env), .can_change = true},
+    {PLACE(peer_uid, peer_uid), .off = PYPROC_OFF, .can_change = true},
 };
 
 static int copy_number(struct options *to, const pyproc_pool_options *from, const number_place *place,
@@ -108,35 +121,21 @@ static int check_env(const struct options *self, pyproc_error **reterr) {
   return PYPROC_OK;
 }
 
-static bool is_set(const pyproc_pool_options *from, const option_row *row) {
-  const char *text;
-  int64_t number;
-  if (row->type == OPTION_TEXT) {
-    memcpy(&text, (const char *)from + row->offset, sizeof text);
-    return text != NULL;
-  }
-  memcpy(&number, (const char *)from + row->offset, sizeof number);
-  return !option_allows(row, number);
-}
-
-static int check_choices(const pyproc_pool_options *from, pyproc_error **reterr) {
-  for (size_t i = 0; i < option_table_size; i++)
-    if (option_table[i].is_later && is_set(from, &option_table[i]))
-      return error_set(reterr, PYPROC_E_UNIMPLEMENTED, "option %s is not part of this version; leave it 0",
-                       option_table[i].name);
-  return PYPROC_OK;
-}
-
 /* Shared memory belongs to our own workers and our own frames. */
 static int choose_channel(struct options *to, const pyproc_pool_options *from, pyproc_error **reterr) {
   const char *channel = from->channel != NULL ? from->channel : "auto";
-  bool is_shm = strcmp(channel, "shm") == 0, is_possible = !to->grpc && !to->bare_workers;
+  bool is_shm = strcmp(channel, "shm") == 0, is_possible = !to->grpc && !to->bare_workers && to->socket_path == NULL;
   if (!is_shm && strcmp(channel, "uds") != 0 && strcmp(channel, "auto") != 0)
     return error_set(reterr, PYPROC_E_INVALID_ARGUMENT,
                      "option channel is \"%s\"; allowed are \"auto\" (default), \"uds\" and \"shm\"", channel);
   if (is_shm && !is_possible)
-    return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "options channel and %s: workers with %s have no shared memory",
-                     to->grpc ? "protocol" : "handshake", to->grpc ? "gRPC" : "handshake \"none\"");
+    return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "options channel and %s: %s have no shared memory",
+                     to->grpc           ? "protocol"
+                     : to->bare_workers ? "handshake"
+                                        : "socket_path",
+                     to->grpc           ? "workers with gRPC"
+                     : to->bare_workers ? "workers with handshake \"none\""
+                                        : "attached workers");
   if (is_shm && !platform_can_seal())
     return error_set(reterr, PYPROC_E_UNIMPLEMENTED,
                      "option channel is \"shm\", which this library was built without (it needs Linux); leave it "
@@ -149,6 +148,13 @@ static int choose_channel(struct options *to, const pyproc_pool_options *from, p
   else if (strcmp(channel, "auto") == 0 && is_possible && platform_can_seal())
     to->channel = CHANNEL_CHOICE_AUTO;
   return PYPROC_OK;
+}
+
+static int choose_affinity(struct options *to, const pyproc_pool_options *from, pyproc_error **reterr) {
+  to->limits.is_spread = from->affinity != NULL && strcmp(from->affinity, "spread") == 0;
+  if (from->affinity == NULL || to->limits.is_spread || strcmp(from->affinity, "none") == 0) return PYPROC_OK;
+  return error_set(reterr, PYPROC_E_INVALID_ARGUMENT,
+                   "option affinity is \"%s\"; allowed are \"none\" (default) and \"spread\"", from->affinity);
 }
 
 static int choose_protocol(struct options *to, const pyproc_pool_options *from, pyproc_error **reterr) {
@@ -188,15 +194,26 @@ static int choose_handshake(struct options *to, const pyproc_pool_options *from,
 /* ---- a server elsewhere ---- */
 
 /* Options that are about processes, which there are none of. */
+static int refuse_processes(const pyproc_pool_options *from, const char *instead, pyproc_error **reterr) {
+  for (size_t i = 0; i < option_table_size; i++)
+    if (option_table[i].is_for_processes && option_is_set(&option_table[i], from))
+      return error_set(reterr, PYPROC_E_INVALID_ARGUMENT,
+                       "options %s and %s: with a %s no worker is started, so leave %s 0", instead,
+                       option_table[i].name, instead, option_table[i].name);
+  return PYPROC_OK;
+}
+
 static int refuse_with_target(const pyproc_pool_options *from, pyproc_error **reterr) {
   const struct {
     const char *name;
     bool is_set;
   } ours[] = {
-      {"script", from->script != NULL},   {"python", from->python != NULL},       {"cwd", from->cwd != NULL},
-      {"channel", from->channel != NULL}, {"handshake", from->handshake != NULL}, {"args", from->args != NULL},
-      {"env", from->env != NULL},         {"services", from->services != NULL},   {"workers", from->workers != 0},
+      {"channel", from->channel != NULL},         {"handshake", from->handshake != NULL},
+      {"services", from->services != NULL},       {"workers", from->workers != 0},
+      {"socket_path", from->socket_path != NULL},
   };
+  int result = refuse_processes(from, "target", reterr);
+  if (result < 0) return result;
   for (size_t i = 0; i < sizeof ours / sizeof *ours; i++)
     if (ours[i].is_set)
       return error_set(reterr, PYPROC_E_INVALID_ARGUMENT,
@@ -256,6 +273,34 @@ static int copy_remote(struct options *to, const pyproc_pool_options *from, pypr
   return result;
 }
 
+/* ---- a worker that somebody else runs ---- */
+
+static int check_attached(const pyproc_pool_options *from, pyproc_error **reterr) {
+  if (from->socket_path == NULL && from->peer_uid != 0)
+    return error_set(reterr, PYPROC_E_INVALID_ARGUMENT,
+                     "options peer_uid and socket_path: peer_uid is only for a socket_path");
+  if (from->socket_path == NULL) return PYPROC_OK;
+  if (*from->socket_path == '\0') return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "option socket_path is empty");
+  if (from->protocol != NULL && strcmp(from->protocol, "grpc") == 0)
+    return error_set(reterr, PYPROC_E_INVALID_ARGUMENT,
+                     "options socket_path and protocol: a gRPC server is reached by option target, \"unix:%s\"",
+                     from->socket_path);
+  return refuse_processes(from, "socket_path", reterr);
+}
+
+static int copy_path(char **to, const char *name, const char *from, pyproc_error **reterr);
+
+static int copy_attached(struct options *to, const pyproc_pool_options *from, pyproc_error **reterr) {
+  int result = check_attached(from, reterr);
+  if (result >= 0 && from->socket_path != NULL)
+    result = copy_path(&to->socket_path, "socket_path", from->socket_path, reterr);
+  if (result >= 0 && to->socket_path != NULL && strlen(to->socket_path) >= SOCKET_PATH_SIZE)
+    result = error_set(reterr, PYPROC_E_INVALID_ARGUMENT,
+                       "option socket_path: %s is longer than the %d bytes that a socket's path may have",
+                       to->socket_path, SOCKET_PATH_SIZE - 1);
+  return result;
+}
+
 /* The default follows the machine: a worker runs one handler at a time. */
 static int64_t default_workers(void) {
   return platform_cpu_count();
@@ -266,18 +311,52 @@ static int copy_numbers(struct options *to, const pyproc_pool_options *from, pyp
     int result = copy_number(to, from, &places[i], reterr);
     if (result < 0) return result;
   }
-  if (to->workers == 0) to->workers = from->target != NULL ? 1 : default_workers();
+  if (to->workers == 0) to->workers = from->target != NULL || from->socket_path != NULL ? 1 : default_workers();
   to->spin_ns *= 1000;
   return PYPROC_OK;
 }
 
+static bool is_name_byte(char byte) {
+  return (byte >= 'a' && byte <= 'z') || (byte >= 'A' && byte <= 'Z') || (byte >= '0' && byte <= '9') || byte == '_' ||
+         byte == '.' || (byte & 0x80) != 0;
+}
+
+/* Copies names that have commas between them, without the blanks around them. */
+static bool copy_names(char *to, const char *from) {
+  for (;;) {
+    from += strspn(from, " \t");
+    const char *start = from;
+    while (is_name_byte(*from)) *to++ = *from++;
+    bool is_named = from > start;
+    from += strspn(from, " \t");
+    *to++ = *from;
+    if (!is_named || (*from != ',' && *from != '\0')) return false;
+    if (*from++ == '\0') return true;
+  }
+}
+
+static int copy_preload(struct options *to, const char *from, pyproc_error **reterr) {
+  if (from == NULL) return PYPROC_OK;
+  if (to->bare_workers)
+    return error_set(reterr, PYPROC_E_INVALID_ARGUMENT,
+                     "options preload and handshake: with handshake \"none\" workers run without our package, which "
+                     "forks; leave preload out");
+  if (strlen(from) >= PRELOAD_SIZE)
+    return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "option preload is longer than %d bytes", PRELOAD_SIZE - 1);
+  int result = copy_text(&to->preload, from, reterr);
+  if (result < 0 || copy_names(to->preload, from)) return result;
+  return error_set(reterr, PYPROC_E_INVALID_ARGUMENT,
+                   "option preload is \"%s\"; write names of modules with commas between them, as in numpy,pandas",
+                   from);
+}
+
 /* Absolute: neither option cwd nor a later chdir of the host changes what is meant. */
-static int copy_path(char **to, const char *from, pyproc_error **reterr) {
+static int copy_path(char **to, const char *name, const char *from, pyproc_error **reterr) {
   char folder[PATH_MAX], text[128];
   if (from[0] == '/') return copy_text(to, from, reterr);
   if (getcwd(folder, sizeof folder) == NULL)
     return error_set(reterr, PYPROC_E_FAILED_PRECONDITION,
-                     "option script: %s is relative, and the current folder is unknown: %s", from,
+                     "option %s: %s is relative, and the current folder is unknown: %s", name, from,
                      platform_error_text(errno, text, sizeof text));
   size_t size = strlen(folder) + strlen(from) + 2;
   *to = malloc(size);
@@ -288,12 +367,13 @@ static int copy_path(char **to, const char *from, pyproc_error **reterr) {
 
 static int copy_texts(struct options *to, const pyproc_pool_options *from, pyproc_error **reterr) {
   const char *python = from->python != NULL ? from->python : getenv("PYPROC_PYTHON");
-  if (from->target != NULL) return PYPROC_OK; /* no process, no texts about it */
+  if (from->target != NULL || from->socket_path != NULL) return PYPROC_OK; /* no process, no texts about it */
   if (from->script == NULL || *from->script == '\0')
     return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "option script is missing: set it to the worker's Python file");
-  int result = copy_path(&to->script, from->script, reterr);
+  int result = copy_path(&to->script, "script", from->script, reterr);
   if (result >= 0) result = copy_text(&to->python, python != NULL && *python != '\0' ? python : "python3", reterr);
   if (result >= 0) result = copy_text(&to->cwd, from->cwd, reterr);
+  if (result >= 0) result = copy_preload(to, from->preload, reterr);
   if (result >= 0) result = copy_list(&to->args, from->args, "args", reterr);
   if (result >= 0) result = copy_list(&to->env, from->env, "env", reterr);
   return result >= 0 ? check_env(to, reterr) : result;
@@ -324,12 +404,14 @@ int options_copy(struct options *to, const pyproc_pool_options *from, pyproc_err
                          .log_userdata = given.log_userdata,
                          .event = given.event,
                          .event_userdata = given.event_userdata};
-  result = check_choices(&given, reterr);
-  if (result >= 0) result = choose_protocol(to, &given, reterr);
+  result = choose_protocol(to, &given, reterr);
   if (result >= 0) result = copy_remote(to, &given, reterr);
   if (result >= 0) result = choose_handshake(to, &given, reterr);
   if (result >= 0) result = copy_numbers(to, &given, reterr);
+  if (result >= 0) result = copy_attached(to, &given, reterr);
   if (result >= 0) result = choose_channel(to, &given, reterr);
+  if (result >= 0) result = choose_affinity(to, &given, reterr);
+  if (result >= 0) result = process_limits_check(&to->limits, reterr);
   if (result >= 0) result = copy_texts(to, &given, reterr);
   if (result < 0) options_free(to);
   return result;
@@ -344,6 +426,7 @@ int options_check_change(const struct options *now, const struct options *wanted
   if (now->codec != wanted->codec || now->grpc != wanted->grpc) fixed = "protocol";
   if (wanted->target != NULL) fixed = "target";
   if (now->channel != wanted->channel) fixed = "channel";
+  if ((now->socket_path != NULL) != (wanted->socket_path != NULL)) fixed = "socket_path";
   if (now->bare_workers != wanted->bare_workers) fixed = "handshake";
   if (now->services != wanted->services) fixed = "services";
   if (now->log != wanted->log) fixed = "log";
@@ -359,7 +442,9 @@ void options_free(struct options *self) {
   free(self->script);
   free(self->python);
   free(self->cwd);
+  free(self->preload);
   free(self->target);
+  free(self->socket_path);
   free(self->tls_ca_file);
   free(self->tls_cert_file);
   free(self->tls_key_file);

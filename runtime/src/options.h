@@ -9,15 +9,19 @@
 
 #include "channel.h"
 #include "codec.h"
+#include "process_limits.h"
 
 struct options {
   char *script, *python, *cwd; /* python: as given, or PYPROC_PYTHON, or "python3" */
+  char *preload;               /* "numpy,pandas", without blanks; NULL: nothing */
   char **args, **env;          /* NULL-terminated copies, or NULL */
   const pyproc_service *const *services;
   const struct codec *codec;
   bool bare_workers;                                                /* handshake "none": those of the Go library */
   bool grpc;                                                        /* protocol is "grpc" */
   char *target;                                                     /* NULL: workers */
+  char *socket_path;                                                /* absolute; NULL: workers of our own */
+  int64_t peer_uid;                                                 /* with that; 0: our own, PYPROC_OFF: any */
   char *tls_ca_file, *tls_cert_file, *tls_key_file, *authorization; /* NULL: none */
   channel_choice channel;
   int64_t ring_bytes;
@@ -30,6 +34,8 @@ struct options {
   int64_t poison_limit, poison_rest_ms;                       /* poison_limit 0: never */
   int64_t recycle_calls, recycle_rss_bytes, recycle_age_ms;   /* 0: never */
   int64_t max_streams, stream_window, stream_idle_timeout_ms; /* INT64_MAX: off */
+  process_limits limits;
+  int64_t clear_env; /* 1: workers do not get the host's */
   pyproc_log_callback *log;
   void *log_userdata;
   pyproc_event_callback *event;

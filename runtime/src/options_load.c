@@ -99,19 +99,29 @@ static int set_text(load *self, const option_row *row, const place *at, const ch
   return PYPROC_OK;
 }
 
+static bool read_switch(const char *text, int64_t *ret_value) {
+  static const char *const words[2][4] = {{"no", "off", "false", "0"}, {"yes", "on", "true", "1"}};
+  for (int64_t value = 0; value < 2; value++)
+    for (size_t i = 0; i < 4; i++)
+      if (strcmp(text, words[value][i]) == 0) return *ret_value = value, true;
+  return false;
+}
+
 /* A whole number, or one of the words that stand for one. */
 static bool read_number(const option_row *row, const char *text, int64_t *ret_value) {
   static const char *const levels[] = {"debug", "info", "warning", "error"};
   if (row->type == OPTION_LEVEL)
     for (size_t i = 0; i < sizeof levels / sizeof *levels; i++)
       if (strcmp(text, levels[i]) == 0) return *ret_value = PYPROC_LOG_DEBUG + (int64_t)i, true;
+  if (row->type == OPTION_SWITCH && strcmp(text, "default") != 0) return read_switch(text, ret_value);
   if (strcmp(text, "off") == 0) return *ret_value = PYPROC_OFF, true;
   if (strcmp(text, "unlimited") == 0) return *ret_value = PYPROC_UNLIMITED, true;
   if (strcmp(text, "default") == 0) return *ret_value = 0, true;
-  if (*text != '-' && (*text < '0' || *text > '9')) return false; /* strtoll takes blanks and signs, too */
+  if (row->type == OPTION_MODE && strncmp(text, "0o", 2) == 0) text += 2; /* YAML 1.2 writes it so */
+  if (*text != '-' && (*text < '0' || *text > '9')) return false;         /* strtoll takes blanks and signs, too */
   char *end;
   errno = 0;
-  *ret_value = strtoll(text, &end, 10);
+  *ret_value = strtoll(text, &end, row->type == OPTION_MODE ? 8 : 10);
   return errno == 0 && *end == '\0' && end != text;
 }
 
@@ -119,7 +129,6 @@ static int set_number(load *self, const option_row *row, const place *at, const 
   char allowed[OPTION_DESCRIPTION_SIZE];
   int64_t value = 0;
   bool is_number = read_number(row, text, &value);
-  if (is_number && row->is_later && value != 0) return refuse(self, at, "is not part of this version; leave it out");
   if (!is_number || !option_allows(row, value)) {
     option_describe_words(row, allowed, sizeof allowed);
     return refuse(self, at, "is \"%.100s\"; %s", text, allowed);
@@ -191,7 +200,6 @@ static int set_list(load *self, const option_row *row, const place *at, const ya
 }
 
 static int set_node(load *self, const option_row *row, const place *at, const yaml_node_t *node) {
-  if (row->is_later && row->type == OPTION_TEXT) return refuse(self, at, "is not part of this version; leave it out");
   if (row->type == OPTION_LIST || row->type == OPTION_ASSIGNMENTS) return set_list(self, row, at, node);
   if (node->type != YAML_SCALAR_NODE)
     return refuse(self, at, "is %s; write %s", kind_of(node), row->type == OPTION_TEXT ? "a text" : "a number");
@@ -199,7 +207,7 @@ static int set_node(load *self, const option_row *row, const place *at, const ya
   size_t size = node->data.scalar.length;
   if (is_empty(node)) return refuse(self, at, "has no value; leave the key out for its default");
   if (row->type == OPTION_TEXT) return set_text(self, row, at, text, size);
-  if (node->data.scalar.style != YAML_PLAIN_SCALAR_STYLE)
+  if (node->data.scalar.style != YAML_PLAIN_SCALAR_STYLE && row->type != OPTION_MODE)
     return refuse(self, at, "is the text \"%.100s\"; write a number, without quotes", text);
   return set_number(self, row, at, text);
 }
@@ -319,8 +327,7 @@ static int set_variable(load *self, const option_row *row, const char *name, con
   if (*value == '\0') return PYPROC_OK; /* as if it was not set */
   if (row->type == OPTION_LIST || row->type == OPTION_ASSIGNMENTS)
     return parse(self, given.at, value, strlen(value), use_variable, &given);
-  if (row->type == OPTION_TEXT && !row->is_later) return set_text(self, row, &given.at, value, strlen(value));
-  if (row->type == OPTION_TEXT) return refuse(self, &given.at, "is not part of this version; unset it");
+  if (row->type == OPTION_TEXT) return set_text(self, row, &given.at, value, strlen(value));
   return set_number(self, row, &given.at, value);
 }
 
@@ -366,7 +373,7 @@ void pyproc_options_clear(pyproc_pool_options *options) {
   for (size_t i = 0; i < option_table_size; i++) {
     const option_row *row = &option_table[i];
     const void *pointer;
-    if (row->type == OPTION_NUMBER || row->type == OPTION_LEVEL) continue;
+    if (option_is_number(row)) continue;
     memcpy(&pointer, (char *)&copy + row->offset, sizeof pointer);
     if (is_loaded(first, pointer)) memset((char *)&copy + row->offset, 0, sizeof pointer);
   }

@@ -106,6 +106,46 @@ ssize_t platform_send_fd(int socket, const void *data, size_t size, int fd) {
   return platform_send_fds(socket, data, size, &fd, fd >= 0 ? 1 : 0);
 }
 
+#ifdef MSG_CMSG_CLOEXEC
+enum { RECEIVE_FLAGS = MSG_CMSG_CLOEXEC };
+#else
+enum { RECEIVE_FLAGS = 0 };
+#endif
+
+/* Takes the first descriptor of a message and closes all others. */
+static int take_fd(struct msghdr *message) {
+  int taken = -1;
+  for (struct cmsghdr *header = CMSG_FIRSTHDR(message); header != NULL; header = CMSG_NXTHDR(message, header)) {
+    if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
+    size_t count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+    for (size_t i = 0; i < count; i++) {
+      int fd;
+      memcpy(&fd, CMSG_DATA(header) + i * sizeof fd, sizeof fd);
+      if (taken < 0)
+        taken = fd;
+      else
+        platform_close_fd(fd);
+    }
+  }
+  return taken;
+}
+
+ssize_t platform_receive_fd(int socket, void *data, size_t size, int *ret_fd) {
+  struct iovec part = {.iov_base = data, .iov_len = size};
+  union {
+    struct cmsghdr align;
+    char bytes[CMSG_SPACE(PLATFORM_FDS_MAX * sizeof(int))];
+  } control;
+  struct msghdr message = {
+      .msg_iov = &part, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control.bytes};
+  ssize_t got = recvmsg(socket, &message, RECEIVE_FLAGS);
+  *ret_fd = -1;
+  if (got < 0) return -1;
+  *ret_fd = platform_lift_fd(take_fd(&message));
+  if (*ret_fd >= 0) fcntl(*ret_fd, F_SETFD, FD_CLOEXEC);
+  return got;
+}
+
 int platform_kill_group(pid_t pgid, int signo) {
   if (pgid > 1) return kill(-pgid, signo);
   errno = EINVAL; /* -1 would be every process that we may signal */

@@ -61,6 +61,10 @@ int platform_cpu_quota(const char *root, const char *list);
 /* The processor that the calling thread runs on, -1 when unknown. */
 int platform_current_cpu(void);
 
+/* The number of the n-th processor, round and round, of those that the calling thread may use; -1 where the system does
+   not tell. */
+int platform_nth_processor(int n);
+
 /* ---- descriptors ---- */
 
 /* Moves a descriptor below 3 out of the way of the host's standard streams, close-on-exec. Takes `fd` over: returns the
@@ -91,11 +95,14 @@ int platform_connect(const char *path);
 
 /* send(2) that raises no SIGPIPE. The first byte carries the descriptors (SCM_RIGHTS; at most PLATFORM_FDS_MAX), once any
    byte was sent; where there are some, `size` must not be 0. Returns the bytes sent, which may be fewer than `size`. */
-enum { PLATFORM_FDS_MAX = 4 };
+enum { PLATFORM_FDS_MAX = 5 };
 ssize_t platform_send_fds(int socket, const void *data, size_t size, const int *fds, int count);
 
 /* The same with one descriptor, -1: none. */
 ssize_t platform_send_fd(int socket, const void *data, size_t size, int fd);
+
+/* recv(2), which also takes a descriptor that came along, -1 where none did; of several all but the first are closed. */
+ssize_t platform_receive_fd(int socket, void *data, size_t size, int *ret_fd);
 
 /* Process id of the peer of a connected Unix socket as of its connect, or -1. */
 pid_t platform_peer_pid(int socket);
@@ -143,6 +150,24 @@ pid_t platform_fork_exec(void (*child)(void *argument), void *argument);
 /* For a child between fork and exec: it is killed when the thread that made it ends, or at once when that is not
    `parent`'s any more. Async-signal-safe. Does nothing where the system has no such thing. */
 void platform_die_with(pid_t parent);
+
+/* The next four are for a child between fork and exec, and change that child alone: async-signal-safe, -1 with errno,
+   ENOSYS where the system has no such thing. */
+
+/* Keeps the process on one processor. */
+int platform_bind_processor(int processor);
+
+/* Takes on the group, and no other beside it. Before the next one, which gives the right to it away. */
+int platform_become_group(gid_t gid);
+
+/* Takes on the user, for good. */
+int platform_become_user(uid_t uid);
+
+/* From now on no program that is executed has more rights than this process: set-user-ID bits are without effect. */
+int platform_no_new_privileges(void);
+
+/* The parent of a process; -1 where that cannot be told. */
+pid_t platform_parent_of(pid_t pid);
 
 /* A number that differs between a process and the children that it forked. Cheap after the first call. */
 unsigned platform_fork_generation(void);

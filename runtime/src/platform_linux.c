@@ -39,7 +39,12 @@
 #define MFD_NOEXEC_SEAL 0x0008U
 #endif
 
-enum { ID_PIDFD = 3 /* P_PIDFD, an enumerator that older headers lack */, CGROUP_DEPTH = 64, CLOSE_LIMIT = 65536 };
+enum {
+  ID_PIDFD = 3 /* P_PIDFD, an enumerator that older headers lack */,
+  CGROUP_DEPTH = 64,
+  CLOSE_LIMIT = 65536,
+  PROCESSORS_MAX = 65536
+};
 
 static struct timespec timespec_of(int64_t ns) {
   if (ns < 0) ns = 0;
@@ -213,19 +218,38 @@ platform_oom platform_oom_count(const char *root, const char *list, const char *
 
 /* ---- processors ---- */
 
-static int affinity_count(void) {
-  for (size_t cpus = 1024; cpus <= 65536; cpus *= 8) {
+/* The processors that the calling thread may use, as a set of *ret_size bytes to be freed; NULL: not known. */
+static cpu_set_t *allowed_processors(size_t *ret_size) {
+  for (size_t cpus = 1024; cpus <= PROCESSORS_MAX; cpus *= 8) {
     cpu_set_t *set = CPU_ALLOC(cpus);
-    if (set == NULL) break;
-    size_t size = CPU_ALLOC_SIZE(cpus);
-    int found = sched_getaffinity(0, size, set) == 0 ? CPU_COUNT_S(size, set) : 0;
-    bool too_small = found == 0 && errno == EINVAL;
+    if (set == NULL) return NULL;
+    *ret_size = CPU_ALLOC_SIZE(cpus);
+    if (sched_getaffinity(0, *ret_size, set) == 0) return set;
+    bool too_small = errno == EINVAL;
     CPU_FREE(set);
-    if (found > 0) return found;
     if (!too_small) break;
   }
+  return NULL;
+}
+
+static int affinity_count(void) {
+  size_t size = 0;
+  cpu_set_t *set = allowed_processors(&size);
+  int found = set != NULL ? CPU_COUNT_S(size, set) : 0;
+  CPU_FREE(set);
+  if (found > 0) return found;
   long online = sysconf(_SC_NPROCESSORS_ONLN);
   return online < 1 ? 1 : (int)online;
+}
+
+int platform_nth_processor(int n) {
+  size_t size = 0;
+  cpu_set_t *set = allowed_processors(&size);
+  int count = set != NULL ? CPU_COUNT_S(size, set) : 0, left = count > 0 ? n % count : 0, found = -1;
+  for (size_t cpu = 0; count > 0 && found < 0 && cpu < size * CHAR_BIT; cpu++)
+    if (CPU_ISSET_S(cpu, size, set) && left-- == 0) found = (int)cpu;
+  CPU_FREE(set);
+  return found;
 }
 
 int platform_cpu_count(void) {
@@ -386,6 +410,37 @@ void platform_die_with(pid_t parent) {
   if (getppid() != parent) _exit(127); /* it was quicker */
 }
 
+int platform_bind_processor(int processor) {
+  unsigned long set[PROCESSORS_MAX / CHAR_BIT / sizeof(unsigned long)] = {0};
+  enum { BITS = CHAR_BIT * sizeof *set };
+  if (processor < 0 || processor >= PROCESSORS_MAX) {
+    errno = EINVAL;
+    return -1;
+  }
+  set[processor / BITS] = 1UL << processor % BITS;
+  return syscall(SYS_sched_setaffinity, 0, sizeof set, set) < 0 ? -1 : 0;
+}
+
+/* glibc's own functions for the next two have all threads take part: those are the host's, whose memory this may be. */
+#ifdef SYS_setgroups32 /* where the others take 16 bits */
+enum { SET_GROUPS = SYS_setgroups32, SET_GROUP = SYS_setresgid32, SET_USER = SYS_setresuid32 };
+#else
+enum { SET_GROUPS = SYS_setgroups, SET_GROUP = SYS_setresgid, SET_USER = SYS_setresuid };
+#endif
+
+int platform_become_group(gid_t gid) {
+  if (syscall(SET_GROUPS, 1, &gid) < 0) return -1;
+  return syscall(SET_GROUP, gid, gid, gid) < 0 ? -1 : 0;
+}
+
+int platform_become_user(uid_t uid) {
+  return syscall(SET_USER, uid, uid, uid) < 0 ? -1 : 0;
+}
+
+int platform_no_new_privileges(void) {
+  return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+}
+
 typedef struct object_search {
   uintptr_t address;
   char *buffer;
@@ -535,4 +590,12 @@ int64_t platform_process_rss(pid_t pid) {
   if (fscanf(file, "%lld %lld", &size, &resident) != 2) resident = -1;
   fclose(file);
   return resident < 0 ? -1 : (int64_t)resident * sysconf(_SC_PAGESIZE);
+}
+
+pid_t platform_parent_of(pid_t pid) {
+  char path[64], text[512];
+  snprintf(path, sizeof path, "/proc/%ld/stat", (long)pid);
+  if (!read_text(path, text, sizeof text)) return -1;
+  const char *end = strrchr(text, ')'); /* the name before it may hold anything */
+  return end != NULL && strlen(end) > 4 ? (pid_t)strtol(end + 4, NULL, 10) : -1;
 }

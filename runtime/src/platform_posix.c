@@ -9,6 +9,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <limits.h>
 #include <poll.h>
 #include <stdio.h>
@@ -56,6 +57,17 @@ int platform_cpu_count(void) {
 }
 
 int platform_current_cpu(void) {
+  return -1;
+}
+
+int platform_nth_processor(int n) {
+  (void)n;
+  return -1;
+}
+
+int platform_bind_processor(int processor) {
+  (void)processor;
+  errno = ENOSYS;
   return -1;
 }
 
@@ -220,6 +232,20 @@ void platform_die_with(pid_t parent) {
   (void)parent;
 }
 
+/* The child has one thread: fork, not vfork, made it. */
+int platform_become_group(gid_t gid) {
+  return setgroups(1, &gid) < 0 || setgid(gid) < 0 ? -1 : 0;
+}
+
+int platform_become_user(uid_t uid) {
+  return setuid(uid);
+}
+
+int platform_no_new_privileges(void) {
+  errno = ENOSYS;
+  return -1;
+}
+
 const char *platform_library_dir(char *buffer, size_t size) {
   Dl_info info;
   char path[PATH_MAX];
@@ -368,6 +394,11 @@ const char *platform_getenv(const char *name) {
 }
 
 int64_t platform_process_rss(pid_t pid) {
+  (void)pid;
+  return -1;
+}
+
+pid_t platform_parent_of(pid_t pid) {
   (void)pid;
   return -1;
 }

@@ -13,6 +13,11 @@
 #define POLLER_OUT 2u    /* writable */
 #define POLLER_HANGUP 4u /* hung up or broken: reported whatever was asked for, together with POLLER_IN */
 
+/* What the tags of the supervisor's poller point to: the first member of who wants to hear of an event. */
+typedef struct poller_target {
+  void (*handle)(struct poller_target *self, uint32_t events);
+} poller_target;
+
 typedef struct poller_event {
   void *tag;
   uint32_t events; /* POLLER_* */
@@ -28,7 +33,7 @@ typedef struct poller {
 /* All return 0 or more, or -1 with errno. */
 int poller_open(poller *self);
 
-/* Watches `fd` for `events` (POLLER_IN, POLLER_OUT), replacing what was asked before; 0 takes it out, which never
+/* Watches `fd` for `events` (POLLER_IN, POLLER_OUT; POLLER_HANGUP alone: its end and nothing else), replacing what was asked before; 0 takes it out, which never
    fails for a descriptor that is not in. */
 int poller_set(poller *self, int fd, uint32_t events, void *tag);
 

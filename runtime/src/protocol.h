@@ -54,6 +54,8 @@
  *             that the worker owes. NULL: there are none.
  *   look      supervisor, while open: what is to be seen of the worker. NULL: nothing.
  *   is_reached  any thread: whether the other side can be reached just now. NULL: as long as the state is open.
+ *   overdue   supervisor: answer_due_ns has passed. Whether a call is overdue indeed; else answer_due_ns is set to when the
+ *             next one is. NULL: it is.
  * Lock order: the pool's lock, then a connection's, then a stream's; of an owner's functions `ready`, `freed` and
  * `returned` are called with none of them; the others must take no lock.
  *
@@ -94,11 +96,11 @@ typedef struct connection_owner {
   void (*freed)(void *owner); /* there is room for more calls than before */
   /* The worker has given the call back, not started: it stops. The call is in no table; find another place for it. */
   void (*returned)(void *owner, struct call *call);
-  void (*broken)(void *owner);                /* the connection is of no more use: `reason` says why */
+  void (*broken)(void *owner); /* the connection is of no more use: `reason` says why */
   /* The supervisor should poll fd: something is owed and nobody reads. False: another thread will read by itself. */
   bool (*watch)(void *owner, bool for_write);
-  void (*pump)(void *owner);                  /* likewise, and there is something to be pumped, which fd does not tell */
-  void (*overdue)(void *owner);               /* answer_due_ns was set; locks may be held */
+  void (*pump)(void *owner);    /* likewise, and there is something to be pumped, which fd does not tell */
+  void (*overdue)(void *owner); /* answer_due_ns was set; locks may be held */
   /* While the supervisor is held up in a callback, whoever blocks here also polls these (at most two; returns how many)
    * and calls `drain` when it wakes, so that a worker never waits for its log to be read. */
   int (*logs)(void *owner, int fds[2]);
@@ -117,7 +119,8 @@ typedef struct connection_settings {
   struct poison *poison; /* NULL: nobody asks for suspects */
   channel_choice channel;
   uint32_t ring_bytes; /* of a shared-memory channel, each way */
-  int place;             /* no two connections of a pool have the same */
+  bool attached;       /* somebody else runs it: it waits for our hello, and outlives the connection */
+  int place;           /* no two connections of a pool have the same */
 
   /* For gRPC alone. */
   const struct private_dir *folder; /* for the workers' sockets; NULL: there are none */
@@ -154,6 +157,7 @@ typedef struct protocol {
   int (*suspects)(struct connection *self, uint64_t *keys, int max);
   void (*ping)(struct connection *self, uint64_t number);
   void (*look)(struct connection *self, struct health_facts *ret_facts);
+  bool (*overdue)(struct connection *self, int64_t now_ns);
 } protocol;
 
 struct connection {

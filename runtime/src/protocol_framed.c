@@ -44,7 +44,7 @@ static struct connection *framed_create(const connection_settings *settings, con
   if (self == NULL) goto no_memory;
   self->base = (struct connection){.protocol = &protocol_framed, .owner_ops = owner_ops, .owner = owner};
   self->settings = *settings;
-  self->handshake = settings->bare ? &framed_bare : &framed_hello;
+  self->handshake = settings->bare ? &framed_bare : settings->attached ? &framed_attached : &framed_hello;
   self->cpu_count = platform_cpu_count();
   spin_init(&self->spin, settings->spin_ns);
   self->page_fd = -1;
@@ -66,8 +66,19 @@ no_memory:
   return NULL;
 }
 
+static void drop_page(framed *self) {
+  if (self->page_memory != NULL) munmap(self->page_memory, sizeof *self->page_memory);
+  platform_close_fd(self->page_fd);
+  self->page_memory = NULL;
+  self->page_fd = -1;
+}
+
 static void reset_page(framed *self) {
   self->base.page = NULL;
+  if (self->settings.attached) { /* who had the last one may still have it */
+    drop_page(self);
+    make_page(self);
+  }
   if (self->page_memory == NULL) return;
   memset((void *)self->page_memory, 0, sizeof *self->page_memory);
   self->page_memory->magic = STATUS_PAGE_MAGIC;
@@ -301,11 +312,17 @@ static bool framed_running(struct connection *base, uint64_t *ret_id, char *name
   return found;
 }
 
+/* Whether the call has not begun and will not. Who outlives the connection could still begin what we only look at. */
+static bool take_back(framed *self, const struct call *call) {
+  if (!self->settings.attached) return !framed_may_have_run(self, call->id);
+  return self->base.page != NULL && status_page_revoke(self->base.page, call->id);
+}
+
 static uint32_t fail_calls(framed *self, const pyproc_error *error, call_list *unstarted) {
   uint32_t bits = 0;
   while (self->in_flight.first != NULL) {
     struct call *call = self->in_flight.first;
-    bool may_have_run = framed_may_have_run(self, call->id);
+    bool may_have_run = !take_back(self, call);
     bool is_pinned = call->stream != NULL && call->stream->is_pinned;
     framed_remove(self, call);
     if (!may_have_run && !is_pinned && call->asked == 0) {
@@ -377,4 +394,5 @@ const protocol protocol_framed = {.name = "framed",
                                   .nudge = framed_nudge,
                                   .suspects = framed_suspects,
                                   .ping = framed_ping,
-                                  .look = framed_look};
+                                  .look = framed_look,
+                                  .overdue = framed_overdue};

@@ -24,7 +24,9 @@ static int make_edition(const pyproc_pool *pool, const pyproc_pool_options *give
   int result = options_copy(options, given, reterr);
   if (result < 0) goto no_options;
   result = options_check_change(&pool->options, options, reterr);
-  if (result >= 0) result = supervisor_find_python(options, python, sizeof python, reterr);
+  python[0] = '\0';
+  if (result >= 0 && options->socket_path == NULL)
+    result = supervisor_find_python(options, python, sizeof python, reterr);
   if (result >= 0) {
     *ret_edition = worker_edition_new(options, python);
     if (*ret_edition != NULL) return PYPROC_OK;

@@ -218,20 +218,18 @@ void roster_begin(roster *self, change *wanted) {
   self->replaced = 0;
   if (wanted->kind != CHANGE_RELOAD) return;
   self->previous = self->current;
-  if (wanted->edition == NULL) {
-    self->current->revision++;
-    return;
+  self->previous_revision = self->current->revision;
+  if (wanted->edition != NULL) {
+    wanted->edition->next = self->editions;
+    self->editions = self->current = wanted->edition;
   }
-  wanted->edition->next = self->editions;
-  self->editions = self->current = wanted->edition;
+  self->current->revision = ++self->revision;
 }
 
 /* As if the reload had not been tried. */
 static void take_back(roster *self) {
-  if (self->current == self->previous)
-    self->current->revision--;
-  else
-    self->current = self->previous;
+  self->current = self->previous;
+  self->current->revision = self->previous_revision;
 }
 
 static void end_change(roster *self, pyproc_error *error) {

@@ -43,11 +43,12 @@ typedef struct roster {
   worker_edition first;
   worker_edition *editions; /* that came by reloads */
   worker_edition *current,
-      *previous;       /* what new processes are started with; and what it was before a reload under way */
-  change *change;      /* under way, or NULL */
-  int replaced;        /* since it began */
-  roster_entry *added; /* by it, and not ready yet */
-  int64_t looked_ns;   /* when calls and memory were last compared */
+      *previous;                   /* what new processes are started with; and what it was before a reload under way */
+  int revision, previous_revision; /* the highest that was given; and that of `previous` */
+  change *change;                  /* under way, or NULL */
+  int replaced;                    /* since it began */
+  roster_entry *added;             /* by it, and not ready yet */
+  int64_t looked_ns;               /* when calls and memory were last compared */
 } roster;
 
 /* Employs `options.workers` workers. */

@@ -25,11 +25,12 @@ extern char **environ;
 /* Signal numbers end below this on every system that we know; the real-time ones are among them. */
 enum { SIGNAL_LIMIT = 128 };
 
-typedef enum spawn_step { STEP_GROUP = 1, STEP_FDS, STEP_CWD, STEP_EXEC } spawn_step;
+typedef enum spawn_step { STEP_GROUP = 1, STEP_FDS, STEP_LIMITS, STEP_CWD, STEP_EXEC } spawn_step;
 
 /* What the child tells where it could not become the program. */
 typedef struct spawn_report {
   int step, errnum;
+  process_limit limit; /* with STEP_LIMITS */
 } spawn_report;
 
 /* What the child works on; all of it made before the fork. */
@@ -41,16 +42,26 @@ typedef struct spawn_plan {
   int fds[SPAWN_FD_MAX + 1]; /* the death pipe may be one more */
   int fd_count;
   int report_fd;
-  pid_t dies_with; /* 0: nobody */
+  pid_t dies_with;              /* 0: nobody */
+  const process_limits *limits; /* NULL: none */
 } spawn_plan;
 
 /* ---- the child, between fork and exec: async-signal-safe, and changes no memory but its own stack ---- */
 
-static void child_fail(int report_fd, spawn_step step) {
-  spawn_report report = {.step = (int)step, .errnum = errno};
+static void child_report(int report_fd, spawn_report report) {
   ssize_t written = write(report_fd, &report, sizeof report);
   (void)written;
   _exit(127);
+}
+
+static void child_fail(int report_fd, spawn_step step) {
+  child_report(report_fd, (spawn_report){.step = (int)step, .errnum = errno});
+}
+
+static void child_limit(int report_fd, const process_limits *limits) {
+  process_limit failed = LIMIT_COUNT;
+  if (limits != NULL && process_limits_apply(limits, &failed) < 0)
+    child_report(report_fd, (spawn_report){.step = STEP_LIMITS, .errnum = errno, .limit = failed});
 }
 
 /* Handlers first: with the mask open one of the host's could run here. */
@@ -88,9 +99,10 @@ static int child_set_fds(const spawn_plan *plan) {
 static void child_run(void *argument) {
   const spawn_plan *plan = argument;
   child_reset_signals();
-  if (plan->dies_with != 0) platform_die_with(plan->dies_with);
   int report_fd = child_set_fds(plan);
   if (setpgid(0, 0) < 0) child_fail(report_fd, STEP_GROUP);
+  child_limit(report_fd, plan->limits);
+  if (plan->dies_with != 0) platform_die_with(plan->dies_with); /* another user would undo it */
   if (plan->cwd != NULL && chdir(plan->cwd) < 0) child_fail(report_fd, STEP_CWD);
   execve(plan->path, plan->argv, plan->envp);
   child_fail(report_fd, STEP_EXEC);
@@ -151,6 +163,8 @@ static int report_error(const spawn_request *request, const char *path, const sp
   const char *why = platform_error_text(report->errnum, text, sizeof text);
   int code = code_of(report->errnum);
   switch (report->step) {
+  case STEP_LIMITS:
+    return process_limits_error(request->limits, report->limit, report->errnum, path, reterr);
   case STEP_CWD:
     return error_set(
         reterr, code,
@@ -384,7 +398,8 @@ int spawn_process(const spawn_request *request, pid_t *ret_pid, int *ret_watch_f
                      .envp = request->envp == NULL ? environ : request->envp,
                      .cwd = request->cwd,
                      .fd_count = (int)request->fd_count,
-                     .dies_with = request->dies_with_host ? getpid() : 0};
+                     .dies_with = request->dies_with_host ? getpid() : 0,
+                     .limits = request->limits};
   for (size_t i = 0; i < request->fd_count; i++) plan.fds[i] = request->fds[i];
   return start_plan(request, &plan, ret_pid, ret_watch_fd, reterr);
 }
@@ -411,8 +426,8 @@ static bool counts(const char *const *const lists[3], int which, size_t index) {
   return which == 0 || !names_entry(lists[which] + index + 1, entry);
 }
 
-char **spawn_environment(const char *const *added, const char *const *own) {
-  const char *const *const lists[3] = {(const char *const *)environ, added, own};
+char **spawn_environment(bool is_clear, const char *const *added, const char *const *own) {
+  const char *const *const lists[3] = {is_clear ? NULL : (const char *const *)environ, added, own};
   size_t entries = 1;
   size_t bytes = 0;
   for (int which = 0; which < 3; which++)

@@ -13,6 +13,8 @@
 #include <stddef.h>
 #include <sys/types.h>
 
+#include "process_limits.h"
+
 #define SPAWN_FD_MAX 16
 
 typedef struct spawn_request {
@@ -23,6 +25,7 @@ typedef struct spawn_request {
   const int *fds;      /* fds[i] becomes descriptor i of the child; -1: /dev/null. They may repeat and overlap */
   size_t fd_count;     /* at most SPAWN_FD_MAX */
   bool dies_with_host; /* it is killed when the calling thread ends, where the system can do that */
+  const process_limits *limits; /* NULL: none. `cwd` and `program` are looked at as their user */
 } spawn_request;
 
 /*
@@ -35,7 +38,8 @@ typedef struct spawn_request {
  * then, too.
  *
  * Errors: NOT_FOUND (program, its interpreter or cwd), PERMISSION_DENIED, INVALID_ARGUMENT, FAILED_PRECONDITION (not
- * a program), RESOURCE_EXHAUSTED (processes, descriptors, memory). No process is left then.
+ * a program), RESOURCE_EXHAUSTED (processes, descriptors, memory), and those of process_limits_error. No process is left
+ * then.
  */
 int spawn_process(const spawn_request *request, pid_t *ret_pid, int *ret_watch_fd, pyproc_error **reterr);
 
@@ -44,9 +48,9 @@ int spawn_process(const spawn_request *request, pid_t *ret_pid, int *ret_watch_f
    than `size`). */
 int spawn_find_program(const char *name, char *path, size_t size, pyproc_error **reterr);
 
-/* The host's environment, then `added`, then `own`, each a NULL-terminated list of "NAME=value" or NULL; of a name
-   that stands in several the last value counts. One block, freed with free(); NULL when out of memory. As with
-   getenv, the host must not change its environment meanwhile. */
-char **spawn_environment(const char *const *added, const char *const *own);
+/* The host's environment, unless `is_clear`, then `added`, then `own`, each a NULL-terminated list of "NAME=value" or
+   NULL; of a name that stands in several the last value counts. One block, freed with free(); NULL when out of memory. As
+   with getenv, the host must not change its environment meanwhile. */
+char **spawn_environment(bool is_clear, const char *const *added, const char *const *own);
 
 #endif

@@ -93,12 +93,20 @@ static int find_files(struct supervisor *self, pyproc_error **reterr) {
   int result = supervisor_find_python(options, self->python, sizeof self->python, reterr);
   if (result >= 0 && !options->bare_workers) result = find_bootstrap(self->bootstrap, sizeof self->bootstrap, reterr);
   if (result >= 0 && options->grpc) result = private_dir_open(&self->folder, reterr);
+  if (result >= 0 && options->grpc) result = process_limits_give_folder(&options->limits, self->folder.path, reterr);
   return result;
+}
+
+static bool has_pidfds(void) {
+  int fd = platform_process_watch(getpid());
+  platform_close_fd(fd);
+  return fd >= 0;
 }
 
 static int open_shop(struct supervisor *self, struct admission *admission, pyproc_error **reterr) {
   const struct options *options = self->options;
-  int result = is_remote(self) ? PYPROC_OK : find_files(self, reterr);
+  bool has_processes = !is_remote(self) && options->socket_path == NULL;
+  int result = has_processes ? find_files(self, reterr) : PYPROC_OK;
   if (result < 0) return result;
   if (wake_open(&self->wake) < 0 || poller_open(&self->poller) < 0 ||
       platform_host_watch(&self->host_fd, &self->host_keep_fd) < 0 ||
@@ -112,14 +120,17 @@ static int open_shop(struct supervisor *self, struct admission *admission, pypro
                            .wake_argument = self};
   self->shop =
       (worker_shop){.options = options,
-                    .launch = options->bare_workers ? &launch_listening : &launch_inherited,
+                    .launch = options->socket_path != NULL ? &launch_attached
+                              : options->bare_workers      ? &launch_listening
+                                                           : &launch_inherited,
                     .bootstrap = self->bootstrap,
                     .breaker = {.failures = options->breaker_failures, .cooldown_ms = options->breaker_cooldown_ms},
                     .admission = admission,
                     .poller = &self->poller,
                     .log = log_queue_new(&log),
                     .wake = &self->wake,
-                    .host_fd = self->host_fd};
+                    .host_fd = self->host_fd,
+                    .has_pidfds = has_pidfds()};
   return self->shop.log != NULL ? PYPROC_OK : error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED, "out of memory");
 }
 
@@ -141,6 +152,7 @@ static int make_places(struct supervisor *self, struct lot *lot, pyproc_error **
                                         .poison = options->poison_limit > 0 ? self->shop.admission->poison : NULL,
                                         .channel = options->channel,
                                         .ring_bytes = (uint32_t)options->ring_bytes,
+                                        .attached = options->socket_path != NULL,
                                         .folder = &self->folder,
                                         .target = options->target,
                                         .tls_ca_file = options->tls_ca_file,
@@ -157,7 +169,7 @@ static int make_places(struct supervisor *self, struct lot *lot, pyproc_error **
 /* Counts what others may ask for. Returns whether anything runs. */
 static bool take_stock(struct supervisor *self) {
   int ready = 0;
-  bool running = false;
+  bool running = self->shop.zygotes != NULL;
   int64_t failures = 0;
   pthread_mutex_lock(&self->lock);
   if (is_remote(self)) {
@@ -224,7 +236,9 @@ static int64_t step_workers(struct supervisor *self, bool closing) {
   int64_t due = step_processes(self, closing);
   int64_t guarded = closing ? INT64_MAX : guard_step(&self->shop, &self->roster, platform_now_ns());
   int64_t moved = step_roster(self, closing);
+  int64_t forking = zygote_step_all(&self->shop, self->roster.current->revision, closing, platform_now_ns());
   if (guarded < due) due = guarded;
+  if (forking < due) due = forking;
   return moved < due ? moved : due;
 }
 
@@ -241,10 +255,11 @@ static void wait_for_events(struct supervisor *self, int64_t due) {
   int64_t now = platform_now_ns();
   int count = poller_wait(&self->poller, events, EVENTS_MAX, due == INT64_MAX ? -1 : due > now ? due - now : 0);
   for (int i = 0; i < count; i++) {
-    if (events[i].tag == NULL)
+    poller_target *target = events[i].tag;
+    if (target == NULL)
       wake_drain(&self->wake);
     else
-      worker_handle(events[i].tag, events[i].events);
+      target->handle(target, events[i].events);
   }
 }
 
@@ -326,6 +341,7 @@ void supervisor_stop(struct supervisor *self) {
 
 void supervisor_free(struct supervisor *self) {
   roster_close(&self->roster);
+  zygote_free_all(&self->shop);
   remote_destroy(&self->remote);
   if (!self->has_thread) private_dir_remove(&self->folder); /* in a forked child it is the parent's */
   if (self->shop.log != NULL) log_queue_free(self->shop.log);

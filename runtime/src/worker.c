@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,17 +14,36 @@
 #include "spawn.h"
 #include "stacks.h"
 
-enum { EXIT_GRACE_MS = 500, TERM_GRACE_MS = 1000, CLOSE_RETRY_MS = 1, REACH_RETRY_MS = 5, REAP_POLL_MS = 50 };
+enum {
+  EXIT_GRACE_MS = 500,
+  TERM_GRACE_MS = 1000,
+  CLOSE_RETRY_MS = 1,
+  REACH_RETRY_MS = 5,
+  ATTACH_RETRY_MAX_MS = 1000,
+  REAP_POLL_MS = 50
+};
 enum { STACKS_WAIT_MS = 200 }; /* that a process which hangs has to write its stacks */
 enum { FD_STDIN, FD_STDOUT, FD_STDERR, FD_LAUNCH, VARIABLES_MAX = LAUNCH_VARIABLES + 5 };
 enum { STEP_STACKS, STEP_ASKED, STEP_TERMINATED, STEP_KILLED };
+
+#define NO_PIPES ((worker_pipes){{-1, -1}, {-1, -1}})
 
 static int64_t ms(int64_t count) {
   return count * 1000000;
 }
 
+/* Somebody else runs it: there is a connection and no process. */
+static bool is_attached(const struct worker *self) {
+  return self->shop->launch->is_attached;
+}
+
+/* For people to read. Of an attached worker it is what that says of itself; `pid`, which is signalled, is 0 then. */
+static pid_t pid_of(const struct worker *self) {
+  return is_attached(self) ? self->connection->peer_pid : self->pid;
+}
+
 static void say(const struct worker *self, int level, const char *what) {
-  log_write(self->shop->log, level, self->pid, "worker %d: %s", self->index, what);
+  log_write(self->shop->log, level, pid_of(self), "worker %d: %s", self->index, what);
 }
 
 void worker_tell(worker_shop *shop, pid_t pid, int kind, const char *text, const pyproc_crash *crash) {
@@ -36,7 +56,7 @@ void worker_tell(worker_shop *shop, pid_t pid, int kind, const char *text, const
 }
 
 static void tell(const struct worker *self, int kind, const char *text, const pyproc_crash *crash) {
-  worker_tell(self->shop, self->pid, kind, text, crash);
+  worker_tell(self->shop, pid_of(self), kind, text, crash);
 }
 
 /* ---- what the connection tells us, on any thread ---- */
@@ -129,7 +149,7 @@ static void watch(struct worker *self, worker_source source, int fd, uint32_t ev
   if (watch->fd >= 0 && (watch->fd != fd || events == 0)) poller_set(self->shop->poller, watch->fd, 0, NULL);
   watch->fd = events != 0 ? fd : -1;
   watch->events = events;
-  if (events != 0) poller_set(self->shop->poller, fd, events, watch);
+  if (events != 0) poller_set(self->shop->poller, fd, events, &watch->target);
 }
 
 static void unwatch(struct worker *self, worker_source source) {
@@ -141,11 +161,16 @@ static void unwatch(struct worker *self, worker_source source) {
 static void watch_socket(struct worker *self) {
   bool for_write = false;
   atomic_store(&self->socket_events, 0);
-  if (is_attended(self) || !self->connection->protocol->owes(self->connection)) {
+  bool owes = !is_attended(self) && self->connection->protocol->owes(self->connection);
+  int fd = owes || is_attached(self) ? self->connection->protocol->fd(self->connection, &for_write) : -1;
+  if (!owes && fd >= 0) { /* no process tells of its end */
+    watch(self, WORKER_SOCKET, fd, POLLER_HANGUP);
+    return;
+  }
+  if (!owes) {
     unwatch(self, WORKER_SOCKET);
     return;
   }
-  int fd = self->connection->protocol->fd(self->connection, &for_write);
   watch(self, WORKER_SOCKET, fd, for_write ? POLLER_IN | POLLER_OUT : POLLER_IN);
 }
 
@@ -155,7 +180,9 @@ static void read_log(struct worker *self, int which) {
   if (log_stream_read(self->streams[which], self->shop->log) == 0) unwatch(self, source);
 }
 
-void worker_handle(worker_watch *watch, uint32_t events) {
+/* An event of the poller. */
+static void handle(poller_target *target, uint32_t events) {
+  const worker_watch *watch = (const worker_watch *)(const void *)target;
   struct worker *self = watch->worker;
   (void)events;
   switch (watch->source) {
@@ -171,6 +198,7 @@ void worker_handle(worker_watch *watch, uint32_t events) {
     break;
   default:
     self->may_have_ended = true;
+    if (self->child.zygote != NULL) unwatch(self, WORKER_PROCESS); /* it takes a while to hear how */
     break;
   }
 }
@@ -199,8 +227,11 @@ void worker_edition_free(worker_edition *edition) {
 void worker_init(struct worker *self, worker_shop *shop) {
   *self = (struct worker){
       .shop = shop, .state = WORKER_DOWN, .due_ns = INT64_MAX, .site = LAUNCH_SITE_INIT, .stacks_fd = -1};
+  self->process_fd = -1;
+  self->pipes = NO_PIPES;
   for (int i = 0; i < WORKER_SOURCES; i++)
-    self->watches[i] = (worker_watch){.worker = self, .source = (worker_source)i, .fd = -1};
+    self->watches[i] =
+        (worker_watch){.target = {.handle = handle}, .worker = self, .source = (worker_source)i, .fd = -1};
 }
 
 static void close_stacks(struct worker *self) {
@@ -208,20 +239,17 @@ static void close_stacks(struct worker *self) {
   self->stacks_fd = -1;
 }
 
-typedef struct worker_pipes {
-  int out[2], err[2];
-} worker_pipes;
-
 static void close_pipes(worker_pipes *pipes) {
   for (int i = 0; i < 2; i++) {
     platform_close_fd(pipes->out[i]);
     platform_close_fd(pipes->err[i]);
   }
+  *pipes = NO_PIPES;
 }
 
 static int open_pipes(worker_pipes *pipes, pyproc_error **reterr) {
   char text[128];
-  *pipes = (worker_pipes){{-1, -1}, {-1, -1}};
+  *pipes = NO_PIPES;
   if (platform_pipe(pipes->out) >= 0 && platform_pipe(pipes->err) >= 0) return PYPROC_OK;
   int result =
       error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED, "no pipe for a worker: %s (limit of open files: ulimit -n)",
@@ -243,8 +271,7 @@ static char **make_argv(const struct worker *self) {
   return argv;
 }
 
-static int spawn(struct worker *self, const worker_pipes *pipes, const launch_terms *terms, int *ret_process_fd,
-                 pyproc_error **reterr) {
+static char **make_environment(const struct worker *self, const launch_terms *terms) {
   const struct options *options = self->edition->options;
   char index[32], stacks[32];
   static const char *const framed[] = {"PYPROC_PROTOCOL=", NULL}; /* what the host was configured by is not for it */
@@ -257,7 +284,12 @@ static int spawn(struct worker *self, const worker_pipes *pipes, const launch_te
   const protocol *ops = self->connection->protocol;
   const char *const *more = ops->environment != NULL ? ops->environment(self->connection) : framed;
   while (*more != NULL && count < VARIABLES_MAX - 1) own[count++] = *more++;
-  char **argv = make_argv(self), **env = spawn_environment((const char *const *)options->env, own);
+  return spawn_environment(options->clear_env != 0, (const char *const *)options->env, own);
+}
+
+static int spawn(struct worker *self, const worker_pipes *pipes, const launch_terms *terms, pyproc_error **reterr) {
+  const struct options *options = self->edition->options;
+  char **argv = make_argv(self), **env = make_environment(self, terms);
   int result;
   if (argv == NULL || env == NULL) {
     result = error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED, "out of memory");
@@ -265,14 +297,19 @@ static int spawn(struct worker *self, const worker_pipes *pipes, const launch_te
     int fds[FD_LAUNCH + LAUNCH_FDS + 1] = {-1, pipes->out[1], pipes->err[1]};
     for (int i = 0; i < terms->fd_count; i++) fds[FD_LAUNCH + i] = terms->fds[i];
     fds[FD_LAUNCH + terms->fd_count] = self->stacks_fd;
+    process_limits limits = options->limits;
+    process_limits_spread(&limits, self->index);
+    for (int i = 0; i < FD_LAUNCH; i++)
+      if (fds[i] >= 0) process_limits_give(&limits, fds[i]);
     spawn_request request = {.program = self->edition->python,
                              .argv = argv,
                              .envp = env,
                              .cwd = options->cwd,
                              .fds = fds,
                              .fd_count = FD_LAUNCH + (size_t)terms->fd_count + (self->stacks_fd >= 0),
-                             .dies_with_host = self->shop->launch->dies_with_host};
-    result = spawn_process(&request, &self->pid, ret_process_fd, reterr);
+                             .dies_with_host = self->shop->launch->dies_with_host,
+                             .limits = &limits};
+    result = spawn_process(&request, &self->pid, &self->process_fd, reterr);
   }
   free(argv);
   free(env);
@@ -281,8 +318,12 @@ static int spawn(struct worker *self, const worker_pipes *pipes, const launch_te
 
 /* Opens the connection, if the process can be reached already; else that is tried again soon. */
 static int reach(struct worker *self, int64_t now_ns, pyproc_error **reterr) {
-  int socket = self->shop->launch->reach(&self->site);
-  self->due_ns = now_ns + ms(REACH_RETRY_MS);
+  pyproc_error *error = NULL;
+  int socket = self->shop->launch->reach(&self->site, &error);
+  if (error != NULL) return error_give(reterr, error);
+  self->due_ns = now_ns + ms(self->reach_pause_ms);
+  if (is_attached(self) && self->reach_pause_ms < ATTACH_RETRY_MAX_MS) self->reach_pause_ms *= 2;
+  if (self->due_ns > self->start_due_ns) self->due_ns = self->start_due_ns;
   if (socket < 0) return PYPROC_OK;
   self->shop->launch->clear(&self->site);
   self->is_reached = true;
@@ -291,19 +332,24 @@ static int reach(struct worker *self, int64_t now_ns, pyproc_error **reterr) {
 }
 
 /* Takes the process and its pipes over. */
-static void adopt(struct worker *self, worker_pipes *pipes, int process_fd) {
+static void adopt(struct worker *self, worker_pipes *pipes) {
   self->tail = log_tail_new();
   self->streams[0] = log_stream_new(pipes->out[0], PYPROC_LOG_INFO, "stdout", self->tail);
   self->streams[1] = log_stream_new(pipes->err[0], PYPROC_LOG_WARNING, "stderr", self->tail);
   pipes->out[0] = pipes->err[0] = -1;
   self->connection->peer_pid = self->pid;
   self->connection->index = self->index;
-  watch(self, WORKER_PROCESS, process_fd, POLLER_IN);
+  watch(self, WORKER_PROCESS, self->process_fd, POLLER_IN);
   for (int i = 0; i < 2; i++) {
     if (self->streams[i] == NULL) continue;
     log_stream_set_pid(self->streams[i], self->pid);
     watch(self, i == 0 ? WORKER_STDOUT : WORKER_STDERR, log_stream_fd(self->streams[i]), POLLER_IN);
   }
+}
+
+/* Nobody needs to be told that it has ended. */
+static bool is_expected(const struct worker *self) {
+  return atomic_load(&self->shop->closing) || !self->is_wanted;
 }
 
 /* How long to wait before the next start. */
@@ -345,14 +391,177 @@ static void begin(struct worker *self, int64_t now_ns) {
   watch_socket(self);
 }
 
-static void start(struct worker *self, int64_t now_ns) {
+/* Nothing is started: it is only to be reached. */
+static int attach(struct worker *self, pyproc_error **reterr) {
+  self->connection->peer_pid = 0;
+  self->connection->index = self->index;
+  return self->shop->launch->prepare(&self->site, self->edition->options, -1, NULL, reterr);
+}
+
+/* Nothing runs. Takes the error. */
+static void fail_to_start(struct worker *self, pyproc_error *error, int64_t now_ns) {
+  self->shop->launch->clear(&self->site);
+  zygote_leave(&self->child);
+  close_stacks(self);
+  self->restart_ns = now_ns + ms(pause_after(self, true, now_ns));
+  log_write(self->shop->log, PYPROC_LOG_ERROR, 0, "worker %d: %s", self->index, pyproc_error_message(error));
+  keep_error(self, error);
+  schedule_restart(self);
+}
+
+static void begin_start(struct worker *self, int64_t now_ns) {
+  self->state = WORKER_STARTING;
+  self->start_due_ns = now_ns + ms(self->edition->options->start_timeout_ms);
+  begin(self, now_ns);
+}
+
+static void adopt_and_begin(struct worker *self, worker_pipes *pipes, int64_t now_ns) {
+  adopt(self, pipes);
+  begin_start(self, now_ns);
+}
+
+static void start_attached(struct worker *self, int64_t now_ns) {
+  pyproc_error *error = NULL;
+  if (attach(self, &error) >= 0)
+    begin_start(self, now_ns);
+  else
+    fail_to_start(self, error, now_ns);
+}
+
+static int open_ends(struct worker *self, worker_pipes *pipes, launch_terms *terms, pyproc_error **reterr) {
+  int result = open_pipes(pipes, reterr);
+  if (result < 0) return result;
+  return self->shop->launch->prepare(&self->site, self->edition->options, self->shop->host_fd, terms, reterr);
+}
+
+static void start_by_exec(struct worker *self, int64_t now_ns) {
   worker_pipes pipes;
   launch_terms terms;
   pyproc_error *error = NULL;
-  int process_fd = -1;
+  int result = open_ends(self, &pipes, &terms, &error);
+  if (result >= 0) result = spawn(self, &pipes, &terms, &error);
+  if (result >= 0)
+    adopt_and_begin(self, &pipes, now_ns);
+  else
+    fail_to_start(self, error, now_ns);
+  close_pipes(&pipes);
+}
+
+/* The folder for a process that is forked elsewhere; "": that of the zygote has to do. */
+static void absolute_cwd(const char *cwd, char *path, size_t size) {
+  char host[PATH_MAX];
+  int length = 0;
+  *path = '\0';
+  if (cwd != NULL && cwd[0] == '/')
+    length = snprintf(path, size, "%s", cwd);
+  else if (getcwd(host, sizeof host) != NULL)
+    length = snprintf(path, size, "%s%s%s", host, cwd != NULL ? "/" : "", cwd != NULL ? cwd : "");
+  if (length < 0 || (size_t)length >= size) *path = '\0';
+}
+
+static zygote_offer send_request(struct worker *self, const launch_terms *terms, int64_t now_ns) {
+  const struct options *options = self->edition->options;
+  char cwd[2 * PATH_MAX];
+  char **argv = make_argv(self), **env = make_environment(self, terms);
+  zygote_offer offer = ZYGOTE_CANNOT;
+  process_limits limits = options->limits;
+  process_limits_spread(&limits, self->index);
+  absolute_cwd(options->cwd, cwd, sizeof cwd);
+  int script = 0; /* behind the interpreter and the bootstrap, which the zygote has */
+  while (argv != NULL && argv[script] != options->script) script++;
+  if (argv != NULL && env != NULL) {
+    const int fds[] = {self->pipes.out[1], self->pipes.err[1], terms->fds[0], self->stacks_fd};
+    for (int i = 0; i < 2; i++) process_limits_give(&limits, fds[i]);
+    const zygote_request request = {
+        .processor = limits.has_processor ? limits.processor : -1, .cwd = cwd, .argv = argv + script, .envp = env};
+    offer = zygote_fork(&self->child, &request, fds, now_ns);
+  } else {
+    snprintf(self->child.why, sizeof self->child.why, "out of memory");
+  }
+  free(argv);
+  free(env);
+  return offer;
+}
+
+static void close_theirs(int pipe[2]) {
+  platform_close_fd(pipe[1]);
+  pipe[1] = -1;
+}
+
+static void close_ends(struct worker *self) {
+  close_pipes(&self->pipes);
+  self->shop->launch->clear(&self->site);
+}
+
+static void give_zygote_up(struct worker *self, int64_t now_ns) {
+  log_write(self->shop->log, PYPROC_LOG_WARNING, 0, "worker %d: started by exec, without option preload: %s",
+            self->index, self->child.why);
+  close_ends(self);
+  zygote_leave(&self->child);
+  start_by_exec(self, now_ns);
+}
+
+/* The zygote would fork now. */
+static zygote_offer request_fork(struct worker *self, int64_t now_ns, pyproc_error **ret_error) {
+  launch_terms terms;
+  zygote_offer offer = ZYGOTE_FAILS;
+  if (open_ends(self, &self->pipes, &terms, ret_error) >= 0) offer = send_request(self, &terms, now_ns);
+  if (offer != ZYGOTE_WILL_FORK) {
+    close_ends(self);
+    return offer;
+  }
+  close_theirs(self->pipes.out);
+  close_theirs(self->pipes.err);
+  platform_close_fd(self->site.theirs);
+  self->site.theirs = -1;
+  return offer;
+}
+
+static void take_forked(struct worker *self, int64_t now_ns) {
+  self->pid = self->child.pid;
+  self->process_fd = self->child.process_fd;
+  adopt_and_begin(self, &self->pipes, now_ns);
+}
+
+/* Nobody wants it any more: what was asked for comes all the same, and is then told to end. */
+static void stop_waiting(struct worker *self) {
+  if (self->child.state == CHILD_ASKED) return;
+  close_ends(self);
+  zygote_leave(&self->child);
+  schedule_restart(self);
+  if (atomic_load(&self->shop->closing)) self->due_ns = INT64_MAX;
+}
+
+/* Looks how far the zygote is. */
+static void wait_for_zygote(struct worker *self, int64_t now_ns) {
+  pyproc_error *error = NULL;
+  self->due_ns = INT64_MAX; /* it is looked at in every step */
+  if (self->child.state == CHILD_ASKED) return;
+  if (self->child.state != CHILD_NONE) {
+    take_forked(self, now_ns);
+    if (is_expected(self)) worker_leave(self, 0);
+    return;
+  }
+  if (is_expected(self)) {
+    stop_waiting(self);
+    return;
+  }
+  zygote_offer offer = self->child.is_refused ? ZYGOTE_CANNOT : zygote_ask(&self->child, now_ns);
+  if (offer == ZYGOTE_FAILS) error = error_copy(zygote_failure(&self->child));
+  if (offer == ZYGOTE_WILL_FORK) offer = request_fork(self, now_ns, &error);
+  if (offer == ZYGOTE_CANNOT)
+    give_zygote_up(self, now_ns);
+  else if (offer == ZYGOTE_FAILS)
+    fail_to_start(self, error, now_ns);
+}
+
+static void start(struct worker *self, int64_t now_ns) {
+  pyproc_error *error = NULL;
   self->may_have_ended = self->is_reached = false;
   self->leaving_step = STEP_ASKED;
   self->revision = self->edition->revision;
+  self->reach_pause_ms = REACH_RETRY_MS;
+  atomic_store(&self->connection->good_calls, 0); /* also where it is never opened */
   atomic_store(&self->is_retiring, false);
   atomic_store(&self->became_ready, false);
   atomic_store(&self->became_broken, false);
@@ -363,30 +572,24 @@ static void start(struct worker *self, int64_t now_ns) {
   if (self->shop->launch->has_bootstrap)
     self->stacks_fd = stacks_open(); /* without it, they go to its standard error */
   self->stacks_logged = 0;
-  int result = open_pipes(&pipes, &error);
-  if (result >= 0) result = self->shop->launch->prepare(&self->site, self->shop->host_fd, &terms, &error);
-  if (result >= 0) result = spawn(self, &pipes, &terms, &process_fd, &error);
-  if (result >= 0) adopt(self, &pipes, process_fd);
-  close_pipes(&pipes);
-  if (result < 0) { /* nothing runs */
-    self->shop->launch->clear(&self->site);
-    close_stacks(self);
-    self->restart_ns = now_ns + ms(pause_after(self, true, now_ns));
-    log_write(self->shop->log, PYPROC_LOG_ERROR, 0, "worker %d: %s", self->index, pyproc_error_message(error));
-    keep_error(self, error);
-    schedule_restart(self);
-    return;
+  if (is_attached(self)) {
+    start_attached(self, now_ns);
+  } else if (self->edition->options->preload == NULL) {
+    start_by_exec(self, now_ns);
+  } else if (zygote_join(self->shop, self->edition, &self->child, &error) < 0) {
+    fail_to_start(self, error, now_ns);
+  } else {
+    self->state = WORKER_WAITING;
+    wait_for_zygote(self, now_ns);
   }
-  self->state = WORKER_STARTING;
-  self->start_due_ns = now_ns + ms(self->edition->options->start_timeout_ms);
-  begin(self, now_ns);
 }
 
 /* ---- end ---- */
 
-/* Nobody needs to be told that it has ended. */
-static bool is_expected(const struct worker *self) {
-  return atomic_load(&self->shop->closing) || !self->is_wanted;
+static void describe_loss(const struct worker *self, char *text, size_t size) {
+  char pid[32] = "";
+  if (pid_of(self) > 0) snprintf(pid, sizeof pid, " (process %ld)", (long)pid_of(self));
+  snprintf(text, size, "the connection to the worker at %s%s has ended", self->edition->options->socket_path, pid);
 }
 
 static bool was_killed_by_us(const struct worker *self, const platform_exit *exit) {
@@ -398,10 +601,10 @@ static void describe_hang(const struct worker *self, char *text, size_t size) {
   if (self->hang == HANG_CALL)
     snprintf(text, size,
              "worker %ld hung: a handler did not end although its call was given up (option cancel_grace_ms)",
-             (long)self->pid);
+             (long)pid_of(self));
   else
     snprintf(text, size, "worker %ld hung: it %s for %" PRId64 " ms (options health_interval_ms, health_timeout_ms)",
-             (long)self->pid,
+             (long)pid_of(self),
              self->hang == HANG_SILENT ? "gave no sign of life" : "had requests and began none of them",
              options->health_timeout_ms);
 }
@@ -410,9 +613,15 @@ static void describe_exit(const struct worker *self, const platform_exit *exit, 
   if (self->hang == HANG_SILENT || self->hang == HANG_STILL) {
     describe_hang(self, text, size);
     size_t used = strlen(text);
-    snprintf(text + used, size - used, ", and was %s", exit->signal == SIGKILL ? "killed" : "ended");
+    snprintf(text + used, size - used, ", and was %s",
+             is_attached(self)         ? "disconnected"
+             : exit->signal == SIGKILL ? "killed"
+                                       : "ended");
+  } else if (is_attached(self)) {
+    describe_loss(self, text, size);
   } else if (!exit->known) {
-    snprintf(text, size, "worker %ld has ended; its exit status is unknown, since the host took it", (long)self->pid);
+    snprintf(text, size, "worker %ld has ended; its exit status is unknown, %s", (long)self->pid,
+             self->child.zygote != NULL ? "as the zygote that forked it has gone" : "since the host took it");
   } else if (self->state == WORKER_LEAVING && was_killed_by_us(self, exit)) {
     snprintf(text, size, "worker %ld %s and was killed", (long)self->pid,
              is_expected(self) ? "did not end in time" : "closed its connection");
@@ -463,10 +672,17 @@ static pyproc_error *make_error(struct worker *self, const platform_exit *exit, 
                                           : "",
         text, running ? " in " : "", method,
         self->hang == HANG_CALL ? ", which did not end although its call was given up (option cancel_grace_ms)" : "");
+  else if (is_attached(self))
+    error = error_new(PYPROC_E_UNAVAILABLE, "%s before the worker had said hello: is it one of this library's?", text);
   else
     error = error_new(PYPROC_E_UNAVAILABLE, "%s before it was ready: does %s %s?", text, self->edition->options->script,
                       self->shop->launch->task);
   if (oom != NULL) error_append(error, "; most likely for want of memory: the %s's count of OOM kills has grown", oom);
+  error_set_worker(error, pid_of(self));
+  if (is_attached(self)) { /* no process of ours has ended */
+    free(stacks);
+    return error;
+  }
   char *tail = self->tail != NULL ? log_tail_text(self->tail) : NULL;
   pyproc_crash crash = {.size = sizeof crash,
                         .pid = self->pid,
@@ -480,7 +696,6 @@ static pyproc_error *make_error(struct worker *self, const platform_exit *exit, 
                         .log = tail != NULL ? tail : "",
                         .stacks = stacks != NULL ? stacks : "",
                         .status_known = exit->known};
-  error_set_worker(error, self->pid);
   error_set_stop(error, stuck ? PYPROC_STOP_KILLED : PYPROC_STOP_NONE);
   error_set_log(error, crash.log);
   error_set_crash(error, &crash);
@@ -595,9 +810,9 @@ static void let_go(struct worker *self, int64_t now_ns) {
 
 static void bury(struct worker *self, const platform_exit *exit, int64_t now_ns) {
   worker_state was = self->state;
-  int process_fd = self->watches[WORKER_PROCESS].fd;
   for (int i = 0; i < WORKER_SOURCES; i++) unwatch(self, (worker_source)i);
-  platform_close_fd(process_fd);
+  platform_close_fd(self->process_fd);
+  self->process_fd = -1;
   self->shop->launch->clear(&self->site);
   take_last_lines(self);
   self->connection->protocol->drain(self->connection);
@@ -605,29 +820,37 @@ static void bury(struct worker *self, const platform_exit *exit, int64_t now_ns)
   pyproc_error *error = make_error(self, exit, was != WORKER_STARTING);
   log_stacks(self);
   /* its socket may have ended before it: that it is leaving does not mean that we sent it away */
-  log_write(self->shop->log, is_expected(self) ? PYPROC_LOG_DEBUG : PYPROC_LOG_ERROR, self->pid, "worker %d: %s",
+  log_write(self->shop->log, is_expected(self) ? PYPROC_LOG_DEBUG : PYPROC_LOG_ERROR, pid_of(self), "worker %d: %s",
             self->index, pyproc_error_message(error));
   if (was != WORKER_STARTING) blame_requests(self, exit, error, now_ns);
   admission_lose(self->shop->admission, self->connection, error);
   tell_hang(self, pyproc_error_crash(error));
-  if (!is_expected(self)) tell(self, PYPROC_EVENT_WORKER_DIED, pyproc_error_message(error), pyproc_error_crash(error));
+  bool is_loss = !is_expected(self) && (was != WORKER_STARTING || !is_attached(self));
+  if (is_loss) tell(self, PYPROC_EVENT_WORKER_DIED, pyproc_error_message(error), pyproc_error_crash(error));
+  zygote_leave(&self->child);
   self->restart_ns = now_ns + ms(pause_after(self, !had_good_call && !is_expected(self), now_ns));
   if (is_expected(self))
     pyproc_error_free(error);
   else
     keep_error(self, error);
-  if (!is_expected(self)) atomic_fetch_add(&self->shop->restarts, 1);
+  if (is_loss) atomic_fetch_add(&self->shop->restarts, 1);
   self->state = WORKER_GONE;
   let_go(self, now_ns);
 }
 
-/* Looks whether the process has ended. What it left behind in its group ends with it; the group's number is ours
- * until it is reaped. */
+/* Whether the process has ended. What it left behind in its group ends with it; the group's number is ours until it is
+ * reaped. */
+static bool take_exit(struct worker *self, int64_t now_ns, platform_exit *exit) {
+  if (self->child.zygote != NULL) return zygote_reap(&self->child, now_ns, exit) != 0;
+  if (platform_reap(self->pid, self->process_fd, exit) == 0) return false;
+  platform_kill_group(self->pid, SIGKILL);
+  return true;
+}
+
 static bool bury_if_ended(struct worker *self, int64_t now_ns) {
   platform_exit exit = {0}; /* -1, not ours to wait for: unknown */
   if (self->pid == 0 || self->state == WORKER_GONE || !(self->may_have_ended || now_ns >= self->due_ns)) return false;
-  if (platform_reap(self->pid, self->watches[WORKER_PROCESS].fd, &exit) == 0) return false;
-  platform_kill_group(self->pid, SIGKILL);
+  if (!take_exit(self, now_ns, &exit)) return false;
   bury(self, &exit, now_ns);
   return true;
 }
@@ -638,14 +861,14 @@ static void begin_to_end_hung(struct worker *self, worker_hang hang, int64_t now
   char text[256];
   self->hang = hang;
   describe_hang(self, text, sizeof text);
-  log_write(self->shop->log, PYPROC_LOG_ERROR, self->pid, "worker %d: %s; it is ended, its threads:", self->index,
+  log_write(self->shop->log, PYPROC_LOG_ERROR, pid_of(self), "worker %d: %s; it is ended, its threads:", self->index,
             text);
   atomic_store(&self->connection->capacity, 0); /* no call is given to it */
   if (self->stacks_fd >= 0 && self->connection->stacks_signal != 0)
     platform_signal(self->pid, self->connection->stacks_signal);
   self->state = WORKER_LEAVING;
-  self->leaving_step = STEP_STACKS;
-  self->due_ns = now_ns + ms(STACKS_WAIT_MS);
+  self->leaving_step = is_attached(self) ? STEP_TERMINATED : STEP_STACKS; /* it is disconnected at once */
+  self->due_ns = is_attached(self) ? now_ns : now_ns + ms(STACKS_WAIT_MS);
 }
 
 static void look_at_health(struct worker *self, int64_t now_ns) {
@@ -669,7 +892,13 @@ static void look_at_health(struct worker *self, int64_t now_ns) {
   }
 }
 
+/* Of an attached worker the connection ends here and now, and nothing else. */
 static void end_now(struct worker *self, int64_t now_ns) {
+  if (is_attached(self)) {
+    const platform_exit unknown = {0};
+    bury(self, &unknown, now_ns);
+    return;
+  }
   platform_kill_group(self->pid, SIGKILL);
   if (self->state != WORKER_STARTING) self->state = WORKER_LEAVING;
   self->leaving_step = STEP_KILLED;
@@ -678,12 +907,16 @@ static void end_now(struct worker *self, int64_t now_ns) {
 
 void worker_leave(struct worker *self, int64_t grace_ms) {
   if (self->state == WORKER_DOWN || self->state == WORKER_GONE || self->state == WORKER_LEAVING) return;
+  if (self->state == WORKER_WAITING) {
+    stop_waiting(self);
+    return;
+  }
   bool is_listening = self->state == WORKER_READY || self->state == WORKER_RETIRING;
   self->connection->protocol->finish(self->connection);
   if (self->shop->launch->stop_signal != 0) platform_kill_group(self->pid, self->shop->launch->stop_signal);
   self->state = WORKER_LEAVING;
-  self->leaving_step = STEP_ASKED;
-  self->due_ns = is_listening ? platform_now_ns() + ms(grace_ms) : 0;
+  self->leaving_step = is_attached(self) ? STEP_TERMINATED : STEP_ASKED;
+  self->due_ns = is_listening && !is_attached(self) ? platform_now_ns() + ms(grace_ms) : 0;
 }
 
 void worker_employ(struct worker *self, const worker_edition *edition, int index) {
@@ -732,14 +965,27 @@ static void become_ready(struct worker *self) {
   tell(self, PYPROC_EVENT_WORKER_READY, "ready", NULL);
 }
 
+/* Who listens may just be ending, or starting anew: that is as if nobody had listened. */
+static bool reach_again(struct worker *self, int64_t now_ns) {
+  const protocol *ops = self->connection->protocol;
+  unwatch(self, WORKER_SOCKET);
+  ops->drain(self->connection);
+  if (!ops->close(self->connection)) return false;
+  self->is_reached = false;
+  self->site.errnum = ECONNRESET;
+  self->due_ns = now_ns + ms(self->reach_pause_ms);
+  return true;
+}
+
 /* The connection is of no use: where the process ends by itself, its exit status says more than our signal would. */
 static void become_broken(struct worker *self, int64_t now_ns) {
   if (self->state != WORKER_STARTING && self->state != WORKER_READY && self->state != WORKER_RETIRING) return;
   bool hung_up = pyproc_error_code(self->connection->reason) == PYPROC_E_UNAVAILABLE;
   bool failed = self->state == WORKER_STARTING;
+  if (failed && hung_up && is_attached(self) && now_ns < self->start_due_ns && reach_again(self, now_ns)) return;
   if (!failed) self->state = WORKER_LEAVING;
   self->leaving_step = STEP_TERMINATED;
-  self->due_ns = hung_up || failed ? now_ns + ms(EXIT_GRACE_MS) : now_ns;
+  self->due_ns = (hung_up || failed) && !is_attached(self) ? now_ns + ms(EXIT_GRACE_MS) : now_ns;
   unwatch(self, WORKER_SOCKET);
 }
 
@@ -749,16 +995,27 @@ static void end_if_overdue(struct worker *self, int64_t now_ns) {
   struct connection *connection = self->connection;
   if (self->state != WORKER_READY || now_ns < atomic_load(&connection->answer_due_ns)) return;
   int capacity = atomic_exchange(&connection->capacity, 0);
-  if (now_ns < atomic_load(&connection->answer_due_ns)) { /* it has just answered */
+  const protocol *ops = connection->protocol;
+  if (now_ns < atomic_load(&connection->answer_due_ns) || (ops->overdue != NULL && !ops->overdue(connection, now_ns))) {
+    /* it has just answered */
     atomic_store(&connection->capacity, capacity);
     admission_dispatch(self->shop->admission);
     return;
   }
-  self->verdict = error_new(PYPROC_E_UNAVAILABLE,
-                            "worker %ld was killed: it went on with a call for %" PRId64
-                            " ms after that was given up (option cancel_grace_ms)",
-                            (long)self->pid, self->shop->options->cancel_grace_ms);
+  self->verdict = error_new(
+      PYPROC_E_UNAVAILABLE,
+      "worker %ld was %s: it went on with a call for %" PRId64 " ms after that was given up (option cancel_grace_ms)",
+      (long)pid_of(self), is_attached(self) ? "disconnected" : "killed", self->shop->options->cancel_grace_ms);
   end_now(self, now_ns);
+}
+
+/* An attached worker was not ready in time. */
+static pyproc_error *unreached(const struct worker *self) {
+  char text[128];
+  return error_new(PYPROC_E_DEADLINE_EXCEEDED,
+                   "the worker at %s was not ready within %" PRId64 " ms (options socket_path, start_timeout_ms): %s",
+                   self->edition->options->socket_path, self->edition->options->start_timeout_ms,
+                   launch_last_reason(&self->site, text, sizeof text));
 }
 
 static bool may_start(const struct worker *self) {
@@ -776,16 +1033,21 @@ static void do_what_is_due(struct worker *self, int64_t now_ns) {
     else
       start(self, now_ns);
     break;
+  case WORKER_WAITING:
+    break;
   case WORKER_STARTING:
-    if (!self->is_reached && self->leaving_step != STEP_KILLED && now_ns < self->start_due_ns) {
+    if (!self->is_reached && self->verdict == NULL && self->leaving_step != STEP_KILLED &&
+        now_ns < self->start_due_ns) {
       begin(self, now_ns);
       break;
     }
     if (self->verdict == NULL && (!self->is_reached || atomic_load(&self->connection->state) == CONNECTION_HANDSHAKE))
-      self->verdict = error_new(PYPROC_E_DEADLINE_EXCEEDED,
-                                "worker %ld was not ready within %" PRId64 " ms (option start_timeout_ms): does %s %s?",
-                                (long)self->pid, self->edition->options->start_timeout_ms,
-                                self->edition->options->script, self->shop->launch->task);
+      self->verdict = is_attached(self) ? unreached(self)
+                                        : error_new(PYPROC_E_DEADLINE_EXCEEDED,
+                                                    "worker %ld was not ready within %" PRId64
+                                                    " ms (option start_timeout_ms): does %s %s?",
+                                                    (long)self->pid, self->edition->options->start_timeout_ms,
+                                                    self->edition->options->script, self->shop->launch->task);
     end_now(self, now_ns);
     break;
   case WORKER_LEAVING:
@@ -814,6 +1076,7 @@ static int64_t earlier(int64_t one, int64_t other) {
 }
 
 int64_t worker_step(struct worker *self, int64_t now_ns) {
+  if (self->state == WORKER_WAITING) wait_for_zygote(self, now_ns);
   if (atomic_exchange(&self->became_ready, false)) become_ready(self);
   if (atomic_exchange(&self->became_broken, false)) become_broken(self, now_ns);
   bury_if_ended(self, now_ns);
@@ -827,14 +1090,17 @@ int64_t worker_step(struct worker *self, int64_t now_ns) {
     if (wants_pump) self->connection->protocol->pump(self->connection);
     watch_socket(self);
   }
-  if (self->state != WORKER_READY) return self->due_ns;
-  int64_t due_ns = earlier(self->due_ns, atomic_load(&self->connection->answer_due_ns));
-  return earlier(due_ns, self->health.due_ns);
+  bool is_being_reaped = self->may_have_ended && self->child.zygote != NULL && self->pid != 0;
+  int64_t due_ns = is_being_reaped ? earlier(self->due_ns, now_ns + ms(REAP_POLL_MS)) : self->due_ns;
+  if (self->state != WORKER_READY) return due_ns;
+  return earlier(earlier(due_ns, atomic_load(&self->connection->answer_due_ns)), self->health.due_ns);
 }
 
 void worker_clear(struct worker *self) {
   free_output(self);
-  platform_close_fd(self->watches[WORKER_PROCESS].fd);
+  platform_close_fd(self->process_fd);
+  close_pipes(&self->pipes);
+  zygote_leave(&self->child);
   pyproc_error_free(self->verdict);
   pyproc_error_free(self->last_error);
 }

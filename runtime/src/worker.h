@@ -3,6 +3,7 @@
  * supervisor's thread, but for those of the connection's owner, which only raise flags.
  *
  *   DOWN      nothing runs; the next start is due at `due_ns`
+ *   WAITING   to be forked by the zygote, which has yet to answer
  *   STARTING  spawned; has to be reached, and ready, until `start_due_ns`
  *   READY     gets calls
  *   RETIRING  gets no more calls, and ends those that it has, at most until `due_ns`
@@ -21,9 +22,11 @@
 #include "options.h"
 #include "platform.h"
 #include "poller.h"
+#include "zygote.h"
 
 typedef enum worker_state {
   WORKER_DOWN,
+  WORKER_WAITING,
   WORKER_STARTING,
   WORKER_READY,
   WORKER_RETIRING,
@@ -55,11 +58,12 @@ typedef struct worker_edition {
   const struct options *options;
   const char *python;    /* absolute */
   struct options *owned; /* freed with it; NULL: nothing is */
-  int revision;          /* of what lies where the options point to; grows with each reload that keeps them */
+  int revision;          /* of the options and of what lies where they point to: each reload gives a higher one */
 } worker_edition;
 
 struct worker;
 typedef struct worker_watch {
+  poller_target target; /* first: the poller's tag */
   struct worker *worker;
   worker_source source;
   int fd;          /* -1: not watched */
@@ -74,14 +78,21 @@ typedef struct worker_shop {
   struct admission *admission;
   poller *poller;
   log_queue *log;
-  const wake *wake;     /* to the supervisor */
-  int host_fd;          /* inherited by workers: readable once this process is dead */
+  const wake *wake; /* to the supervisor */
+  int host_fd;      /* inherited by workers: readable once this process is dead */
+  bool has_pidfds;  /* the system has */
+  zygote *zygotes;
   atomic_bool busy;     /* the supervisor is in a callback */
   atomic_bool lopsided; /* the supervisor should look at the balance of calls */
   atomic_bool closing;
   breaker breaker; /* the supervisor's */
   _Atomic int64_t restarts;
 } worker_shop;
+
+/* The ends of a worker's output: [0] reads, [1] writes. */
+typedef struct worker_pipes {
+  int out[2], err[2];
+} worker_pipes;
 
 struct worker {
   worker_shop *shop;
@@ -95,9 +106,13 @@ struct worker {
   int64_t restart_ns; /* when the place is to be used again */
   int64_t start_due_ns;
   launch_site site;
-  bool is_reached; /* the connection was opened */
+  bool is_reached;        /* the connection was opened */
+  int64_t reach_pause_ms; /* before the next try */
   int leaving_step;
   pid_t pid;
+  int process_fd;     /* see spawn_process; of a forked one, that of `child` */
+  zygote_child child; /* WAITING, and while a forked process is there; else zeroed */
+  worker_pipes pipes; /* WAITING: ours */
   worker_watch watches[WORKER_SOURCES];
   log_stream *streams[2];
   log_tail *tail;
@@ -134,9 +149,6 @@ extern const connection_owner worker_connection_owner;
 
 /* Does what is due and returns when to call again (CLOCK_MONOTONIC ns). */
 int64_t worker_step(struct worker *self, int64_t now_ns);
-
-/* An event of the poller. */
-void worker_handle(worker_watch *watch, uint32_t events);
 
 /* Tells a running worker to end; `grace_ms` until it is made to. */
 void worker_leave(struct worker *self, int64_t grace_ms);

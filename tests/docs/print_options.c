@@ -5,16 +5,20 @@
 #include "option_table.h"
 
 static const char *const types[] = {
-    [OPTION_NUMBER] = "number", [OPTION_LEVEL] = "level",         [OPTION_TEXT] = "text",
-    [OPTION_LIST] = "list",     [OPTION_ASSIGNMENTS] = "mapping",
+    [OPTION_NUMBER] = "number",       [OPTION_LEVEL] = "level",   [OPTION_TEXT] = "text",  [OPTION_LIST] = "list",
+    [OPTION_ASSIGNMENTS] = "mapping", [OPTION_SWITCH] = "switch", [OPTION_MODE] = "octal",
 };
 
 static void print_row(const option_row *row) {
   char variable[OPTION_VARIABLE_SIZE];
   option_variable(row, variable, sizeof variable);
   printf("| `%s` | %s | ", row->name, types[row->type]);
-  if (row->type != OPTION_NUMBER && row->type != OPTION_LEVEL)
+  if (!option_is_number(row))
     printf("| |");
+  else if (row->type == OPTION_SWITCH)
+    printf("| yes, no |");
+  else if (row->type == OPTION_MODE)
+    printf("| %03" PRIo64 " … %03" PRIo64 " |", (uint64_t)row->lowest, (uint64_t)row->highest);
   else if (row->type == OPTION_LEVEL)
     printf("info | debug, info, warning, error, off |");
   else
@@ -34,6 +38,6 @@ int main(void) {
        "and 0.\n\n"
        "| option | type | default | allowed | environment | what it is |\n|---|---|---|---|---|---|");
   for (size_t i = 0; i < option_table_size; i++)
-    if (!option_table[i].is_later) print_row(&option_table[i]);
+    print_row(&option_table[i]);
   return 0;
 }

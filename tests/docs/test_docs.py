@@ -187,8 +187,8 @@ def test_the_daemon_is_the_tested_one() -> None:
     assert readme("yaml", "workers:") == (programs / "daemon.yaml").read_text(encoding="utf-8")
 
 
-SUPERVISION = re.compile(r'#include "(worker|launch|spawn|roster|framed\w*|private_dir|method_table|shape|zygote|poison|'
-                         r'process_limits)\.h"')
+SUPERVISION = re.compile(r'#include "(worker|launch|spawn|roster|framed\w*|private_dir|method_table|shape|zygote|'
+                         r'poison|process_limits)\.h"')
 LITERAL = r'(?:"(?:[^"\\\n]|\\.)*"|PRI[a-z]64)'
 NO_LINES = {"connection closed", "the host died"}  # what a handler is told of its cancel
 
@@ -328,8 +328,8 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 def test_make_targets_exist() -> None:
     """Every `make x` of the documentation is a target."""
-    targets = set(re.findall(r"^([a-z-]+):", (SOURCE / "Makefile").read_text(encoding="utf-8"), re.M))
-    named = {name for path in DOCUMENTS for name in re.findall(r"`make ([a-z-]+)", path.read_text(encoding="utf-8"))}
-    named |= {name for _, code in all_of("sh") for name in re.findall(r"^make ([a-z-]+)", code, re.M)}
+    targets = set(re.findall(r"^([a-z0-9-]+):", (SOURCE / "Makefile").read_text(encoding="utf-8"), re.M))
+    named = {name for path in DOCUMENTS for name in re.findall(r"`make ([a-z0-9-]+)", path.read_text(encoding="utf-8"))}
+    named |= {name for _, code in all_of("sh") for name in re.findall(r"^make ([a-z0-9-]+)", code, re.M)}
     assert {"demo", "test", "install"} <= named
     assert named <= targets

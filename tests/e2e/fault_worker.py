@@ -48,6 +48,13 @@ def ping(body: Any) -> Any:
 
 
 @expose
+def note_once(body: Any) -> Any:
+    """Leaves a line."""
+    note(f"once {body}")
+    return body
+
+
+@expose
 def pid(body: Any) -> Any:
     """Of this worker."""
     return os.getpid()
@@ -128,6 +135,13 @@ def stay(body: Any, cancel_event: Any) -> Any:
 def hang(body: Any) -> Any:
     """Neither looks at signals nor lets another thread run."""
     collections.deque(itertools.repeat(0), maxlen=0)
+
+
+@expose
+def deaf(body: Any) -> Any:
+    """Like hang, but it ends after a while."""
+    end = time.monotonic() + body["ms"] / 1000
+    next(itertools.dropwhile(end.__gt__, iter(time.monotonic, None)))
 
 
 @expose

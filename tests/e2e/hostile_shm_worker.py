@@ -1,4 +1,7 @@
-"""A worker with shared memory that lies there; the argument says how. A file named by E2E_ONCE makes it good from the second start on."""
+"""A worker with shared memory that lies there; the argument says how.
+
+A file named by E2E_ONCE makes it good from the second start on.
+"""
 import array
 import json
 import mmap

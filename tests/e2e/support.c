@@ -2,6 +2,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <grp.h>
 #include <limits.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -338,4 +339,19 @@ long status_of(long pid, const char *what) {
 
 long worker_pid(pyproc_pool *pool) {
   return call_number(pool, "pid", "null");
+}
+
+bool nobody_can_run(const char *script) {
+  const char *python = getenv("PYPROC_PYTHON");
+  int status = -1;
+  pid_t pid = geteuid() == 0 ? fork() : -1;
+  if (pid == 0) {
+    if (setgroups(0, NULL) < 0 || setgid(NOBODY) < 0 || setuid(NOBODY) < 0 || access(script, R_OK) < 0) _exit(1);
+    if (access(source_path("worker"), X_OK) < 0) _exit(1);
+    execlp(python != NULL ? python : "python3", "python3", "-c", "", (char *)NULL);
+    _exit(1);
+  }
+  bool can = pid > 0 && waitpid(pid, &status, 0) == pid && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+  if (!can) print_message("this is not root, or the tree is closed to other users\n");
+  return can;
 }

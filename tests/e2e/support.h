@@ -144,6 +144,9 @@ int count_children(long *ret_one);
 
 /* Descriptors that this process has open. */
 int count_fds(void);
+/* Whether this is root, and that user can run the script: a checkout in somebody's home may be closed to others. */
+enum { NOBODY = 65534 };
+bool nobody_can_run(const char *script);
 
 /* The pid of the one worker of a pool over fault_worker.py. */
 long worker_pid(pyproc_pool *pool);

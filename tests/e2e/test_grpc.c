@@ -377,6 +377,18 @@ static void test_fork(void **state) {
   pyproc_pool_close(pool);
 }
 
+/* Who is not the host makes a socket in its private folder. */
+static void test_another_user(void **state) {
+  (void)state;
+  pyproc_pool_options options = options_for_grpc();
+  if (!nobody_can_run(options.script)) skip();
+  options.uid = NOBODY;
+  options.gid = NOBODY;
+  pyproc_pool *pool = open_pool(&options);
+  pyproc_reply_free(echo(pool, ""));
+  pyproc_pool_close(pool);
+}
+
 int main(int argc, char **argv) {
   const struct CMUnitTest tests[] = {
       E2E_TEST(test_unary),
@@ -392,6 +404,7 @@ int main(int argc, char **argv) {
       E2E_TEST(test_folder),
       E2E_TEST(test_missing_module),
       E2E_TEST(test_fork),
+      E2E_TEST(test_another_user),
   };
   program = argv[0];
   if (argc > 1 && strcmp(argv[1], "--missing") == 0) return check_missing();

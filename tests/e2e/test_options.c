@@ -71,17 +71,6 @@ static void test_bad_texts(void **state) {
   assert_error(open_failure(&options), PYPROC_E_INVALID_ARGUMENT, "env", NOT_RUN);
 }
 
-static void test_later_options(void **state) {
-  (void)state;
-  const size_t texts[] = {offsetof(pyproc_pool_options, socket_path), offsetof(pyproc_pool_options, preload)};
-  const char *const names[] = {"socket_path", "preload"}, *value = "x";
-  for (size_t i = 0; i < LENGTH(texts); i++) {
-    pyproc_pool_options options = options_for("fault_worker.py");
-    memcpy((char *)&options + texts[i], &value, sizeof value);
-    assert_error(open_failure(&options), PYPROC_E_UNIMPLEMENTED, names[i], NOT_RUN);
-  }
-}
-
 static void test_sizes(void **state) {
   (void)state;
   struct {
@@ -201,11 +190,10 @@ static void test_all_set(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      E2E_TEST(test_bad_numbers),    E2E_TEST(test_numbers_out_of_range),
-      E2E_TEST(test_bad_texts),      E2E_TEST(test_later_options),
-      E2E_TEST(test_sizes),          E2E_TEST(test_call_options),
-      E2E_TEST(test_null_arguments), E2E_TEST(test_accessors_of_null),
-      E2E_TEST(test_all_set),
+      E2E_TEST(test_bad_numbers),       E2E_TEST(test_numbers_out_of_range),
+      E2E_TEST(test_bad_texts),         E2E_TEST(test_sizes),
+      E2E_TEST(test_call_options),      E2E_TEST(test_null_arguments),
+      E2E_TEST(test_accessors_of_null), E2E_TEST(test_all_set),
   };
   return RUN_TESTS(tests);
 }

@@ -141,16 +141,31 @@ static void bounds(void **state) {
   }
 }
 
-static void options_of_later_versions_are_refused_by_name(void **state) {
+static void modules_to_preload(void **state) {
   (void)state;
-  static const size_t texts[] = {offsetof(pyproc_pool_options, socket_path), offsetof(pyproc_pool_options, preload)};
-  static const char *const names[] = {"socket_path", "preload"};
-  const char *text = "x";
-  for (size_t i = 0; i < 2; i++) {
-    pyproc_pool_options options = given();
-    memcpy((char *)&options + texts[i], &text, sizeof text);
-    refuse(&options, PYPROC_E_UNIMPLEMENTED, names[i], "version");
+  static const char *const bad[] = {"", " ", ",", "a,", ",a", "a,,b", "a b", "a;b", "a, ", "a\n", "-c", "a/b"};
+  static char longest[4097];
+  pyproc_pool_options options = given();
+  options.preload = " numpy,\tsklearn.svm , _x9 ";
+  struct options copy = accept(&options);
+  assert_string_equal(copy.preload, "numpy,sklearn.svm,_x9");
+  options_free(&copy);
+  for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+    options.preload = bad[i];
+    refuse(&options, PYPROC_E_INVALID_ARGUMENT, "option preload", "numpy,pandas");
   }
+  memset(longest, 'm', 4096);
+  options.preload = longest;
+  refuse(&options, PYPROC_E_INVALID_ARGUMENT, "option preload", "4095");
+  longest[4095] = '\0';
+  copy = accept(&options);
+  assert_string_equal(copy.preload, longest);
+  options_free(&copy);
+  options.preload = "numpy";
+  options.handshake = "none";
+  refuse(&options, PYPROC_E_INVALID_ARGUMENT, "preload", "handshake");
+  options = (pyproc_pool_options){.size = sizeof options, .target = "unix:/x", .preload = "numpy"};
+  refuse(&options, PYPROC_E_INVALID_ARGUMENT, "preload", "target");
 }
 
 static void handshakes(void **state) {
@@ -391,7 +406,7 @@ int main(void) {
       cmocka_unit_test(defaults),
       cmocka_unit_test(an_absolute_script_stays_as_it_is),
       cmocka_unit_test(bounds),
-      cmocka_unit_test(options_of_later_versions_are_refused_by_name),
+      cmocka_unit_test(modules_to_preload),
       cmocka_unit_test(handshakes),
       cmocka_unit_test(protocols_and_channels),
       cmocka_unit_test(shared_memory),

@@ -94,6 +94,32 @@ static void an_empty_file_sets_nothing(void **state) {
   assert_memory_equal(&options, &before, sizeof options);
 }
 
+static void a_mode_is_octal(void **state) {
+  (void)state;
+  pyproc_pool_options options;
+  static const char *const texts[] = {"umask: 027\n", "umask: 27\n", "umask: 0o27\n", "umask: \"027\"\n"};
+  for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+    take(&options, texts[i]);
+    assert_int_equal(options.umask, 027);
+  }
+  refuse("umask: 028\n", "1: umask: is \"028\"; allowed are octal digits, 001 to 777, default");
+  refuse("umask: 1000\n", "1: umask: is \"1000\"; allowed are octal digits, 001 to 777, default");
+  refuse("umask: 0o-7\n", "1: umask: is \"0o-7\"; allowed are octal digits, 001 to 777, default");
+}
+
+static void a_switch_has_words(void **state) {
+  (void)state;
+  pyproc_pool_options options;
+  take(&options, "no_new_privs: yes\nclear_env: true\n");
+  assert_int_equal(options.no_new_privs + options.clear_env, 2);
+  take(&options, "no_new_privs: off\nclear_env: default\n");
+  assert_int_equal(options.no_new_privs + options.clear_env, 0);
+  take(&options, "no_new_privs: 1\nclear_env: 0\n");
+  assert_int_equal(options.no_new_privs - options.clear_env, 1);
+  refuse("clear_env: 2\n", "1: clear_env: is \"2\"; allowed are yes, no, default");
+  refuse("clear_env: unlimited\n", "1: clear_env: is \"unlimited\"; allowed are yes, no, default");
+}
+
 static void env_may_be_a_list(void **state) {
   (void)state;
   pyproc_pool_options options;
@@ -128,7 +154,7 @@ static void what_is_wrong_is_named_with_its_line(void **state) {
   refuse("? [a]\n: b\n", "1: a key is a list; write an option's name");
   refuse("workers: 1\n---\nworkers: 2\n", "3: a second document begins here; one is allowed");
   refuse("a: b\n c: d\n", "2: this is no YAML: mapping values are not allowed in this context");
-  refuse("preload: numpy\n", "1: preload: is not part of this version; leave it out");
+  refuse("socket_path: /x\n", "1: socket_path: is not part of this version; leave it out");
 }
 
 static void a_missing_file_is_not_found(void **state) {
@@ -196,7 +222,7 @@ static void a_wrong_variable_is_named(void **state) {
       {"PYPROC_POOL_WORKERS", "0x4", "environment: PYPROC_POOL_WORKERS: is \"0x4\"; allowed are 1 to 1024, default"},
       {"PYPROC_ARGS", "plain", "environment: PYPROC_ARGS: is a text; write a list"},
       {"PYPROC_ARGS", "[a", "environment: PYPROC_ARGS: this is no YAML: did not find expected ',' or ']'"},
-      {"PYPROC_PRELOAD", "numpy", "environment: PYPROC_PRELOAD: is not part of this version; unset it"},
+      {"PYPROC_SOCKET_PATH", "/x", "environment: PYPROC_SOCKET_PATH: is not part of this version; unset it"},
   };
   for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
     pyproc_pool_options options = PYPROC_POOL_OPTIONS_INIT;
@@ -253,6 +279,8 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(a_file_sets_all_types),
       cmocka_unit_test(an_empty_file_sets_nothing),
+      cmocka_unit_test(a_mode_is_octal),
+      cmocka_unit_test(a_switch_has_words),
       cmocka_unit_test(env_may_be_a_list),
       cmocka_unit_test(what_is_wrong_is_named_with_its_line),
       cmocka_unit_test(a_missing_file_is_not_found),

@@ -281,6 +281,36 @@ static void test_send_fd(void **state) {
   platform_close_fd(fds[1]);
 }
 
+static void test_several_fds(void **state) {
+  (void)state;
+  int sockets[2], fds[2], received = -1;
+  char bytes[4];
+  assert_int_equal(platform_socketpair(sockets), 0);
+  assert_int_equal(platform_pipe(fds), 0);
+  const int given[] = {fds[1], sockets[0], fds[0], fds[1], fds[0]};
+  assert_int_equal(platform_send_fds(sockets[1], "ab", 2, given, 4), 2);
+  assert_int_equal(platform_send_fds(sockets[1], "ab", 2, given, 5), -1);
+  assert_int_equal(errno, EINVAL);
+  assert_int_equal(platform_receive_fd(sockets[0], bytes, sizeof bytes, &received),
+                   2); /* all but the first are closed */
+  assert_true(received > 2);
+  assert_int_equal(fcntl(received, F_GETFD) & FD_CLOEXEC, FD_CLOEXEC);
+  platform_close_fd(fds[1]);
+  assert_int_equal(write(received, "x", 1), 1);
+  platform_close_fd(received);
+  assert_int_equal(read(fds[0], bytes, 2), 1);
+  assert_int_equal(read(fds[0], bytes, 1), 0); /* no other end is open */
+  assert_int_equal(platform_send_fds(sockets[1], "c", 1, NULL, 0), 1);
+  assert_int_equal(platform_receive_fd(sockets[0], bytes, sizeof bytes, &received), 1);
+  assert_int_equal(received, -1);
+  assert_int_equal(platform_receive_fd(sockets[0], bytes, sizeof bytes, &received), -1);
+  assert_true(errno == EAGAIN || errno == EWOULDBLOCK);
+  platform_close_fd(sockets[1]);
+  assert_int_equal(platform_receive_fd(sockets[0], bytes, sizeof bytes, &received), 0);
+  platform_close_fd(sockets[0]);
+  platform_close_fd(fds[0]);
+}
+
 static void test_shared_memory(void **state) {
   (void)state;
   int fd = platform_shared_memory(34816);
@@ -627,6 +657,7 @@ int main(void) {
       TEST(test_pipe_and_socketpair),
       TEST(test_close_leaves_errno),
       TEST(test_send_fd),
+      TEST(test_several_fds),
       TEST(test_shared_memory),
       TEST(test_poll_looks_once_after_the_deadline),
       TEST(test_standard_streams_are_left_alone),

@@ -531,7 +531,7 @@ static void test_environment_later_ones_win(void **state) {
   const char *const own[] = {"PYPROC_TEST_C=own", "PYPROC_TEST_EMPTY=", NULL};
   setenv("PYPROC_TEST_A", "host", 1);
   setenv("PYPROC_TEST_HOST", "host", 1);
-  char **environment = spawn_environment(added, own);
+  char **environment = spawn_environment(false, added, own);
   assert_non_null(environment);
   assert_string_equal(value_in(environment, "PYPROC_TEST_A", &count), "added");
   assert_int_equal(count, 1);
@@ -544,8 +544,17 @@ static void test_environment_later_ones_win(void **state) {
   assert_string_equal(value_in(environment, "PYPROC_TEST_HOST", &count), "host");
   assert_string_equal(getenv("PYPROC_TEST_A"), "host");
   free(environment);
-  environment = spawn_environment(NULL, NULL);
+  environment = spawn_environment(false, NULL, NULL);
   assert_string_equal(value_in(environment, "PYPROC_TEST_A", &count), "host");
+  free(environment);
+  environment = spawn_environment(true, added, own); /* nothing of the host's */
+  assert_string_equal(value_in(environment, "PYPROC_TEST_A", &count), "added");
+  assert_string_equal(value_in(environment, "PYPROC_TEST_C", &count), "own");
+  assert_null(value_in(environment, "PYPROC_TEST_HOST", &count));
+  assert_null(value_in(environment, "PATH", &count));
+  free(environment);
+  environment = spawn_environment(true, NULL, NULL);
+  assert_null(environment[0]);
   free(environment);
   unsetenv("PYPROC_TEST_A");
   unsetenv("PYPROC_TEST_HOST");

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support import HELLO, JSON, PATIENCE_S, REQUEST, WELCOME, Wire, environment, envelope, frame, wait_until
+from support import (FAILED, HELLO, JSON, PATIENCE_S, PING, PONG, REQUEST, WELCOME, Wire, environment, envelope,
+                     frame, wait_until)
 
 SCRIPT = '''
 import sys, time
@@ -66,11 +69,12 @@ if __name__ == "__main__":
 class Listener:
     """A worker that listens."""
 
-    def __init__(self, folder: Path, *, by_variable: bool = True, script: str = SCRIPT) -> None:
+    def __init__(self, folder: Path, *, by_variable: bool = True, script: str = SCRIPT,
+                 more: dict[str, str] | None = None) -> None:
         self.folder = folder
         self.path = folder / "worker.sock"
         (folder / "script.py").write_text(script)
-        variables = environment()
+        variables = {**environment(), **(more or {})}
         command = [sys.executable, str(folder / "script.py")]
         if by_variable:
             variables["PYPROC_SOCKET_PATH"] = str(self.path)
@@ -264,6 +268,168 @@ def test_file_that_is_no_socket_is_kept(tmp_path: Path) -> None:
         assert "no socket" in listener.output() and (tmp_path / "worker.sock").read_text() == "precious"
     finally:
         listener.close()
+
+
+def test_other_connections_are_heard_while_a_handler_runs(listener: Listener) -> None:
+    """A ping is answered, and what came behind it is not forgotten; an end is seen."""
+    busy, other, gone = listener.connect(), listener.connect(), listener.connect()
+    other.send(frame(HELLO, b'{"version":1}', flags=JSON))
+    assert other.read().kind == HELLO
+    other.send(frame(WELCOME, b'{"version":1}', flags=JSON))
+    assert call(gone, {"id": 1, "method": "health"})["ok"]
+    busy.send(envelope({"id": 5, "method": "slow"}))
+    wait_until(lambda: "waiting" in listener.output(), "the handler")
+    other.send(frame(PING, b"are you there", id=77), envelope({"id": 9, "method": "health"}))
+    gone.close()
+    pong = other.read()
+    assert (pong.kind, pong.id, pong.body) == (PONG, 77, b"are you there")
+    assert "cleaned up" not in listener.output()
+    busy.send(envelope({"type": "cancellation", "payload": {"id": 5}}))
+    assert other.read().json["ok"]
+    assert busy.read().json["id"] == 5
+    assert call(listener.connect(), {"id": 1, "method": "health"})["ok"]
+
+
+# ---- who may connect, and how many ----
+
+def try_hello(path: Path) -> Any:
+    """What a client hears: the frame after its hello, None where the worker just hangs up."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(str(path))
+        wire = Wire(sock)
+        try:
+            wire.send(frame(HELLO, b'{"version":1}', flags=JSON))
+        except BrokenPipeError:
+            pass
+        try:
+            return wire.read()
+        except (EOFError, ConnectionError):
+            return None
+
+
+def hello_as(path: Path, uid: int) -> tuple[int, bytes]:
+    """The same for another user: kind and body of the answer."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setgroups([])
+            os.setgid(uid)
+            os.setuid(uid)
+            answer = try_hello(path)
+            os.write(writer, bytes([answer.kind]) + answer.body if answer is not None else b"\0")
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with open(reader, "rb") as file:
+        data = file.read()
+    os.waitpid(pid, 0)
+    return data[0], data[1:]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes somebody else")
+@pytest.mark.parametrize("allowed, kind", [("", FAILED), ("12345", FAILED), ("65534", HELLO), ("any", HELLO)])
+def test_peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed: str, kind: int) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="pyproc-", dir="/tmp"))  # pytest's own is closed to others
+    folder.chmod(0o755)
+    listener = Listener(folder, more={"PYPROC_PEER_UID": allowed} if allowed else {})
+    try:
+        assert call(listener.connect(), {"id": 1, "method": "health"})["ok"]  # root
+        listener.path.chmod(0o777)
+        found, body = hello_as(listener.path, 65534)
+        assert found == kind
+        if kind == FAILED:
+            assert b"user 65534 may not connect" in body and "user 65534 may not connect" in listener.output()
+    finally:
+        listener.close()
+        shutil.rmtree(folder)
+
+
+def test_busy_is_said(listener: Listener) -> None:
+    wires = [listener.connect() for _ in range(128)]
+    assert call(wires[-1], {"id": 1, "method": "health"})["ok"]
+    refused = try_hello(listener.path)
+    assert refused.kind == FAILED and "busy: it has 128 connections" in refused.json["error"]
+    wires[0].close()
+    assert call(wires[1], {"id": 1, "method": "health"})["ok"]  # it has seen the end of the first by then, or soon
+    wait_until(lambda: (answer := try_hello(listener.path)) is not None and answer.kind == HELLO, "a place")
+
+
+# ---- sockets that a service manager passes ----
+
+class Activated(Listener):
+    """A worker that is started as systemd starts one: the socket is descriptor 3."""
+
+    def __init__(self, folder: Path, sock: socket.socket, *, pid: str = "$$", count: str = "1",
+                 code: str = SCRIPT) -> None:
+        self.folder = folder
+        self.path = folder / "worker.sock"
+        (folder / "script.py").write_text(code)
+        command = f'LISTEN_PID={pid} LISTEN_FDS={count} LISTEN_FDNAMES=x exec "$@" 3<&{sock.fileno()}'
+        self.log = open(folder / "log", "wb")
+        self.process = subprocess.Popen(["bash", "-c", command, "bash", sys.executable, str(folder / "script.py")],
+                                        env=environment(), pass_fds=[sock.fileno()], stdout=self.log,
+                                        stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+        self.wires: list[Wire] = []
+
+
+def test_socket_activation(tmp_path: Path) -> None:
+    code = SCRIPT.replace("import sys, time\n", "import os, sys, time\n").replace('''@expose
+def predict(request):
+''', '''@expose
+def variables(request):
+    return [name for name in os.environ if name.startswith("LISTEN_")]
+
+
+@expose
+def predict(request):
+''')
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(tmp_path / "worker.sock"))
+        sock.listen(8)
+        early = socket.socket(socket.AF_UNIX)
+        early.connect(str(tmp_path / "worker.sock"))  # what systemd starts the service for
+        for number in range(2):
+            listener = Activated(tmp_path, sock, code=code)
+            try:
+                wire = Wire(early) if number == 0 else listener.connect()
+                assert call(wire, {"id": 1, "method": "predict", "body": {"value": 4}})["body"] == {"result": 8}
+                assert call(wire, {"id": 2, "method": "variables"})["body"] == []
+                listener.process.terminate()
+                assert listener.process.wait(PATIENCE_S) == 0
+                assert listener.path.exists()  # it is the manager's
+            finally:
+                listener.close()
+                early.close()
+
+
+def test_activation_for_another_process_is_none(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(tmp_path / "worker.sock"))
+        sock.listen(8)
+        listener = Activated(tmp_path, sock, pid="1")
+        assert listener.process.wait(PATIENCE_S) == 1 and "there is nothing to serve on" in listener.output()
+        listener.close()
+
+
+@pytest.mark.parametrize("kind, count, says", [
+    ("stream", "2", "one ListenStream="), ("stream", "", "one ListenStream="), ("deaf", "1", "leave Accept= no"),
+    ("datagram", "1", "no Unix stream")])
+def test_activation_that_cannot_be_used(tmp_path: Path, kind: str, count: str, says: str) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM if kind == "datagram" else socket.SOCK_STREAM) as sock:
+        sock.bind(str(tmp_path / "worker.sock"))
+        if kind == "stream":
+            sock.listen(8)
+        listener = Activated(tmp_path, sock, count=count)
+        assert listener.process.wait(PATIENCE_S) == 1 and says in listener.output()
+        listener.close()
+
+
+@pytest.mark.parametrize("value", ["root", "-1", "4294967295"])
+def test_bad_peer(tmp_path: Path, value: str) -> None:
+    listener = Listener(tmp_path, more={"PYPROC_PEER_UID": value})
+    assert listener.process.wait(PATIENCE_S) == 1 and "PYPROC_PEER_UID is" in listener.output()
+    listener.close()
 
 
 @pytest.mark.parametrize("script, says", [

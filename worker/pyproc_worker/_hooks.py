@@ -128,8 +128,8 @@ class Hooks(Events):
     def welcome(self, body: bytes) -> tuple[int, int, int, int, int, int, int]:
         """What a host's welcome says; ValueError.
 
-        Frame limit, worker index, spin time, grace, window and number of streams, and bytes of a ring. Worker index, spin
-        time and grace are -1 where it says nothing; 0 bytes: there are no rings.
+        Frame limit, worker index, spin time, grace, window and number of streams, and bytes of a ring. Worker index,
+        spin time and grace are -1 where it says nothing; 0 bytes: there are no rings.
         """
         welcome = _facts(body)
         rings = welcome.get("shm")

@@ -60,6 +60,10 @@ class _Process:
     """What this process was given, and whether it still has it."""
 
     def __init__(self) -> None:
+        self.renew()
+
+    def renew(self) -> None:
+        """Begins anew: also in a worker that a zygote forked, which has a wire of its own."""
         self.wire_fd = _take_descriptor("PYPROC_WORKER_FD")
         self.host_fd = _take_descriptor("PYPROC_HOST_FD")
         self.stacks = Stacks(_take_descriptor("PYPROC_STACKS_FD"))
@@ -125,6 +129,7 @@ def _spin_us() -> int:
 
 
 CONCURRENCY_MAX = 4096
+ACTIVATED_FD = 3  # SD_LISTEN_FDS_START
 
 
 def _hello(table: Table, threads: int, feature: str = "status_page") -> bytes:
@@ -173,6 +178,41 @@ def _listen(path: str) -> socket.socket:
     except OSError as error:
         listener.close()
         raise OSError(error.errno, f"cannot listen there: {error.strerror or error}", path) from error
+    return listener
+
+
+def _peer_uid() -> int:
+    """Who may connect to a socket beside root: this user unless PYPROC_PEER_UID says another, or ``any``: -1."""
+    text = os.environ.pop("PYPROC_PEER_UID", "")
+    if not text:
+        return os.geteuid()
+    if text == "any":
+        return -1
+    if not text.isascii() or not text.isdigit() or int(text) >= (1 << 32) - 1:
+        raise ValueError(f"PYPROC_PEER_UID is {text!r}: it must be the number of a user, or any")
+    return int(text)
+
+
+def _take_activated() -> socket.socket | None:
+    """The socket that a service manager listens on for this process, None where there is none.
+
+    The protocol is that of sd_listen_fds(3): descriptors from 3 up, their number in LISTEN_FDS, for LISTEN_PID alone.
+    """
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+        return None
+    count = os.environ.get("LISTEN_FDS")
+    for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID"):
+        os.environ.pop(name, None)
+    if count != "1":
+        raise ValueError(f"LISTEN_FDS is {count!r}: a worker serves one socket, so give its unit one ListenStream=")
+    os.set_inheritable(ACTIVATED_FD, False)
+    listener = socket.socket(fileno=ACTIVATED_FD)
+    if (listener.family != socket.AF_UNIX or listener.type != socket.SOCK_STREAM
+            or not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)):
+        listener.detach()
+        raise ValueError("the socket that was passed is no Unix stream socket that listens: in its unit write "
+                         "ListenStream=/a/path and leave Accept= no")
+    listener.setblocking(False)
     return listener
 
 
@@ -323,19 +363,26 @@ def _serve_inherited(table: Table, threads: int) -> None:
     _run_loop(loop, hooks, crew)
 
 
-def _serve_path(table: Table, threads: int, path: str) -> None:
-    hooks = _hooks.Hooks()
-    crew = _crew(table, threads, hooks, True)
-    listener = _listen(path)
-    made = os.lstat(path)
+def _serve_listener(table: Table, threads: int, listener: socket.socket) -> None:
+    """Takes the socket over."""
     try:
+        hooks = _hooks.Hooks()
+        crew = _crew(table, threads, hooks, True)
         loop = Loop(table.rows, _hello(table, threads), hooks, listen_fd=listener.fileno(), host_fd=process.host_fd,
-                    worker_index=_worker_index(), spin_us=_spin_us(), shared=crew is not None)
+                    worker_index=_worker_index(), spin_us=_spin_us(), shared=crew is not None, peer_uid=_peer_uid())
         listener.detach()
         process.host_fd = -1
         _run_loop(loop, hooks, crew)
     finally:
         listener.close()
+
+
+def _serve_path(table: Table, threads: int, path: str) -> None:
+    listener = _listen(path)
+    made = os.lstat(path)
+    try:
+        _serve_listener(table, threads, listener)
+    finally:
         _unlink(path, made)
 
 
@@ -378,7 +425,9 @@ def _serve(handlers: tuple[object, ...], threads: int, path: str | None) -> None
         raise RuntimeError("this process serves already: give all handlers to one call of serve()")
     table = Table(handlers)
     path = path or os.environ.get("PYPROC_SOCKET_PATH")
-    if process.wire_fd < 0 and not path and process.protocol != "grpc":
+    is_wired = process.wire_fd >= 0 or process.protocol == "grpc"
+    activated = None if is_wired else _take_activated()
+    if not is_wired and activated is None and not path:
         raise ValueError("there is nothing to serve on: start this script by a pyproc host, or give a socket path as "
                          "an argument of run_worker() or in PYPROC_SOCKET_PATH")
     process.serving = True
@@ -390,6 +439,8 @@ def _serve(handlers: tuple[object, ...], threads: int, path: str | None) -> None
                 _serve_grpc(table, threads)
             elif process.wire_fd >= 0:
                 _serve_inherited(table, threads)
+            elif activated is not None:
+                _serve_listener(table, threads, activated)
             elif path:
                 _serve_path(table, threads, path)
     finally:
@@ -399,7 +450,9 @@ def _serve(handlers: tuple[object, ...], threads: int, path: str | None) -> None
 def serve(*handlers: object, threads: int = 1) -> None:
     """Serves typed handlers, and what is exposed, until the host goes or SIGTERM comes; then it returns.
 
-    A worker that a pool started speaks on the socket that it inherited; another one listens on ``PYPROC_SOCKET_PATH``.
+    A worker that a pool started speaks on the socket that it inherited; another one listens on a socket that a service
+    manager passes (systemd's socket activation), or on ``PYPROC_SOCKET_PATH``. It serves up to 128 connections, of this
+    user and root, or of the user that ``PYPROC_PEER_UID`` names by number, or of ``any``.
     With ``PYPROC_PROTOCOL=grpc`` it serves gRPC instead, on the path in ``PYPROC_GRPC_SOCKET`` or the address in
     ``PYPROC_GRPC_ADDRESS``, to any client.
 

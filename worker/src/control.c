@@ -318,6 +318,23 @@ static void beat(const struct connection *connection) {
   if (connection->page != NULL) atomic_fetch_add_explicit(&connection->page->beats, 1, memory_order_relaxed);
 }
 
+/* The other connections of a worker that listens: their hosts want to see that it lives. The lock is held. */
+static void serve_others(struct control *self, const struct connection *running) {
+  for (size_t i = 0; i < self->connection_count; i++) {
+    struct connection *const other = self->connections[i];
+    if (other == running || other->ended || other->fault != NULL) continue;
+    beat(other);
+    while (connection_receive(other) > 0) {
+      connection_scan(other);
+      atomic_store(&self->read_others, true);
+    }
+    if (other->ended || connection_send(other, NULL, NULL) < 0) {
+      other->ended = true;
+      atomic_store(&self->read_others, true);
+    }
+  }
+}
+
 /* Reads and writes for a handler that runs for long. `hung_up` is a descriptor whose peer has gone, or -1. Returns the
  * descriptor to poll, or -1, and for what. */
 static int serve_running(struct control *self, uint64_t now_ns, int hung_up, short *ret_events) {
@@ -327,6 +344,7 @@ static int serve_running(struct control *self, uint64_t now_ns, int hung_up, sho
   struct connection *running = self->running;
   if (running != NULL && since_ns != 0 && now_ns - since_ns >= long_ns && !running->ended && running->fault == NULL) {
     beat(running);
+    serve_others(self, running);
     int sent, turns = 0;
     do {
       while (connection_receive(running) > 0) connection_scan(running);

@@ -37,9 +37,12 @@ struct control {
   atomic_bool stop;     /* the dispatching thread is to end */
   atomic_bool quit;     /* the control thread is to end */
   atomic_bool host_dead;
-  atomic_bool asleep;         /* the control thread sleeps until it is poked: nothing has run for a while */
-  _Atomic uint64_t since_ns;  /* CLOCK_MONOTONIC when the dispatching thread's handler started; 0: none runs */
-  atomic_uint begun;          /* grows with each run that the control thread must know of */
+  atomic_bool asleep;        /* the control thread sleeps until it is poked: nothing has run for a while */
+  _Atomic uint64_t since_ns; /* CLOCK_MONOTONIC when the dispatching thread's handler started; 0: none runs */
+  atomic_uint begun;         /* grows with each run that the control thread must know of */
+  struct connection *const *connections; /* the loop's, which changes them with the lock held; NULL: none */
+  size_t connection_count;
+  atomic_bool read_others;    /* than `running`: they may have what the dispatching thread does not know of */
   struct connection *running; /* the connection whose call the dispatching thread runs, NULL: none */
   struct run *runs;           /* all that run */
   stream_queue due;           /* streams that are served in steps and can go on */

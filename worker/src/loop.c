@@ -13,6 +13,7 @@
 #include "exception.h"
 #include "module.h"
 #include "page.h"
+#include "peer.h"
 #include "rings.h"
 #include "stream_job.h"
 #include "wake.h"
@@ -176,7 +177,7 @@ static int welcome(struct loop *self, struct connection *connection, PyObject *b
   Py_DECREF(facts);
   if (parsed && ring_bytes > 0 && open_rings(self, connection, ring_bytes) < 0) return -1;
   if (!parsed || codec_choose(self, connection, body) < 0) return -1;
-  if (worker_index >= 0) self->worker_index = worker_index;
+  if (worker_index >= 0 && self->inherited) self->worker_index = worker_index; /* of several hosts none's */
   if (spin_us >= 0) self->spin_ns = (uint64_t)spin_us * 1000u;
   if (grace_ms > 0) set_grace(self, (uint64_t)grace_ms * 1000000u);
   open_connection(self, connection, &its);
@@ -305,8 +306,11 @@ static int add_connection(struct loop *self, int fd, connection_stage stage) {
   struct connection *added = connection_new(fd, stage, control_cancel, control_wake_stream, self->control);
   if (added == NULL) return -1;
   added->streams.methods = &self->methods;
+  lock(self);
   self->ready[self->connection_count] = true;
   self->connections[self->connection_count++] = added;
+  self->control->connection_count = self->connection_count;
+  unlock(self);
   return 0;
 }
 
@@ -314,7 +318,10 @@ static int add_connection(struct loop *self, int fd, connection_stage stage) {
 static int remove_connection(struct loop *self, size_t index) {
   control_stall(self->control, NULL); /* it may be the one that is read elsewhere */
   struct connection *const removed = self->connections[index];
+  lock(self);
   self->connections[index] = self->connections[--self->connection_count];
+  self->control->connection_count = self->connection_count;
+  unlock(self);
   self->ready[index] = self->ready[self->connection_count];
   const char *fault = removed->fault;
   connection_free(removed);
@@ -327,15 +334,35 @@ static int remove_connection(struct loop *self, size_t index) {
   return 0;
 }
 
+/* Serves a client, unless it may not connect, or there are too many. */
+static void take_client(struct loop *self, int fd) {
+  char why[160];
+  long long uid;
+  if (!peer_is_allowed(fd, self->peer_uid, &uid)) {
+    (void)snprintf(why, sizeof why,
+                   "user %lld may not connect to this worker, which serves user %lld and root: see PYPROC_PEER_UID",
+                   uid, self->peer_uid);
+    PySys_FormatStderr("pyproc_worker: a client was refused: %s\n", why);
+    peer_refuse(fd, why);
+  } else if (self->connection_count == LOOP_CONNECTIONS_MAX) {
+    (void)snprintf(why, sizeof why, "the worker is busy: it has %d connections, as many as it serves",
+                   (int)LOOP_CONNECTIONS_MAX);
+    PySys_FormatStderr("pyproc_worker: a client was refused: %s\n", why);
+    peer_refuse(fd, why);
+  } else if (add_connection(self, fd, CONNECTION_GREETING) < 0) {
+    (void)close(fd);
+  }
+}
+
 static void accept_clients(struct loop *self) {
-  while (self->connection_count < LOOP_CONNECTIONS_MAX) {
+  for (int taken = 0; taken < LOOP_CONNECTIONS_MAX; taken++) {
 #ifdef __linux__
     const int fd = accept4(self->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 #else
     const int fd = accept(self->listen_fd, NULL, NULL);
 #endif
-    if (fd < 0) return; /* none, or none of those that can be served */
-    if (add_connection(self, fd, CONNECTION_GREETING) < 0) (void)close(fd);
+    if (fd < 0) return;
+    take_client(self, fd);
   }
 }
 
@@ -379,9 +406,8 @@ static struct pollfd poll_of(const struct connection *connection) {
 
 /* Clears `*ret_waits` where a sender has found out that the peer has gone: nothing else would tell. */
 static nfds_t fill_poll(struct loop *self, struct pollfd *wanted, bool *ret_waits) {
-  const bool listening = self->listen_fd >= 0 && self->connection_count < LOOP_CONNECTIONS_MAX;
   wanted[0] = (struct pollfd){.fd = self->control->turn.read_fd, .events = POLLIN};
-  wanted[1] = (struct pollfd){.fd = listening ? self->listen_fd : -1, .events = POLLIN};
+  wanted[1] = (struct pollfd){.fd = self->listen_fd, .events = POLLIN};
   lock(self);
   for (size_t i = 0; i < self->connection_count; i++) {
     wanted[2 + i] = poll_of(self->connections[i]);
@@ -472,6 +498,10 @@ static void mark_rings_ready(struct loop *self) {
  * a signal handler. */
 static int wait_for_work(struct loop *self, bool waits) {
   struct pollfd wanted[2 + LOOP_CONNECTIONS_MAX];
+  if (atomic_exchange(&self->control->read_others, false)) {
+    mark_all_ready(self);
+    waits = false;
+  }
   const nfds_t count = fill_poll(self, wanted, &waits);
   int ready, problem;
   if (!waits) {
@@ -687,6 +717,7 @@ static int open_wire(struct loop *self, int fd, int listen_fd, int host_fd) {
     (void)PyErr_SetFromErrno(PyExc_OSError);
     return -1;
   }
+  self->control->connections = self->connections;
   self->inherited = fd >= 0;
   if (fd >= 0 && add_connection(self, fd, CONNECTION_WELCOMING) < 0) {
     self->control->host_fd = -1;
@@ -713,15 +744,16 @@ static int set_hooks(struct loop *self, PyObject *hooks) {
 }
 
 static PyObject *loop_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords) {
-  static char *names[] = {"methods", "hello",        "hooks",   "fd",     "listen_fd",
-                          "host_fd", "worker_index", "spin_us", "shared", NULL};
+  static char *names[] = {"methods",      "hello",   "hooks",  "fd",       "listen_fd", "host_fd",
+                          "worker_index", "spin_us", "shared", "peer_uid", NULL};
   PyObject *method_list, *hello, *hooks;
   int fd = -1, listen_fd = -1, host_fd = -1;
   long worker_index = 0;
   unsigned spin_us = 0;
   int shared = 0;
-  if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "OSO|$iiilIp:Loop", names, &method_list, &hello, &hooks, &fd,
-                                   &listen_fd, &host_fd, &worker_index, &spin_us, &shared))
+  long long peer_uid = PEER_ANY;
+  if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "OSO|$iiilIpL:Loop", names, &method_list, &hello, &hooks, &fd,
+                                   &listen_fd, &host_fd, &worker_index, &spin_us, &shared, &peer_uid))
     return NULL;
   if ((fd < 0) == (listen_fd < 0)) {
     PyErr_SetString(PyExc_ValueError, "a loop needs either fd or listen_fd");
@@ -732,6 +764,7 @@ static PyObject *loop_new(PyTypeObject *type, PyObject *arguments, PyObject *key
   self->listen_fd = -1;
   self->worker_index = worker_index;
   self->shared = shared != 0;
+  self->peer_uid = peer_uid;
   self->spin_ns = (uint64_t)spin_us * 1000u;
   Py_INCREF(hello);
   self->hello = hello;

@@ -40,6 +40,7 @@ struct loop {
   PyObject *serialize;   /* str: the name of the method that serialises a message */
   PyTypeObject *context_type, *job_type, *stream_job_type, *requests_type;
   struct context *spare; /* kept for the next call where no handler kept it */
+  long long peer_uid;    /* who may connect beside root; PEER_ANY */
   struct connection *connections[LOOP_CONNECTIONS_MAX];
   size_t connection_count;
   int listen_fd; /* -1: there is one connection, which is inherited */
