@@ -67,12 +67,15 @@ interop:
 	@PYPROC_PYTHON=$(PYTHON) $(PYTHON) tests/interop/run.py build
 
 # The same PYPROC_GO_SRC: its pool is measured, too.
-bench bench-full:
+bench-full: BENCH_ARGUMENTS = --full
+bench-full: bench
+
+bench:
 	@tools/deps.sh bench
 	@$(call configure,-DPYPROC_TESTS=OFF -DPYPROC_BENCH=ON)
 	@cmake --build build -j $(JOBS) --target bench
 	@$(PYTHON) bench/peers/original/build.py build/bench
-	@PYPROC_PYTHON=$(PYTHON) build/bin/pyproc-bench $(if $(filter bench-full,$@),--full)
+	@PYPROC_PYTHON=$(PYTHON) build/bin/pyproc-bench $(BENCH_ARGUMENTS)
 	@$(PYTHON) bench/plot.py build/bench
 
 lint: deps-lint

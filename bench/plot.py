@@ -17,7 +17,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402
 
 Row = Dict[str, Any]
-COLOURS = {"uds": "tab:blue", "shm": "tab:green", "limit": "tab:grey", "gRPC": "tab:red"}
+COLOURS = {"limit": "tab:grey", "uds": "tab:blue", "shm": "tab:green", "gRPC": "tab:red"}
 
 
 def colour(case: str) -> str:
@@ -59,6 +59,7 @@ def series(values: Dict[str, float], prefix: str, suffix: str) -> List[Tuple[flo
     """Points (number, value) of the cases whose names are prefix, number, suffix."""
     found = []
     for case, value in values.items():
+        case = case.replace("1 thread", "1 threads") if case.endswith(" 1 thread") else case
         number = case[len(prefix):len(case) - len(suffix)]
         if case.startswith(prefix) and case.endswith(suffix) and number.isdigit():
             found.append((float(number), value))
@@ -138,7 +139,7 @@ def main() -> None:
     folder = Path(sys.argv[1])
     rows = json.loads((folder / "results.json").read_text(encoding="utf-8"))["rows"]
     one = {case: value for case, value in figures(rows, "p50").items() if "1 thread" in case or "1 goroutine" in case
-           or case.startswith("limit") and "MiB" not in case}
+           or case.startswith("limit") and ("handler" in case or "ping-pong" in case)}
     bars(folder, "latency", "p50 of one caller", one, "us")
     bars(folder, "throughput", "calls or messages per second", figures(rows, "throughput"), "1/s")
     lines(folder, "threads", "blocking calls by threads, one worker", figures(rows, "throughput"),
