@@ -66,6 +66,8 @@ const goal goals[] = {
      .against = {"limit: UDS with handler, blocking, one processor"}, .against_text = "blocking UDS with handler"},
     {"64 MiB bytes field, uds", LARGE("payload, uds, 64 MiB")},
     {"64 MiB bytes field, shm", LARGE("payload, shm, 64 MiB")},
+    {"crash to next good call, zygote with numpy", "crash to next good call, zygote with numpy", .metric = METRIC_TIME,
+     .factor = 20},
     {"CPU of an idle pool of 8 workers", "idle pool of 8 workers", .metric = METRIC_IDLE_CPU, .factor = 0.1},
     {"p99 past its deadline, handler sleeps", "past its deadline, handler sleeps", .metric = METRIC_P99,
      .factor = 20000},

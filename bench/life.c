@@ -46,8 +46,12 @@ static const char *run_start(const bench_case *self, double seconds, figures *to
 static const char *run_crash(const bench_case *self, double seconds, figures *to) {
   bench_pool pids = {0};
   samples times;
-  pyproc_pool *pool = open_pool(&self->pool, &pids);
+  pyproc_error *error = NULL;
+  pyproc_pool *pool = pool_open(&self->pool, &pids, &error);
   (void)seconds;
+  if (pool == NULL && self->pool.preload == NULL) bench_die("open", error);
+  pyproc_error_free(error);
+  if (pool == NULL) return "the module to preload is not installed";
   samples_init(&times, SAMPLES_MAX);
   for (int i = 0; i < CRASHES; i++) {
     if (predict(pool) < 0) bench_die("crash", NULL);
@@ -116,6 +120,10 @@ static const bench_case cases[] = {
     {.name = "start of a pool, 1 worker", .run = run_start},
     {.name = "start of a pool, 8 workers", .run = run_start, .pool.workers = 8},
     {.name = "crash to next good call", .run = run_crash, .pool.quiet = 1, .once = true},
+    {.name = "crash to next good call, zygote with numpy",
+     .run = run_crash,
+     .pool = {.quiet = 1, .preload = "numpy"},
+     .once = true},
     {.name = "memory, pool of 8 workers", .run = run_memory, .pool.workers = 8, .once = true},
     {.name = "idle pool of 8 workers", .run = run_idle, .pool.workers = 8, .once = true},
 };

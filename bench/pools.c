@@ -48,6 +48,7 @@ pyproc_pool *pool_open(const pool_spec *spec, bench_pool *ret_pids, pyproc_error
     options.workers = spec->workers > 0 ? spec->workers : 1;
     options.protocol = spec->protocol;
     options.channel = spec->channel;
+    options.preload = spec->preload;
     options.frame_limit_bytes = FRAME_LIMIT;
     options.event = on_event;
     options.event_userdata = ret_pids;
@@ -61,7 +62,8 @@ static int same(const char *a, const char *b) {
 
 static int fits(const pool_spec *a, const pool_spec *b) {
   return same(a->protocol, b->protocol) && same(a->channel, b->channel) && same(a->target, b->target) &&
-         a->spin_us == b->spin_us && a->workers == b->workers && a->placement == b->placement;
+         same(a->preload, b->preload) && a->spin_us == b->spin_us && a->workers == b->workers &&
+         a->placement == b->placement;
 }
 
 /* A channel that this version does not have is no failure. */

@@ -19,6 +19,7 @@ typedef struct pool_spec {
   int64_t spin_us;                /* option */
   int workers;                    /* option; 0: one */
   const char *target;             /* option: a gRPC server of a peer */
+  const char *preload;            /* option */
   placement placement;
   int quiet; /* no log: workers are to die */
 } pool_spec;
