@@ -135,6 +135,7 @@ int main(int argc, char **argv) {
     return 0;
   }
   report_machine();
+  atexit(peers_stop); /* also where a case ends the program */
   end_early_by(SIGINT);
   end_early_by(SIGTERM);
   run_all(&all, &with);
