@@ -38,7 +38,7 @@ typedef struct framed_slot {
   bool started;      /* the worker said so (STARTED) */
   bool is_stream;
   uint64_t poison_key; /* once its caller left a call that may run, see poison.h; else 0 */
-  int64_t due_ns; /* when a call that was given up has to have ended, where we mind that; 0: not */
+  int64_t due_ns;      /* when a call that was given up has to have ended, where we mind that; 0: not */
 } framed_slot;
 
 struct framed;

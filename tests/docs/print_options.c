@@ -37,7 +37,6 @@ int main(void) {
        "In a file and in the environment `off`, `unlimited` and `default` stand for `PYPROC_OFF`, `PYPROC_UNLIMITED` "
        "and 0.\n\n"
        "| option | type | default | allowed | environment | what it is |\n|---|---|---|---|---|---|");
-  for (size_t i = 0; i < option_table_size; i++)
-    print_row(&option_table[i]);
+  for (size_t i = 0; i < option_table_size; i++) print_row(&option_table[i]);
   return 0;
 }

@@ -344,7 +344,7 @@ static int handle_child_signals(void) {
     CHECK(pyproc_call_json(pool, "die", "{\"status\": 7}", NULL, &reply, &error) == PYPROC_E_UNAVAILABLE);
     const pyproc_crash *crash = pyproc_error_crash(error);
     bool is_known = strstr(pyproc_error_message(error), "exited with status 7") != NULL;
-    CHECK(is_known || strstr(pyproc_error_message(error), "the host took its exit status") != NULL);
+    CHECK(is_known || strstr(pyproc_error_message(error), "since the host took it") != NULL);
     CHECK(crash != NULL && crash->signal == 0 && (crash->exit_status == 7) == is_known);
     pyproc_error_free(error);
     CHECK(pyproc_call_json(pool, "ping", "1", NULL, &reply, NULL) == 0);

@@ -154,7 +154,6 @@ static void what_is_wrong_is_named_with_its_line(void **state) {
   refuse("? [a]\n: b\n", "1: a key is a list; write an option's name");
   refuse("workers: 1\n---\nworkers: 2\n", "3: a second document begins here; one is allowed");
   refuse("a: b\n c: d\n", "2: this is no YAML: mapping values are not allowed in this context");
-  refuse("socket_path: /x\n", "1: socket_path: is not part of this version; leave it out");
 }
 
 static void a_missing_file_is_not_found(void **state) {
@@ -222,7 +221,6 @@ static void a_wrong_variable_is_named(void **state) {
       {"PYPROC_POOL_WORKERS", "0x4", "environment: PYPROC_POOL_WORKERS: is \"0x4\"; allowed are 1 to 1024, default"},
       {"PYPROC_ARGS", "plain", "environment: PYPROC_ARGS: is a text; write a list"},
       {"PYPROC_ARGS", "[a", "environment: PYPROC_ARGS: this is no YAML: did not find expected ',' or ']'"},
-      {"PYPROC_SOCKET_PATH", "/x", "environment: PYPROC_SOCKET_PATH: is not part of this version; unset it"},
   };
   for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
     pyproc_pool_options options = PYPROC_POOL_OPTIONS_INIT;

@@ -287,9 +287,9 @@ static void test_several_fds(void **state) {
   char bytes[4];
   assert_int_equal(platform_socketpair(sockets), 0);
   assert_int_equal(platform_pipe(fds), 0);
-  const int given[] = {fds[1], sockets[0], fds[0], fds[1], fds[0]};
+  const int given[PLATFORM_FDS_MAX + 1] = {fds[1], sockets[0], fds[0], fds[1], fds[0], fds[1]};
   assert_int_equal(platform_send_fds(sockets[1], "ab", 2, given, 4), 2);
-  assert_int_equal(platform_send_fds(sockets[1], "ab", 2, given, 5), -1);
+  assert_int_equal(platform_send_fds(sockets[1], "ab", 2, given, PLATFORM_FDS_MAX + 1), -1);
   assert_int_equal(errno, EINVAL);
   assert_int_equal(platform_receive_fd(sockets[0], bytes, sizeof bytes, &received),
                    2); /* all but the first are closed */
