@@ -336,6 +336,7 @@ static int handle_child_signals(void) {
   pyproc_pool *pool = NULL;
   char *reply = NULL;
   pyproc_pool_options options = options_for("fault_worker.py");
+  options.poison_limit = PYPROC_OFF; /* the same request kills on and on */
   const struct sigaction action = {.sa_handler = take_all_children, .sa_flags = SA_RESTART};
   CHECK(sigaction(SIGCHLD, &action, NULL) == 0);
   CHECK(pyproc_pool_open(&options, &pool, NULL) == 0);
