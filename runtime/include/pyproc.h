@@ -1043,9 +1043,9 @@ int pyproc_call_json(pyproc_pool *pool, const char *method, const char *body, co
 /*
  * Calls that no thread waits for. A submitted call ends in a callback, which runs when the program dispatches: from its
  * event loop, whenever the pool's descriptor is readable, or from a thread that does nothing else. A started call ends
- * in a future, for which any thread can wait. Both are sent by the calling thread, which never waits for a worker; the
- * supervisor reads the reply and minds the deadline; no other thread takes part. Nobody spins for such a call, so that
- * the answer to a single one takes longer than that of a blocking call.
+ * in a future, for which any thread can wait. Both are sent by the calling thread, which never waits for a worker. The
+ * thread that dispatches reads replies by itself while it waits, and for a while (`spin_us`) spins; while it is elsewhere,
+ * and for futures, the supervisor does, which also minds deadlines; no other thread takes part.
  *
  * All that is passed in (request, options, name, body) is copied or sent before the function returns. Deadline, token,
  * queue_limit and codes are those of blocking calls. What is wrong from the outset fails right away, with a negative
@@ -1149,10 +1149,11 @@ int pyproc_call_json_submit(pyproc_pool *pool, const char *method, const char *b
 int pyproc_pool_fd(pyproc_pool *pool);
 
 /*
- * Runs the callbacks of the calls that are over, in the order in which they ended, and returns how many; those of calls
- * that end meanwhile are left for the next time. When there are none it waits for one: up to `timeout_ms` milliseconds,
- * 0: not at all, negative: without limit, also when no call is in flight. Returns 0 when the time has passed. Any
- * thread, but one at a time.
+ * Runs the callbacks of the calls that are over, in the order in which they ended, and returns how many. When there are
+ * none it waits for one: up to `timeout_ms` milliseconds, 0: not at all, negative: without limit, also when no call is in
+ * flight. Returns 0 when the time has passed. Unless `timeout_ms` is 0 it goes on with calls that end right after,
+ * up to 256 callbacks and those that were there with the last of them; the rest is left for the next time. What
+ * callbacks submit is sent together, at the latest when it returns. Any thread, but one at a time.
  *
  * Errors: INVALID_ARGUMENT; FAILED_PRECONDITION: another thread dispatches, or a callback calls this, or in a forked
  * child; UNAVAILABLE: the pool is being closed; no pyproc_error.
