@@ -11,6 +11,7 @@ static pyproc_pool *open_faults(const char *protocol, int64_t grace_ms, log_line
   pyproc_pool_options options = options_for("fault_worker.py");
   options.protocol = protocol;
   options.cancel_grace_ms = grace_ms;
+  options.poison_limit = PYPROC_OFF; /* the same request may kill on and on */
   if (lines != NULL) {
     options.log = log_lines_callback;
     options.log_userdata = lines;

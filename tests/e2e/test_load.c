@@ -99,7 +99,7 @@ static void sleep_a_little(int number, void *argument) {
   char *reply = NULL;
   pyproc_error *error = NULL;
   (void)number;
-  int result = pyproc_call_json(all->pool, "sleep", "{\"ms\": 100}", NULL, &reply, &error);
+  int result = pyproc_call_json(all->pool, "sleep", "{\"ms\": 200}", NULL, &reply, &error);
   if (result == 0)
     atomic_fetch_add(&all->good, 1);
   else if (result == PYPROC_E_RESOURCE_EXHAUSTED && strstr(pyproc_error_message(error), "queue_limit") != NULL &&
