@@ -215,6 +215,25 @@ static void test_stuck_handler_costs_the_connection(void **state) {
   end_sidecar(&worker, SIGTERM);
 }
 
+/* Nor can one that hangs: the pool leaves it, and comes back. */
+static void test_hung_worker_is_left(void **state) {
+  (void)state;
+  sidecar worker = sidecar_of("fault_worker.py");
+  pyproc_pool_options options = attached_options(&worker);
+  pyproc_health health = PYPROC_HEALTH_INIT;
+  options.health_interval_ms = 200;
+  options.health_timeout_ms = 1000;
+  pyproc_pool *pool = open_pool(&options);
+  assert_answer(pool, "ping", "1", "1");
+  kill(worker.pid, SIGSTOP);
+  WAIT_FOR(pyproc_pool_health(pool, &health) == 0 && health.restarts == 1);
+  kill(worker.pid, SIGCONT);
+  assert_answer(pool, "ping", "2", "2");
+  assert_int_equal(worker_pid(pool), worker.pid);
+  pyproc_pool_close(pool);
+  end_sidecar(&worker, SIGTERM);
+}
+
 /* ---- it is not there, or another one ---- */
 
 static void test_comes_late(void **state) {
@@ -430,6 +449,7 @@ int main(void) {
       E2E_TEST(test_dies_under_a_call),
       E2E_TEST(test_nothing_runs_twice),
       E2E_TEST(test_stuck_handler_costs_the_connection),
+      E2E_TEST(test_hung_worker_is_left),
       E2E_TEST(test_comes_late),
       E2E_TEST(test_nobody_listens),
       E2E_TEST(test_something_else_listens),
