@@ -42,11 +42,9 @@ ROWS = [
     Row("cancels", "e2e.async", 1000, "tokens_race*", times=4),  # 15,000 for each protocol, each time
     Row("deadlines", "e2e.async", 1000, "deadlines_race*"),
     Row("streams", "e2e.stream_memory", environment={"PYPROC_TEST_STREAM_MIB": "1024"}),
-    Row("memory", "unit.shm_faults", 1000),  # 10,000 kills, 100,000 spoilt words
+    Row("rings", "unit.shm_faults", 1000),  # 10,000 kills, 100,000 spoilt words
     Row("spoilt", "e2e.shm", 1000, "test_[ks]*l*"),  # the same with Python's workers: 150 kills
     Row("reloads", "e2e.reload", only="*_under_load", times=20),
-    Row("rings", "unit.shm_faults", 1000),  # 10,000 kills; 100,000 words that the worker spoils
-    Row("spoilt", "e2e.shm", 1000, "test_spoilt_words"),  # as many of each direction, under both
 ]
 
 

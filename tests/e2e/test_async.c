@@ -497,7 +497,7 @@ static void *dispatch_until_it_fails(void *argument) {
   dispatcher *self = argument;
   atomic_store(&self->entered, 1);
   do self->result = pyproc_pool_dispatch(self->pool, -1);
-  while (self->result >= 0);
+  while (self->result >= 0 || self->result == PYPROC_E_FAILED_PRECONDITION); /* another thread is about it just now */
   return NULL;
 }
 
