@@ -110,8 +110,9 @@ struct call {
   struct call *previous, *next;            /* in the queue, or among the connection's calls in flight */
   _Atomic(struct connection *) connection; /* the connection that has it; NULL: queued, or nowhere */
   bool queued;                             /* under the pool's lock */
-  bool is_put_off; /* whoever starts it sees to its being written soon, by progress, pump or flush */
-  void *flight;    /* the connection's own, under its lock */
+  atomic_int *resuming; /* counts the thread that waits for it, from the call's end until it runs; NULL: not counted */
+  bool is_put_off;      /* whoever starts it sees to its being written soon, by progress, pump or flush */
+  void *flight;         /* the connection's own, under its lock */
 
   /* NULL: a thread waits for the call. Else it is told here instead of by `done`: any thread, locks of the pool and
    * of connections may be held; the call is the function's from then on. */

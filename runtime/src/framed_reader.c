@@ -95,7 +95,10 @@ static void complete(framed *self, struct turn *turn, const reply_view *reply, s
   if (error != NULL) error_set_worker(error, self->base.peer_pid);
   call->error = error;
   call->may_have_run = may_have_run;
-  if (call->finished == NULL) atomic_fetch_add_explicit(&self->resuming, 1, memory_order_relaxed);
+  if (call->finished == NULL) {
+    call->resuming = &self->resuming;
+    atomic_fetch_add_explicit(&self->resuming, 1, memory_order_relaxed);
+  }
   turn->wake_bits |= call_finish(call);
 }
 

@@ -135,7 +135,6 @@ static bool take_turn(const waiting *w, int turns) {
   if (!is_settled(w)) {
     /* Those whose replies are there go first: what they bring is written with ours. */
     bool others_first = turns == 0 && atomic_load_explicit(&self->resuming, memory_order_relaxed) > 0;
-    if (turns == 1) atomic_store_explicit(&self->resuming, 0, memory_order_relaxed); /* they had their chance */
     if (!others_first) framed_flush_all(&self->base);
     if (!others_first && framed_take_reading(self)) {
       write_if_blocked(self);
@@ -213,8 +212,6 @@ void framed_progress(struct connection *base, call_wait *wait) {
     }
     if (!is_settled(&w) && platform_now_ns() >= wait->deadline_ns) break;
   }
-  if (atomic_load_explicit(&self->resuming, memory_order_relaxed) > 0)
-    atomic_fetch_sub_explicit(&self->resuming, 1, memory_order_relaxed);
   if (is_stream) remove_stream_wait(self, wait);
   if (atomic_fetch_sub(&self->awake, 1) == 1) framed_hand_over(self, is_stream ? NULL : wait->call);
 }
