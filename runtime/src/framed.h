@@ -79,8 +79,8 @@ typedef struct framed {
   atomic_bool finished; /* the worker was told to end: it cancels what it still runs */
   send_queue queue;
   bool writing;
-  atomic_int unwritten; /* frames in the queue that wait for others */
-  atomic_int resuming;  /* threads whose calls are over and that have not run since: they may bring frames */
+  atomic_int unwritten;      /* frames in the queue that wait for others */
+  atomic_int resuming;       /* threads whose calls are over and that have not run since: they may bring frames */
   atomic_bool write_blocked; /* the channel took no more: whoever waits polls for writing, too */
 
   int page_fd; /* of page_memory; -1: none */
