@@ -30,7 +30,7 @@ FORK_HEAD = struct.Struct(">iII")  # processor, arguments, variables
 END = struct.Struct(">IQQ")  # status of wait, bytes, milliseconds
 STATUS_UNKNOWN = 0xFFFFFFFF
 FRAME_LIMIT = 16 << 20
-FDS_MAX = 4  # standard output, standard error, the worker's socket, and a pipe whose end is the worker's
+FDS_MAX = 5  # standard output, standard error, the worker's socket, where stacks go, a pipe whose end is the worker's
 TEXT_MAX = 512
 
 # Each pool of threads: in which libraries, how its size is set, the variables that name it (the first that is set
