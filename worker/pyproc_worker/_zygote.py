@@ -219,6 +219,12 @@ class Request:
             raise ValueError("a request for a fork has the wrong number of descriptors")
 
 
+def _flush() -> None:
+    """What was printed goes now, neither after what is said of it nor twice."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+
+
 def _has_pidfds() -> bool:
     try:
         os.close(os.pidfd_open(os.getpid()))
@@ -288,6 +294,7 @@ class Zygote:
                     text += " (install it in this Python, or leave it out)"
                 trace = self._describe.traceback_text(error, _start_of(error.__traceback__))
                 kind = self._describe.type_name(error)
+                _flush()
                 self._send(FAILED, body=self._describe.error_object(text, kind, trace))
                 sys.exit(1)
         try:
@@ -341,8 +348,7 @@ class Zygote:
         try:
             if request.cwd:
                 os.chdir(request.cwd)
-            for stream in (sys.stdout, sys.stderr):
-                stream.flush()
+            _flush()
             pid = os.fork()
         except (OSError, ValueError) as error:
             self._refuse(id, error)
