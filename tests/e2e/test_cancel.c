@@ -147,7 +147,7 @@ static void test_killed(void **state) {
   for (size_t i = 0; i < LENGTH(protocols); i++) {
     bool is_seen = false;
     pyproc_pool *pool = open_faults(protocols[i], 1, NULL);
-    for (int tries = 0; tries < 100 && !is_seen; tries++) {
+    for (int tries = 0; tries < scaled(100) && !is_seen; tries++) {
       assert_answer(pool, "ping", "1", "1"); /* it is there again */
       pyproc_error *error = call_failure(pool, "hang", "{}", 100);
       is_seen = pyproc_error_stop(error) == PYPROC_STOP_KILLED;
@@ -160,7 +160,7 @@ static void test_killed(void **state) {
       assert_stop(error, PYPROC_E_DEADLINE_EXCEEDED, is_seen ? PYPROC_STOP_KILLED : PYPROC_STOP_ASKED,
                   is_seen ? "did not stop, and its worker was killed" : "asked to stop", RAN);
     }
-    assert_true(is_seen);
+    assert_true(is_seen || scaled(100) < 100); /* slowed down, a worker may always take longer than the caller stays */
     assert_answer(pool, "ping", "1", "1");
     pyproc_pool_close(pool);
   }
