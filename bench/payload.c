@@ -3,50 +3,36 @@
 #include <string.h>
 
 #include "bench.pyproc.h"
+#include "caller.h"
 #include "case.h"
-#include "meter.h"
 
-enum { SAMPLES_MAX = 1 << 18 };
+typedef struct payload {
+  char *bytes;
+  size_t size;
+} payload;
 
-static double loop(pyproc_pool *pool, char *bytes, size_t size, int64_t end, samples *to) {
-  double calls = 0;
-  for (int64_t before = now_ns(); before < end || calls == 0; calls++) {
-    Bench__Blob request = BENCH__BLOB__INIT, *reply = NULL;
-    pyproc_error *error = NULL;
-    request.data = (ProtobufCBinaryData){.len = size, .data = (uint8_t *)bytes};
-    if (bench_predictor_echo(pool, &request, &reply, &error) < 0) bench_die("payload", error);
-    if (reply->data.len != size || (size > 0 && reply->data.data[size - 1] != (uint8_t)bytes[size - 1]))
-      bench_die("payload", NULL);
-    pyproc_reply_free(reply);
-    int64_t now = now_ns();
-    samples_add(to, now - before);
-    before = now;
-  }
-  return calls;
+static void echo(pyproc_pool *pool, const void *what) {
+  const payload *sent = what;
+  Bench__Blob request = BENCH__BLOB__INIT, *reply = NULL;
+  pyproc_error *error = NULL;
+  request.data = (ProtobufCBinaryData){.len = sent->size, .data = (uint8_t *)sent->bytes};
+  if (bench_predictor_echo(pool, &request, &reply, &error) < 0) bench_die("payload", error);
+  size_t size = sent->size;
+  if (reply->data.len != size || (size > 0 && reply->data.data[size - 1] != (uint8_t)sent->bytes[size - 1]))
+    bench_die("payload", NULL);
+  pyproc_reply_free(reply);
 }
 
 static const char *run(const bench_case *self, double seconds, figures *to) {
   const char *why = NULL;
-  bench_pool *pool = pools_get(&self->pool, &why);
-  samples times;
-  meter cost;
+  const bench_pool *pool = pools_get(&self->pool, &why);
   if (pool == NULL) return why;
-  char *bytes = malloc(self->bytes + 1);
-  if (bytes == NULL) bench_die("out of memory", NULL);
-  memset(bytes, 7, self->bytes + 1);
-  samples_init(&times, SAMPLES_MAX);
-  loop(pool->pool, bytes, self->bytes, 0, &times); /* to warm up */
-  times.count = 0;
-  meter_begin(&cost, pool->pids, pool->pid_count);
-  int64_t began = now_ns();
-  double calls = loop(pool->pool, bytes, self->bytes, began + (int64_t)(seconds * 1e9), &times);
-  double took = (double)(now_ns() - began) / 1e9;
-  meter_end(&cost, calls, to);
-  to->of[METRIC_RATE] = calls / took;
-  to->of[METRIC_BYTES_RATE] = calls / took * (double)self->bytes / (1 << 20);
-  figures_set_times(to, &times);
-  samples_free(&times);
-  free(bytes);
+  payload sent = {.bytes = malloc(self->bytes + 1), .size = self->bytes};
+  if (sent.bytes == NULL) bench_die("out of memory", NULL);
+  memset(sent.bytes, 7, self->bytes + 1);
+  caller_measure(pool, echo, &sent, 0, seconds, to);
+  to->of[METRIC_BYTES_RATE] = to->of[METRIC_RATE] * (double)self->bytes / (1 << 20);
+  free(sent.bytes);
   return NULL;
 }
 

@@ -16,6 +16,8 @@ import traceback
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
+from processes import children_of
+
 FLOWER = {"sepalLength": 5.9, "sepalWidth": 3, "petalLength": 4.2, "petalWidth": 1.5}
 BODY_MAX = 64 * 1024
 MANY = 100  # more than a worker holds, and two that wait
@@ -60,15 +62,7 @@ class Service:
 
     def workers(self) -> List[int]:
         """The processes of the pool."""
-        found = []
-        for entry in Path("/proc").iterdir():
-            try:
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            except (OSError, ValueError):
-                continue
-            if entry.name.isdigit() and int(fields[1]) == self.process.pid and fields[0] != "Z":
-                found.append(int(entry.name))
-        return found
+        return children_of(self.process.pid)
 
     def signal_workers(self, number: int) -> None:
         """Sends a signal to all of them."""

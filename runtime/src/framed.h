@@ -63,7 +63,6 @@ typedef struct framed {
   struct connection base;
   const framed_handshake *handshake;
   connection_settings settings;
-  int cpu_count;
 
   pthread_mutex_t lock;
   call_list in_flight; /* calls with a caller, oldest first */

@@ -191,13 +191,13 @@ static bool send_welcome(framed *self, const welcome_memory *memory) {
   uint8_t frame[WIRE_LENGTH_SIZE + WIRE_HEADER_SIZE + sizeof body];
   if (memory->has_rings)
     snprintf(rings, sizeof rings, ",\"shm\":{\"ring_bytes\":%lu}", (unsigned long)self->settings.ring_bytes);
-  int size = snprintf(
-      body, sizeof body,
-      "{\"version\":%d,\"codec\":\"%s\",\"frame_limit\":%lld,\"worker_index\":%d,\"cancel_grace_ms\":%lld,"
-      "\"spin_us\":%lld,\"max_streams\":%d,\"stream_window\":%lld%s}",
-      WIRE_VERSION, self->settings.codec->name, (long long)self->settings.frame_limit, self->base.index,
-      (long long)self->settings.cancel_grace_ms, (long long)(self->cpu_count > 1 ? self->settings.spin_ns / 1000 : 0),
-      self->settings.max_streams, (long long)self->settings.stream_window, rings);
+  int size =
+      snprintf(body, sizeof body,
+               "{\"version\":%d,\"codec\":\"%s\",\"frame_limit\":%lld,\"worker_index\":%d,\"cancel_grace_ms\":%lld,"
+               "\"spin_us\":%lld,\"max_streams\":%d,\"stream_window\":%lld%s}",
+               WIRE_VERSION, self->settings.codec->name, (long long)self->settings.frame_limit, self->base.index,
+               (long long)self->settings.cancel_grace_ms, (long long)self->spin.limit_ns / 1000,
+               self->settings.max_streams, (long long)self->settings.stream_window, rings);
   wire_header header = {.kind = WIRE_WELCOME, .flags = WIRE_FLAG_JSON};
   wire_put32(frame, (uint32_t)(WIRE_HEADER_SIZE + size));
   wire_header_put(frame + WIRE_LENGTH_SIZE, &header);

@@ -3,9 +3,9 @@
  * dispatches for all.
  *
  * While several calls are in flight nobody keeps the role: each waiting thread takes it, reads once without blocking,
- * lets go, and yields, so that woken callers run at once. A lone caller keeps the role and spins. Both give up after
- * settings.spin_ns, or at once where waiting has lately taken longer than that, and block: one in the channel, the
- * others in the lot. Callers beyond a few for each processor go there at once.
+ * lets go, and yields, so that woken callers run at once. A lone caller keeps the role and spins. Both give up after the
+ * gauge's limit, or at once where waiting has lately taken longer than that, and block: one in the channel, the others
+ * in the lot.
  */
 #include "framed.h"
 

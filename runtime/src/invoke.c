@@ -83,7 +83,6 @@ static int run(pyproc_pool *pool, struct call *call, int64_t timeout_ms, pyproc_
   call->is_put_off = true; /* written in wait_for */
   int result = admission_enter(&pool->admission, call, reterr);
   if (result >= 0) wait_for(pool, call);
-  resume(call);
   if (token != NULL) cancel_detach(token, &entry);
   if (result >= 0 && !atomic_load(&call->done)) result = give_up(pool, call, timeout_ms, reterr);
   resume(call);

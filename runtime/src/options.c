@@ -124,18 +124,19 @@ static int check_env(const struct options *self, pyproc_error **reterr) {
 /* Shared memory belongs to our own workers and our own frames. */
 static int choose_channel(struct options *to, const pyproc_pool_options *from, pyproc_error **reterr) {
   const char *channel = from->channel != NULL ? from->channel : "auto";
-  bool is_shm = strcmp(channel, "shm") == 0, is_possible = !to->grpc && !to->bare_workers && to->socket_path == NULL;
+  bool is_shm = strcmp(channel, "shm") == 0;
+  const char *against = NULL; /* the option with which there is none */
+  if (to->grpc)
+    against = "protocol: workers with gRPC";
+  else if (to->bare_workers)
+    against = "handshake: workers with handshake \"none\"";
+  else if (to->socket_path != NULL)
+    against = "socket_path: attached workers";
   if (!is_shm && strcmp(channel, "uds") != 0 && strcmp(channel, "auto") != 0)
     return error_set(reterr, PYPROC_E_INVALID_ARGUMENT,
                      "option channel is \"%s\"; allowed are \"auto\" (default), \"uds\" and \"shm\"", channel);
-  if (is_shm && !is_possible)
-    return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "options channel and %s: %s have no shared memory",
-                     to->grpc           ? "protocol"
-                     : to->bare_workers ? "handshake"
-                                        : "socket_path",
-                     to->grpc           ? "workers with gRPC"
-                     : to->bare_workers ? "workers with handshake \"none\""
-                                        : "attached workers");
+  if (is_shm && against != NULL)
+    return error_set(reterr, PYPROC_E_INVALID_ARGUMENT, "options channel and %s have no shared memory", against);
   if (is_shm && !platform_can_seal())
     return error_set(reterr, PYPROC_E_UNIMPLEMENTED,
                      "option channel is \"shm\", which this library was built without (it needs Linux); leave it "
@@ -145,7 +146,7 @@ static int choose_channel(struct options *to, const pyproc_pool_options *from, p
                      to->ring_bytes);
   if (is_shm)
     to->channel = CHANNEL_CHOICE_SHM;
-  else if (strcmp(channel, "auto") == 0 && is_possible && platform_can_seal())
+  else if (strcmp(channel, "auto") == 0 && against == NULL && platform_can_seal())
     to->channel = CHANNEL_CHOICE_AUTO;
   return PYPROC_OK;
 }

@@ -102,10 +102,6 @@ ssize_t platform_send_fds(int socket, const void *data, size_t size, const int *
   return sendmsg(socket, &message, PLATFORM_MSG_NOSIGNAL);
 }
 
-ssize_t platform_send_fd(int socket, const void *data, size_t size, int fd) {
-  return platform_send_fds(socket, data, size, &fd, fd >= 0 ? 1 : 0);
-}
-
 #ifdef MSG_CMSG_CLOEXEC
 enum { RECEIVE_FLAGS = MSG_CMSG_CLOEXEC };
 #else
@@ -144,6 +140,13 @@ ssize_t platform_receive_fd(int socket, void *data, size_t size, int *ret_fd) {
   *ret_fd = platform_lift_fd(take_fd(&message));
   if (*ret_fd >= 0) fcntl(*ret_fd, F_SETFD, FD_CLOEXEC);
   return got;
+}
+
+void platform_describe_exit(const platform_exit *exit, char *text, size_t size) {
+  if (exit->signal != 0)
+    snprintf(text, size, "was killed by signal %d (%s)", exit->signal, strsignal(exit->signal));
+  else
+    snprintf(text, size, "exited with status %d", exit->exit_status);
 }
 
 int platform_kill_group(pid_t pgid, int signo) {

@@ -98,9 +98,6 @@ int platform_connect(const char *path);
 enum { PLATFORM_FDS_MAX = 5 };
 ssize_t platform_send_fds(int socket, const void *data, size_t size, const int *fds, int count);
 
-/* The same with one descriptor, -1: none. */
-ssize_t platform_send_fd(int socket, const void *data, size_t size, int fd);
-
 /* recv(2), which also takes a descriptor that came along, -1 where none did; of several all but the first are closed. */
 ssize_t platform_receive_fd(int socket, void *data, size_t size, int *ret_fd);
 
@@ -134,6 +131,9 @@ typedef struct platform_exit {
   int64_t rss_bytes; /* largest resident set size, of it and the children that it waited for */
   int64_t cpu_ms;    /* user and system time, likewise */
 } platform_exit;
+
+/* How, in words: "was killed by signal …", "exited with status …". It is known. */
+void platform_describe_exit(const platform_exit *exit, char *text, size_t size);
 
 /* Takes the status of that one child, without waiting. `pidfd` is what platform_process_watch gave, or any value where
    that was -1. Returns 1 when it has ended (*ret is written), 0 while it runs. */

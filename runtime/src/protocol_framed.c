@@ -45,7 +45,6 @@ static struct connection *framed_create(const connection_settings *settings, con
   self->base = (struct connection){.protocol = &protocol_framed, .owner_ops = owner_ops, .owner = owner};
   self->settings = *settings;
   self->handshake = settings->bare ? &framed_bare : settings->attached ? &framed_attached : &framed_hello;
-  self->cpu_count = platform_cpu_count();
   spin_init(&self->spin, settings->spin_ns);
   self->page_fd = -1;
   self->generation = platform_random64() % 65536 + 1;

@@ -255,11 +255,11 @@ static void wait_for_events(struct supervisor *self, int64_t due) {
   int64_t now = platform_now_ns();
   int count = poller_wait(&self->poller, events, EVENTS_MAX, due == INT64_MAX ? -1 : due > now ? due - now : 0);
   for (int i = 0; i < count; i++) {
-    poller_target *target = events[i].tag;
-    if (target == NULL)
+    poller_watch *watch = events[i].tag;
+    if (watch == NULL)
       wake_drain(&self->wake);
     else
-      target->handle(target, events[i].events);
+      watch->handle(watch, events[i].events);
   }
 }
 

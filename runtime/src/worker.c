@@ -143,13 +143,8 @@ const connection_owner worker_connection_owner = {
 /* ---- descriptors ---- */
 
 static void watch(struct worker *self, worker_source source, int fd, uint32_t events) {
-  worker_watch *watch = &self->watches[source];
   if (source == WORKER_SOCKET) atomic_store(&self->socket_events, events);
-  if (watch->fd == fd && watch->events == events) return;
-  if (watch->fd >= 0 && (watch->fd != fd || events == 0)) poller_set(self->shop->poller, watch->fd, 0, NULL);
-  watch->fd = events != 0 ? fd : -1;
-  watch->events = events;
-  if (events != 0) poller_set(self->shop->poller, fd, events, &watch->target);
+  poller_change(self->shop->poller, &self->watches[source].base, fd, events);
 }
 
 static void unwatch(struct worker *self, worker_source source) {
@@ -181,8 +176,8 @@ static void read_log(struct worker *self, int which) {
 }
 
 /* An event of the poller. */
-static void handle(poller_target *target, uint32_t events) {
-  const worker_watch *watch = (const worker_watch *)(const void *)target;
+static void handle(poller_watch *base, uint32_t events) {
+  const worker_watch *watch = (const worker_watch *)(const void *)base;
   struct worker *self = watch->worker;
   (void)events;
   switch (watch->source) {
@@ -230,8 +225,7 @@ void worker_init(struct worker *self, worker_shop *shop) {
   self->process_fd = -1;
   self->pipes = NO_PIPES;
   for (int i = 0; i < WORKER_SOURCES; i++)
-    self->watches[i] =
-        (worker_watch){.target = {.handle = handle}, .worker = self, .source = (worker_source)i, .fd = -1};
+    self->watches[i] = (worker_watch){.base = {.handle = handle, .fd = -1}, .worker = self, .source = (worker_source)i};
 }
 
 static void close_stacks(struct worker *self) {
@@ -625,11 +619,9 @@ static void describe_exit(const struct worker *self, const platform_exit *exit, 
   } else if (self->state == WORKER_LEAVING && was_killed_by_us(self, exit)) {
     snprintf(text, size, "worker %ld %s and was killed", (long)self->pid,
              is_expected(self) ? "did not end in time" : "closed its connection");
-  } else if (exit->signal != 0) {
-    snprintf(text, size, "worker %ld was killed by signal %d (%s)", (long)self->pid, exit->signal,
-             strsignal(exit->signal));
   } else {
-    snprintf(text, size, "worker %ld exited with status %d", (long)self->pid, exit->exit_status);
+    int used = snprintf(text, size, "worker %ld ", (long)self->pid);
+    platform_describe_exit(exit, text + used, size - (size_t)used);
   }
 }
 

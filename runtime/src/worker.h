@@ -63,11 +63,9 @@ typedef struct worker_edition {
 
 struct worker;
 typedef struct worker_watch {
-  poller_target target; /* first: the poller's tag */
+  poller_watch base; /* first: the poller's tag */
   struct worker *worker;
   worker_source source;
-  int fd;          /* -1: not watched */
-  uint32_t events; /* POLLER_* */
 } worker_watch;
 
 /* What the workers of a pool share; the supervisor owns it. */

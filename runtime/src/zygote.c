@@ -21,11 +21,9 @@ typedef enum zygote_state { ZYGOTE_IS_DOWN, ZYGOTE_IS_STARTING, ZYGOTE_IS_READY,
 typedef enum zygote_source { SOURCE_PROCESS, SOURCE_SOCKET, SOURCE_STDOUT, SOURCE_STDERR, SOURCES } zygote_source;
 
 typedef struct zygote_watch {
-  poller_target target; /* first: the poller's tag */
+  poller_watch base; /* first: the poller's tag */
   zygote *zygote;
   zygote_source source;
-  int fd; /* -1: not watched */
-  uint32_t events;
 } zygote_watch;
 
 struct zygote {
@@ -75,12 +73,7 @@ static void say(const zygote *self, int level, const char *format, ...) {
 /* ---- descriptors ---- */
 
 static void watch(zygote *self, zygote_source source, int fd, uint32_t events) {
-  zygote_watch *watch = &self->watches[source];
-  if (watch->fd == fd && watch->events == events) return;
-  if (watch->fd >= 0 && (watch->fd != fd || events == 0)) poller_set(self->shop->poller, watch->fd, 0, NULL);
-  watch->fd = events != 0 ? fd : -1;
-  watch->events = events;
-  if (events != 0) poller_set(self->shop->poller, fd, events, &watch->target);
+  poller_change(self->shop->poller, &self->watches[source].base, fd, events);
 }
 
 static void close_socket(zygote *self) {
@@ -160,12 +153,10 @@ static void fail(zygote *self, pyproc_error *error) {
 }
 
 static void describe_exit(const platform_exit *exit, char *text, size_t size) {
-  if (!exit->known)
-    snprintf(text, size, "has ended; the host took its exit status");
-  else if (exit->signal != 0)
-    snprintf(text, size, "was killed by signal %d (%s)", exit->signal, strsignal(exit->signal));
+  if (exit->known)
+    platform_describe_exit(exit, text, size);
   else
-    snprintf(text, size, "exited with status %d", exit->exit_status);
+    snprintf(text, size, "has ended; the host took its exit status");
 }
 
 /* When it is started again: at once where it has worked. */
@@ -386,8 +377,8 @@ static int send_out(zygote *self, const int *fds, int count) {
   return 0;
 }
 
-static void handle(poller_target *target, uint32_t events) {
-  zygote_watch *watched = (zygote_watch *)(void *)target;
+static void handle(poller_watch *base, uint32_t events) {
+  const zygote_watch *watched = (const zygote_watch *)(const void *)base;
   zygote *self = watched->zygote;
   int which = watched->source == SOURCE_STDOUT ? 0 : 1;
   switch (watched->source) {
@@ -495,8 +486,7 @@ static zygote *make(worker_shop *shop, const worker_edition *edition) {
   *self = (zygote){.shop = shop, .edition = edition, .revision = edition->revision, .next = shop->zygotes};
   self->process_fd = self->socket = self->given_fd = -1;
   for (int i = 0; i < SOURCES; i++)
-    self->watches[i] =
-        (zygote_watch){.target = {.handle = handle}, .zygote = self, .source = (zygote_source)i, .fd = -1};
+    self->watches[i] = (zygote_watch){.base = {.handle = handle, .fd = -1}, .zygote = self, .source = (zygote_source)i};
   shop->zygotes = self;
   return self;
 }

@@ -21,6 +21,11 @@ bool grpc_is_built(void);
 #define RUN_GRPC_TESTS(tests) \
   (cmocka_set_test_filter(getenv("PYPROC_TEST_FILTER")), \
    grpc_is_built() ? cmocka_run_group_tests((tests), grpc_hold, grpc_release) : 0)
+/* RUN_TESTS for programs of which only a part needs gRPC. */
+#define RUN_TESTS_BESIDE_GRPC(tests) \
+  (cmocka_set_test_filter(getenv("PYPROC_TEST_FILTER")), \
+   grpc_is_built() ? cmocka_run_group_tests((tests), grpc_hold, grpc_release) \
+                   : cmocka_run_group_tests((tests), NULL, NULL))
 int grpc_hold(void **state);
 int grpc_release(void **state);
 

@@ -320,15 +320,6 @@ static void test_no_stacks(void **state) {
   pyproc_pool_close(pool);
 }
 
-/* As RUN_GRPC_TESTS, but most of it runs without gRPC. */
-static int hold(void **state) {
-  return grpc_is_built() ? grpc_hold(state) : 0;
-}
-
-static int release(void **state) {
-  return grpc_is_built() ? grpc_release(state) : 0;
-}
-
 int main(void) {
   const struct CMUnitTest tests[] = {
       E2E_TEST(test_stopped_while_idle),
@@ -341,6 +332,5 @@ int main(void) {
       E2E_TEST(test_crashes),
       E2E_TEST(test_no_stacks),
   };
-  cmocka_set_test_filter(getenv("PYPROC_TEST_FILTER"));
-  return cmocka_run_group_tests(tests, hold, release);
+  return RUN_TESTS_BESIDE_GRPC(tests);
 }

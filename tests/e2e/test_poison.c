@@ -171,14 +171,6 @@ static void test_can_be_off(void **state) {
   pyproc_pool_close(pool);
 }
 
-static int hold(void **state) {
-  return grpc_is_built() ? grpc_hold(state) : 0;
-}
-
-static int release(void **state) {
-  return grpc_is_built() ? grpc_release(state) : 0;
-}
-
 int main(void) {
   const struct CMUnitTest tests[] = {
       E2E_TEST(test_is_refused),
@@ -190,6 +182,5 @@ int main(void) {
       E2E_TEST(test_submitted_calls),
       E2E_TEST(test_can_be_off),
   };
-  cmocka_set_test_filter(getenv("PYPROC_TEST_FILTER"));
-  return cmocka_run_group_tests(tests, hold, release);
+  return RUN_TESTS_BESIDE_GRPC(tests);
 }

@@ -420,6 +420,16 @@ static void test_not_in_a_folder(void **state) {
   assert_error(open_failure(&options), PYPROC_E_NOT_FOUND, "nowhere", NOT_RUN);
 }
 
+/* A pool whose zygote is spoilt by a module answers all the same, and its log says what it heard. */
+static void assert_serves_beside(const char *name, const char *module, const char *line) {
+  pyproc_pool_options options = options_of(NULL);
+  add_module(&options, name, module);
+  pyproc_pool *pool = open_pool(&options);
+  assert_answer(pool, "ping", "1", "1");
+  pyproc_pool_close(pool);
+  WAIT_FOR(has_heard(line));
+}
+
 /* A zygote that names another process as its child would have us kill that one. */
 static void test_a_lie(void **state) {
   (void)state;
@@ -430,13 +440,8 @@ static void test_a_lie(void **state) {
 #endif
   for (size_t i = 0; i < LENGTH(lies); i++) {
     char text[256];
-    pyproc_pool_options options = options_of(NULL);
     snprintf(text, sizeof text, "import os\nreal = os.fork\nos.fork = lambda: %s\n", lies[i]);
-    add_module(&options, "lies", text);
-    pyproc_pool *pool = open_pool(&options);
-    assert_answer(pool, "ping", "1", "1");
-    pyproc_pool_close(pool);
-    WAIT_FOR(has_heard("started by exec"));
+    assert_serves_beside("lies", text, "started by exec");
   }
 }
 
@@ -446,13 +451,8 @@ static void test_nonsense(void **state) {
                                       "bytes([0, 0, 0, 24, 5]) + bytes(23)", "bytes([0, 0, 0, 24, 7]) + bytes(23)"};
   for (size_t i = 0; i < LENGTH(texts); i++) {
     char text[256];
-    pyproc_pool_options options = options_of(NULL);
     snprintf(text, sizeof text, "import os\nos.write(3, %s)\n", texts[i]);
-    add_module(&options, "nonsense", text);
-    pyproc_pool *pool = open_pool(&options);
-    assert_answer(pool, "ping", "1", "1");
-    pyproc_pool_close(pool);
-    WAIT_FOR(has_heard("sent what makes no sense"));
+    assert_serves_beside("nonsense", text, "sent what makes no sense");
   }
 }
 

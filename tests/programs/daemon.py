@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Callable, List
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+from processes import children_of  # noqa: E402
+
 WORKER = """\
 from quickstart_pyproc import PredictorHandler, PredictReply, serve
 
@@ -35,19 +38,6 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
     while not condition():
         assert time.monotonic() < until, f"not within a minute: {what}"
         time.sleep(0.01)
-
-
-def children_of(pid: int) -> List[int]:
-    """The processes that a process has started, and that have not ended."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
-        except (OSError, ValueError):
-            continue
-        if int(fields[1]) == pid and fields[0] not in "ZX":
-            found.append(int(entry.name))
-    return found
 
 
 class Daemon:

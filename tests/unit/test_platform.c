@@ -259,7 +259,7 @@ static void test_send_fd(void **state) {
   char byte = 0;
   assert_int_equal(platform_socketpair(sockets), 0);
   assert_int_equal(platform_pipe(fds), 0);
-  assert_int_equal(platform_send_fd(sockets[0], "ab", 2, fds[0]), 2);
+  assert_int_equal(platform_send_fds(sockets[0], "ab", 2, fds, 1), 2);
   int received = receive_fd(sockets[1], &byte);
   assert_int_equal(byte, 'a');
   assert_true(received >= 0);
@@ -268,12 +268,12 @@ static void test_send_fd(void **state) {
   assert_int_equal(write(fds[1], "x", 1), 1);
   assert_int_equal(read(received, &byte, 1), 1);
   assert_int_equal(byte, 'x');
-  assert_int_equal(platform_send_fd(sockets[0], "c", 1, -1), 1);
+  assert_int_equal(platform_send_fds(sockets[0], "c", 1, NULL, 0), 1);
   assert_int_equal(receive_fd(sockets[1], &byte), -1);
-  assert_int_equal(platform_send_fd(sockets[0], "", 0, fds[0]), -1);
+  assert_int_equal(platform_send_fds(sockets[0], "", 0, fds, 1), -1);
   assert_int_equal(errno, EINVAL);
   platform_close_fd(sockets[1]);
-  assert_int_equal(platform_send_fd(sockets[0], "c", 1, fds[0]), -1); /* and no SIGPIPE, which would end us */
+  assert_int_equal(platform_send_fds(sockets[0], "c", 1, fds, 1), -1); /* and no SIGPIPE, which would end us */
   assert_int_equal(errno, EPIPE);
   platform_close_fd(sockets[0]);
   platform_close_fd(received);
@@ -501,7 +501,7 @@ static void be_host(int socket, int gate) {
     if (read(gate, &byte, 1) < 0) _exit(1);
     _exit(0);
   }
-  if (platform_send_fd(socket, "w", 1, watch) != 1) _exit(2);
+  if (platform_send_fds(socket, "w", 1, &watch, 1) != 1) _exit(2);
   if (read(gate, &byte, 1) < 0) _exit(3);
   _exit(4);
 }
