@@ -10,9 +10,9 @@
 #include <unistd.h>
 
 #include "error.h"
-#include "poison.h"
 #include "spawn.h"
 #include "stacks.h"
+#include "worker_report.h"
 
 enum {
   EXIT_GRACE_MS = 500,
@@ -24,7 +24,6 @@ enum {
 };
 enum { STACKS_WAIT_MS = 200 }; /* that a process which hangs has to write its stacks */
 enum { FD_STDIN, FD_STDOUT, FD_STDERR, FD_LAUNCH, VARIABLES_MAX = LAUNCH_VARIABLES + 5 };
-enum { STEP_STACKS, STEP_ASKED, STEP_TERMINATED, STEP_KILLED };
 
 #define NO_PIPES ((worker_pipes){{-1, -1}, {-1, -1}})
 
@@ -32,18 +31,8 @@ static int64_t ms(int64_t count) {
   return count * 1000000;
 }
 
-/* Somebody else runs it: there is a connection and no process. */
-static bool is_attached(const struct worker *self) {
-  return self->shop->launch->is_attached;
-}
-
-/* For people to read. Of an attached worker it is what that says of itself; `pid`, which is signalled, is 0 then. */
-static pid_t pid_of(const struct worker *self) {
-  return is_attached(self) ? self->connection->peer_pid : self->pid;
-}
-
 static void say(const struct worker *self, int level, const char *what) {
-  log_write(self->shop->log, level, pid_of(self), "worker %d: %s", self->index, what);
+  log_write(self->shop->log, level, worker_pid(self), "worker %d: %s", self->index, what);
 }
 
 void worker_tell(worker_shop *shop, pid_t pid, int kind, const char *text, const pyproc_crash *crash) {
@@ -56,7 +45,7 @@ void worker_tell(worker_shop *shop, pid_t pid, int kind, const char *text, const
 }
 
 static void tell(const struct worker *self, int kind, const char *text, const pyproc_crash *crash) {
-  worker_tell(self->shop, pid_of(self), kind, text, crash);
+  worker_tell(self->shop, worker_pid(self), kind, text, crash);
 }
 
 /* ---- what the connection tells us, on any thread ---- */
@@ -157,7 +146,7 @@ static void watch_socket(struct worker *self) {
   bool for_write = false;
   atomic_store(&self->socket_events, 0);
   bool owes = !is_attended(self) && self->connection->protocol->owes(self->connection);
-  int fd = owes || is_attached(self) ? self->connection->protocol->fd(self->connection, &for_write) : -1;
+  int fd = owes || worker_is_attached(self) ? self->connection->protocol->fd(self->connection, &for_write) : -1;
   if (!owes && fd >= 0) { /* no process tells of its end */
     watch(self, WORKER_SOCKET, fd, POLLER_HANGUP);
     return;
@@ -316,7 +305,7 @@ static int reach(struct worker *self, int64_t now_ns, pyproc_error **reterr) {
   int socket = self->shop->launch->reach(&self->site, &error);
   if (error != NULL) return error_give(reterr, error);
   self->due_ns = now_ns + ms(self->reach_pause_ms);
-  if (is_attached(self) && self->reach_pause_ms < ATTACH_RETRY_MAX_MS) self->reach_pause_ms *= 2;
+  if (worker_is_attached(self) && self->reach_pause_ms < ATTACH_RETRY_MAX_MS) self->reach_pause_ms *= 2;
   if (self->due_ns > self->start_due_ns) self->due_ns = self->start_due_ns;
   if (socket < 0) return PYPROC_OK;
   self->shop->launch->clear(&self->site);
@@ -339,11 +328,6 @@ static void adopt(struct worker *self, worker_pipes *pipes) {
     log_stream_set_pid(self->streams[i], self->pid);
     watch(self, i == 0 ? WORKER_STDOUT : WORKER_STDERR, log_stream_fd(self->streams[i]), POLLER_IN);
   }
-}
-
-/* Nobody needs to be told that it has ended. */
-static bool is_expected(const struct worker *self) {
-  return atomic_load(&self->shop->closing) || !self->is_wanted;
 }
 
 /* How long to wait before the next start. */
@@ -533,10 +517,10 @@ static void wait_for_zygote(struct worker *self, int64_t now_ns) {
   if (self->child.state == CHILD_ASKED) return;
   if (self->child.state != CHILD_NONE) {
     take_forked(self, now_ns);
-    if (is_expected(self)) worker_leave(self, 0);
+    if (worker_is_expected(self)) worker_leave(self, 0);
     return;
   }
-  if (is_expected(self)) {
+  if (worker_is_expected(self)) {
     stop_waiting(self);
     return;
   }
@@ -566,7 +550,7 @@ static void start(struct worker *self, int64_t now_ns) {
   if (self->shop->launch->has_bootstrap)
     self->stacks_fd = stacks_open(); /* without it, they go to its standard error */
   self->stacks_logged = 0;
-  if (is_attached(self)) {
+  if (worker_is_attached(self)) {
     start_attached(self, now_ns);
   } else if (self->edition->options->preload == NULL) {
     start_by_exec(self, now_ns);
@@ -579,190 +563,6 @@ static void start(struct worker *self, int64_t now_ns) {
 }
 
 /* ---- end ---- */
-
-static void describe_loss(const struct worker *self, char *text, size_t size) {
-  char pid[32] = "";
-  if (pid_of(self) > 0) snprintf(pid, sizeof pid, " (process %ld)", (long)pid_of(self));
-  snprintf(text, size, "the connection to the worker at %s%s has ended", self->edition->options->socket_path, pid);
-}
-
-static bool was_killed_by_us(const struct worker *self, const platform_exit *exit) {
-  return self->leaving_step == STEP_KILLED && exit->signal == SIGKILL;
-}
-
-static void describe_hang(const struct worker *self, char *text, size_t size) {
-  const struct options *options = self->shop->options;
-  if (self->hang == HANG_CALL)
-    snprintf(text, size,
-             "worker %ld hung: a handler did not end although its call was given up (option cancel_grace_ms)",
-             (long)pid_of(self));
-  else
-    snprintf(text, size, "worker %ld hung: it %s for %" PRId64 " ms (options health_interval_ms, health_timeout_ms)",
-             (long)pid_of(self),
-             self->hang == HANG_SILENT ? "gave no sign of life" : "had requests and began none of them",
-             options->health_timeout_ms);
-}
-
-static void describe_exit(const struct worker *self, const platform_exit *exit, char *text, size_t size) {
-  if (self->hang == HANG_SILENT || self->hang == HANG_STILL) {
-    describe_hang(self, text, size);
-    size_t used = strlen(text);
-    snprintf(text + used, size - used, ", and was %s",
-             is_attached(self)         ? "disconnected"
-             : exit->signal == SIGKILL ? "killed"
-                                       : "ended");
-  } else if (is_attached(self)) {
-    describe_loss(self, text, size);
-  } else if (!exit->known) {
-    snprintf(text, size, "worker %ld has ended; its exit status is unknown, %s", (long)self->pid,
-             self->child.zygote != NULL ? "as the zygote that forked it has gone" : "since the host took it");
-  } else if (self->state == WORKER_LEAVING && was_killed_by_us(self, exit)) {
-    snprintf(text, size, "worker %ld %s and was killed", (long)self->pid,
-             is_expected(self) ? "did not end in time" : "closed its connection");
-  } else {
-    int used = snprintf(text, size, "worker %ld ", (long)self->pid);
-    platform_describe_exit(exit, text + used, size - (size_t)used);
-  }
-}
-
-/* Whether the process killed itself, as it is to where a handler does not end when it is told to. */
-static bool was_stuck(const struct worker *self, const platform_exit *exit, const char *stacks) {
-  status_page *page = self->connection->page;
-  bool says_so = page != NULL ? atomic_load(&page->stuck_id) != 0 : stacks_tell_of_stuck(stacks);
-  return says_so && (!exit->known || exit->signal == SIGKILL);
-}
-
-/* Which count of kills for want of memory has grown while the process ran, where it may have been one of them. */
-static const char *find_oom(const struct worker *self, const platform_exit *exit) {
-  if (!exit->known || exit->signal != SIGKILL || self->hang != HANG_NONE || was_killed_by_us(self, exit)) return NULL;
-  platform_oom now = platform_oom_now();
-  return platform_oom_rose(&self->oom_before, &now);
-}
-
-/* The error that calls in flight and the opener of the pool get. */
-static pyproc_error *make_error(struct worker *self, const platform_exit *exit, bool was_ready) {
-  char text[256], method[256] = "";
-  uint64_t id = 0;
-  pyproc_error *error;
-  const pyproc_error *reason = self->connection->reason;
-  bool said_why = reason != NULL && pyproc_error_code(reason) != PYPROC_E_UNAVAILABLE;
-  char *stacks = stacks_read(self->stacks_fd);
-  bool stuck = was_stuck(self, exit, stacks);
-  if (stuck && self->hang == HANG_NONE) self->hang = HANG_CALL;
-  describe_exit(self, exit, text, sizeof text);
-  const char *oom = find_oom(self, exit);
-  bool running = self->connection->protocol->running(self->connection, &id, method, sizeof method);
-  if (self->verdict != NULL)
-    error = error_copy(self->verdict);
-  else if (said_why)
-    error = error_copy(reason);
-  else if (was_ready)
-    error = error_new(
-        PYPROC_E_UNAVAILABLE, "%s%s%s%s%s",
-        atomic_load(&self->shop->closing) ? "the pool was closed: "
-        : !self->is_wanted                ? "its worker was replaced: "
-                                          : "",
-        text, running ? " in " : "", method,
-        self->hang == HANG_CALL ? ", which did not end although its call was given up (option cancel_grace_ms)" : "");
-  else if (is_attached(self))
-    error = error_new(PYPROC_E_UNAVAILABLE, "%s before the worker had said hello: is it one of this library's?", text);
-  else
-    error = error_new(PYPROC_E_UNAVAILABLE, "%s before it was ready: does %s %s?", text, self->edition->options->script,
-                      self->shop->launch->task);
-  if (oom != NULL) error_append(error, "; most likely for want of memory: the %s's count of OOM kills has grown", oom);
-  error_set_worker(error, pid_of(self));
-  if (is_attached(self)) { /* no process of ours has ended */
-    free(stacks);
-    return error;
-  }
-  char *tail = self->tail != NULL ? log_tail_text(self->tail) : NULL;
-  pyproc_crash crash = {.size = sizeof crash,
-                        .pid = self->pid,
-                        .signal = exit->signal,
-                        .exit_status = exit->exit_status,
-                        .oom_killed = oom != NULL,
-                        .rss_bytes = exit->rss_bytes,
-                        .cpu_ms = exit->cpu_ms,
-                        .call_id = (int64_t)id,
-                        .method = method,
-                        .log = tail != NULL ? tail : "",
-                        .stacks = stacks != NULL ? stacks : "",
-                        .status_known = exit->known};
-  error_set_stop(error, stuck ? PYPROC_STOP_KILLED : PYPROC_STOP_NONE);
-  error_set_log(error, crash.log);
-  error_set_crash(error, &crash);
-  free(tail);
-  free(stacks);
-  return error;
-}
-
-/* The stacks that the log does not have yet, line by line. */
-static void log_stacks(struct worker *self) {
-  char *text = stacks_read(self->stacks_fd);
-  size_t size = text != NULL ? strlen(text) : 0;
-  for (char *rest = NULL, *line = size > self->stacks_logged ? strtok_r(text + self->stacks_logged, "\n", &rest) : NULL;
-       line != NULL; line = strtok_r(NULL, "\n", &rest))
-    log_write(self->shop->log, PYPROC_LOG_ERROR, self->pid, "%s", line);
-  if (size > self->stacks_logged) self->stacks_logged = size;
-  free(text);
-}
-
-/* What is known of a process that hangs and has not ended. */
-static void tell_hang(struct worker *self, const pyproc_crash *crash) {
-  char text[256], method[256] = "";
-  uint64_t id = 0;
-  if (self->hang == HANG_NONE || self->hang_told || is_expected(self)) return;
-  self->hang_told = true;
-  describe_hang(self, text, sizeof text);
-  log_stacks(self);
-  if (crash != NULL) {
-    tell(self, PYPROC_EVENT_WORKER_HUNG, text, crash);
-    return;
-  }
-  self->connection->protocol->running(self->connection, &id, method, sizeof method);
-  char *tail = self->tail != NULL ? log_tail_text(self->tail) : NULL, *stacks = stacks_read(self->stacks_fd);
-  int64_t rss_bytes = platform_process_rss(self->pid);
-  pyproc_crash so_far = {.size = sizeof so_far,
-                         .pid = self->pid,
-                         .rss_bytes = rss_bytes > 0 ? rss_bytes : 0,
-                         .call_id = (int64_t)id,
-                         .method = method,
-                         .log = tail != NULL ? tail : "",
-                         .stacks = stacks != NULL ? stacks : ""};
-  tell(self, PYPROC_EVENT_WORKER_HUNG, text, &so_far);
-  free(tail);
-  free(stacks);
-}
-
-/* Whether what ran may be why it ended. SIGKILL and the like come from outside, unless memory ran out, or a handler did not
- * end; and one that was stopped, or whose threads are starved, has not been so by a request. */
-static bool may_blame_request(const struct worker *self, const platform_exit *exit, const pyproc_crash *crash) {
-  if (is_expected(self) || self->verdict != NULL) return false;
-  if (self->hang != HANG_NONE) return self->hang == HANG_CALL;
-  if (exit->signal == SIGKILL) return crash != NULL && crash->oom_killed;
-  return exit->signal != SIGTERM && exit->signal != SIGINT && exit->signal != SIGHUP && exit->signal != SIGQUIT;
-}
-
-/* Counts the death against the requests whose handlers ran. The connection was drained, and its calls are still in it. */
-static void blame_requests(struct worker *self, const platform_exit *exit, const pyproc_error *error, int64_t now_ns) {
-  enum { SUSPECTS_MAX = 64 };
-  uint64_t keys[SUSPECTS_MAX];
-  const pyproc_crash *crash = pyproc_error_crash(error);
-  const struct options *options = self->shop->options;
-  poison *table = self->shop->admission->poison;
-  const protocol *ops = self->connection->protocol;
-  if (table == NULL || ops->suspects == NULL || !may_blame_request(self, exit, crash)) return;
-  int count = ops->suspects(self->connection, keys, SUSPECTS_MAX);
-  for (int i = 0; i < count; i++) {
-    if (!poison_blame(table, keys[i], pyproc_error_message(error), now_ns)) continue;
-    log_write(self->shop->log, PYPROC_LOG_ERROR, self->pid,
-              "worker %d: a request%s%s has killed %" PRId64
-              " workers, one after the other (option poison_limit): it is "
-              "refused for %" PRId64 " ms (option poison_rest_ms)",
-              self->index, count == 1 && crash != NULL ? " to " : "", count == 1 && crash != NULL ? crash->method : "",
-              options->poison_limit, options->poison_rest_ms);
-  }
-}
 
 static void take_last_lines(struct worker *self) {
   for (int i = 0; i < 2; i++) {
@@ -809,19 +609,19 @@ static void bury(struct worker *self, const platform_exit *exit, int64_t now_ns)
   take_last_lines(self);
   self->connection->protocol->drain(self->connection);
   bool had_good_call = atomic_load(&self->connection->good_calls) > 0;
-  pyproc_error *error = make_error(self, exit, was != WORKER_STARTING);
-  log_stacks(self);
+  pyproc_error *error = worker_report_error(self, exit, was != WORKER_STARTING);
+  worker_report_stacks(self);
   /* its socket may have ended before it: that it is leaving does not mean that we sent it away */
-  log_write(self->shop->log, is_expected(self) ? PYPROC_LOG_DEBUG : PYPROC_LOG_ERROR, pid_of(self), "worker %d: %s",
-            self->index, pyproc_error_message(error));
-  if (was != WORKER_STARTING) blame_requests(self, exit, error, now_ns);
+  log_write(self->shop->log, worker_is_expected(self) ? PYPROC_LOG_DEBUG : PYPROC_LOG_ERROR, worker_pid(self),
+            "worker %d: %s", self->index, pyproc_error_message(error));
+  if (was != WORKER_STARTING) worker_report_blame(self, exit, error, now_ns);
   admission_lose(self->shop->admission, self->connection, error);
-  tell_hang(self, pyproc_error_crash(error));
-  bool is_loss = !is_expected(self) && (was != WORKER_STARTING || !is_attached(self));
+  worker_report_hang(self, pyproc_error_crash(error));
+  bool is_loss = !worker_is_expected(self) && (was != WORKER_STARTING || !worker_is_attached(self));
   if (is_loss) tell(self, PYPROC_EVENT_WORKER_DIED, pyproc_error_message(error), pyproc_error_crash(error));
   zygote_leave(&self->child);
-  self->restart_ns = now_ns + ms(pause_after(self, !had_good_call && !is_expected(self), now_ns));
-  if (is_expected(self))
+  self->restart_ns = now_ns + ms(pause_after(self, !had_good_call && !worker_is_expected(self), now_ns));
+  if (worker_is_expected(self))
     pyproc_error_free(error);
   else
     keep_error(self, error);
@@ -852,15 +652,15 @@ static bool bury_if_ended(struct worker *self, int64_t now_ns) {
 static void begin_to_end_hung(struct worker *self, worker_hang hang, int64_t now_ns) {
   char text[256];
   self->hang = hang;
-  describe_hang(self, text, sizeof text);
-  log_write(self->shop->log, PYPROC_LOG_ERROR, pid_of(self), "worker %d: %s; it is ended, its threads:", self->index,
-            text);
+  worker_report_hang_text(self, text, sizeof text);
+  log_write(self->shop->log, PYPROC_LOG_ERROR, worker_pid(self),
+            "worker %d: %s; it is ended, its threads:", self->index, text);
   atomic_store(&self->connection->capacity, 0); /* no call is given to it */
   if (self->stacks_fd >= 0 && self->connection->stacks_signal != 0)
     platform_signal(self->pid, self->connection->stacks_signal);
   self->state = WORKER_LEAVING;
-  self->leaving_step = is_attached(self) ? STEP_TERMINATED : STEP_STACKS; /* it is disconnected at once */
-  self->due_ns = is_attached(self) ? now_ns : now_ns + ms(STACKS_WAIT_MS);
+  self->leaving_step = worker_is_attached(self) ? STEP_TERMINATED : STEP_STACKS; /* it is disconnected at once */
+  self->due_ns = worker_is_attached(self) ? now_ns : now_ns + ms(STACKS_WAIT_MS);
 }
 
 static void look_at_health(struct worker *self, int64_t now_ns) {
@@ -886,7 +686,7 @@ static void look_at_health(struct worker *self, int64_t now_ns) {
 
 /* Of an attached worker the connection ends here and now, and nothing else. */
 static void end_now(struct worker *self, int64_t now_ns) {
-  if (is_attached(self)) {
+  if (worker_is_attached(self)) {
     const platform_exit unknown = {0};
     bury(self, &unknown, now_ns);
     return;
@@ -907,8 +707,8 @@ void worker_leave(struct worker *self, int64_t grace_ms) {
   self->connection->protocol->finish(self->connection);
   if (self->shop->launch->stop_signal != 0) platform_kill_group(self->pid, self->shop->launch->stop_signal);
   self->state = WORKER_LEAVING;
-  self->leaving_step = is_attached(self) ? STEP_TERMINATED : STEP_ASKED;
-  self->due_ns = is_listening && !is_attached(self) ? platform_now_ns() + ms(grace_ms) : 0;
+  self->leaving_step = worker_is_attached(self) ? STEP_TERMINATED : STEP_ASKED;
+  self->due_ns = is_listening && !worker_is_attached(self) ? platform_now_ns() + ms(grace_ms) : 0;
 }
 
 void worker_employ(struct worker *self, const worker_edition *edition, int index) {
@@ -974,10 +774,10 @@ static void become_broken(struct worker *self, int64_t now_ns) {
   if (self->state != WORKER_STARTING && self->state != WORKER_READY && self->state != WORKER_RETIRING) return;
   bool hung_up = pyproc_error_code(self->connection->reason) == PYPROC_E_UNAVAILABLE;
   bool failed = self->state == WORKER_STARTING;
-  if (failed && hung_up && is_attached(self) && now_ns < self->start_due_ns && reach_again(self, now_ns)) return;
+  if (failed && hung_up && worker_is_attached(self) && now_ns < self->start_due_ns && reach_again(self, now_ns)) return;
   if (!failed) self->state = WORKER_LEAVING;
   self->leaving_step = STEP_TERMINATED;
-  self->due_ns = (hung_up || failed) && !is_attached(self) ? now_ns + ms(EXIT_GRACE_MS) : now_ns;
+  self->due_ns = (hung_up || failed) && !worker_is_attached(self) ? now_ns + ms(EXIT_GRACE_MS) : now_ns;
   unwatch(self, WORKER_SOCKET);
 }
 
@@ -994,10 +794,11 @@ static void end_if_overdue(struct worker *self, int64_t now_ns) {
     admission_dispatch(self->shop->admission);
     return;
   }
-  self->verdict = error_new(
-      PYPROC_E_UNAVAILABLE,
-      "worker %ld was %s: it went on with a call for %" PRId64 " ms after that was given up (option cancel_grace_ms)",
-      (long)pid_of(self), is_attached(self) ? "disconnected" : "killed", self->shop->options->cancel_grace_ms);
+  self->verdict = error_new(PYPROC_E_UNAVAILABLE,
+                            "worker %ld was %s: it went on with a call for %" PRId64
+                            " ms after that was given up (option cancel_grace_ms)",
+                            (long)worker_pid(self), worker_is_attached(self) ? "disconnected" : "killed",
+                            self->shop->options->cancel_grace_ms);
   end_now(self, now_ns);
 }
 
@@ -1034,16 +835,16 @@ static void do_what_is_due(struct worker *self, int64_t now_ns) {
       break;
     }
     if (self->verdict == NULL && (!self->is_reached || atomic_load(&self->connection->state) == CONNECTION_HANDSHAKE))
-      self->verdict = is_attached(self) ? unreached(self)
-                                        : error_new(PYPROC_E_DEADLINE_EXCEEDED,
-                                                    "worker %ld was not ready within %" PRId64
-                                                    " ms (option start_timeout_ms): does %s %s?",
-                                                    (long)self->pid, self->edition->options->start_timeout_ms,
-                                                    self->edition->options->script, self->shop->launch->task);
+      self->verdict = worker_is_attached(self) ? unreached(self)
+                                               : error_new(PYPROC_E_DEADLINE_EXCEEDED,
+                                                           "worker %ld was not ready within %" PRId64
+                                                           " ms (option start_timeout_ms): does %s %s?",
+                                                           (long)self->pid, self->edition->options->start_timeout_ms,
+                                                           self->edition->options->script, self->shop->launch->task);
     end_now(self, now_ns);
     break;
   case WORKER_LEAVING:
-    if (self->leaving_step == STEP_STACKS) tell_hang(self, NULL);
+    if (self->leaving_step == STEP_STACKS) worker_report_hang(self, NULL);
     if (self->leaving_step < STEP_TERMINATED) {
       platform_kill_group(self->pid, SIGTERM);
       self->leaving_step = STEP_TERMINATED;

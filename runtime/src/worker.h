@@ -43,6 +43,9 @@ typedef enum worker_source {
   WORKER_SOURCES
 } worker_source;
 
+/* How far a process that is to end has been made to, `leaving_step`. */
+enum { STEP_STACKS, STEP_ASKED, STEP_TERMINATED, STEP_KILLED };
+
 /* Why a process is thought to hang. */
 typedef enum worker_hang {
   HANG_NONE,
@@ -130,6 +133,21 @@ struct worker {
   _Atomic uint32_t socket_events; /* POLLER_* that its socket is watched for; at least these */
   atomic_bool is_retiring, became_ready, became_broken, became_idle, wants_watch, wants_pump;
 };
+
+/* Somebody else runs it: there is a connection and no process. */
+static inline bool worker_is_attached(const struct worker *self) {
+  return self->shop->launch->is_attached;
+}
+
+/* For people to read. Of an attached worker it is what that says of itself; `pid`, which is signalled, is 0 then. */
+static inline pid_t worker_pid(const struct worker *self) {
+  return worker_is_attached(self) ? self->connection->peer_pid : self->pid;
+}
+
+/* Nobody needs to be told that it has ended. */
+static inline bool worker_is_expected(const struct worker *self) {
+  return atomic_load(&self->shop->closing) || !self->is_wanted;
+}
 
 /* In place. The connection must be created by the caller with worker_connection_owner and the worker as owner. */
 void worker_init(struct worker *self, worker_shop *shop);
