@@ -406,7 +406,9 @@ int log_stream_read(log_stream *self, log_queue *queue) {
   return result;
 }
 
-void log_stream_flush(log_stream *self, log_queue *queue) {
+void log_stream_take_last(log_stream *self, log_queue *queue) {
+  if (self == NULL) return;
+  for (int i = 0; i < LOG_LAST_READS && log_stream_read(self, queue) > 0; i++) {}
   pthread_mutex_lock(&self->mutex);
   pass_on_unfinished(self, queue);
   pthread_mutex_unlock(&self->mutex);

@@ -22,6 +22,7 @@
 #define LOG_TEXT_LIMIT (1u << 20)  /* bytes of their text */
 #define LOG_LINE_LIMIT 8192u       /* bytes of a line; longer ones are cut into pieces */
 #define LOG_READ_LIMIT (64u << 10) /* bytes taken by one log_stream_read */
+#define LOG_LAST_READS 32          /* of one log_stream_take_last: more than a pipe holds */
 #define LOG_TAIL_LINES 32u
 #define LOG_TAIL_BYTES 8192u
 
@@ -99,8 +100,11 @@ int log_stream_fd(const log_stream *stream);
  */
 int log_stream_read(log_stream *stream, log_queue *queue);
 
-/* Passes an unfinished line on without waiting for its end: for a pipe that a child of a dead worker keeps open. */
-void log_stream_flush(log_stream *stream, log_queue *queue);
+/*
+ * For a process that ends: reads what is there, LOG_LAST_READS times at most, and passes an unfinished line on without
+ * waiting for its end, as a child of the process may keep the pipe open. NULL is fine.
+ */
+void log_stream_take_last(log_stream *stream, log_queue *queue);
 
 /* Closes the descriptor. NULL is fine. */
 void log_stream_free(log_stream *stream);

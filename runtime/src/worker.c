@@ -501,11 +501,12 @@ static void take_forked(struct worker *self, int64_t now_ns) {
   adopt_and_begin(self, &self->pipes, now_ns);
 }
 
-/* Nobody wants it any more: what was asked for comes all the same, and is then told to end. */
+/* Nobody wants it any more: what was asked for comes all the same, or has just come, and is then told to end. */
 static void stop_waiting(struct worker *self) {
-  if (self->child.state == CHILD_ASKED) return;
+  if (self->child.state != CHILD_NONE) return;
   close_ends(self);
   zygote_leave(&self->child);
+  close_stacks(self);
   schedule_restart(self);
   if (atomic_load(&self->shop->closing)) self->due_ns = INT64_MAX;
 }
@@ -564,14 +565,6 @@ static void start(struct worker *self, int64_t now_ns) {
 
 /* ---- end ---- */
 
-static void take_last_lines(struct worker *self) {
-  for (int i = 0; i < 2; i++) {
-    if (self->streams[i] == NULL) continue;
-    while (log_stream_read(self->streams[i], self->shop->log) > 0) {}
-    log_stream_flush(self->streams[i], self->shop->log);
-  }
-}
-
 static void free_output(struct worker *self) {
   for (int i = 0; i < 2; i++) {
     log_stream_free(self->streams[i]);
@@ -606,7 +599,7 @@ static void bury(struct worker *self, const platform_exit *exit, int64_t now_ns)
   platform_close_fd(self->process_fd);
   self->process_fd = -1;
   self->shop->launch->clear(&self->site);
-  take_last_lines(self);
+  for (int i = 0; i < 2; i++) log_stream_take_last(self->streams[i], self->shop->log);
   self->connection->protocol->drain(self->connection);
   bool had_good_call = atomic_load(&self->connection->good_calls) > 0;
   pyproc_error *error = worker_report_error(self, exit, was != WORKER_STARTING);

@@ -180,11 +180,7 @@ static void bury(zygote *self, const platform_exit *exit, int64_t now_ns) {
   watch(self, SOURCE_PROCESS, -1, 0);
   platform_close_fd(self->process_fd);
   self->process_fd = -1;
-  for (int i = 0; i < 2; i++) {
-    if (self->streams[i] == NULL) continue;
-    while (log_stream_read(self->streams[i], self->shop->log) > 0) {}
-    log_stream_flush(self->streams[i], self->shop->log);
-  }
+  for (int i = 0; i < 2; i++) log_stream_take_last(self->streams[i], self->shop->log);
   describe_exit(exit, text, sizeof text);
   if (!is_expected) {
     say(self, PYPROC_LOG_ERROR, "%s", text);
@@ -245,6 +241,7 @@ static void become_unfit(zygote *self, const zygote_answer *answer, int64_t now_
 
 static void become_failed(zygote *self, const zygote_answer *answer, int64_t now_ns) {
   pyproc_error *error = error_from_object(PYPROC_E_FAILED_PRECONDITION, answer->object, answer->object_size);
+  for (int i = 0; i < 2; i++) log_stream_take_last(self->streams[i], self->shop->log); /* it has written it before */
   error_prefix(error, "option preload, %s: ", self->edition->python);
   say(self, PYPROC_LOG_ERROR, "%s", pyproc_error_message(error));
   fail(self, error);

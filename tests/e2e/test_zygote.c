@@ -83,6 +83,12 @@ static const char *add_module(pyproc_pool_options *options, const char *name, co
   return path;
 }
 
+static void make_mark(const char *mark) {
+  FILE *file = fopen(mark, "w");
+  assert_non_null(file);
+  assert_int_equal(fclose(file), 0);
+}
+
 static long parent_pid(pyproc_pool *pool) {
   return call_number(pool, "parent", "null");
 }
@@ -312,9 +318,7 @@ static void test_a_zygote_that_keeps_dying(void **state) {
   snprintf(text, sizeof text, "import os\nif os.path.exists('%s'):\n    os._exit(9)\n", mark);
   add_module(&options, "sometimes", text);
   pyproc_pool *pool = open_forked(&options, &zygote);
-  FILE *file = fopen(mark, "w");
-  assert_non_null(file);
-  fclose(file);
+  make_mark(mark);
   kill((pid_t)zygote, SIGKILL);
   WAIT_FOR(has_heard("zygote: exited with status 9"));
   pyproc_call_options patient = PYPROC_CALL_OPTIONS_INIT;
@@ -360,6 +364,57 @@ static void test_the_zygote_is_stopped(void **state) {
 #else
   pyproc_pool_close(pool);
 #endif
+}
+
+/* What it forks while the pool is closed already ends as well; the teardown sees whether all is let go of. */
+static void test_closed_while_it_forks(void **state) {
+  (void)state;
+  long zygote;
+  char text[PATH_MAX + 256];
+  pyproc_pool_options options = options_of(NULL);
+  const char *mark = temporary_path("mark"), *forked = temporary_path("forked");
+  snprintf(text, sizeof text,
+           "import os, time\nreal = os.fork\n"
+           "def fork():\n"
+           "    if os.path.exists('%s'):\n"
+           "        time.sleep(0.3)\n"
+           "        open('%s', 'w').close()\n"
+           "    return real()\n"
+           "os.fork = fork\n",
+           mark, forked);
+  add_module(&options, "slow", text);
+  pyproc_pool *pool = open_forked(&options, &zygote);
+  make_mark(mark);
+  kill((pid_t)heard.ready[0], SIGKILL);
+  WAIT_FOR(has_heard("was killed by signal 9"));
+  pause_ms(100);
+  close_forked(pool, zygote);
+  assert_int_equal(access(forked, F_OK), 0);
+}
+
+/* A place that waits for it is given up, and taken again. */
+static void test_resized_while_it_imports(void **state) {
+  (void)state;
+  long zygote;
+  char text[PATH_MAX + 128];
+  pyproc_pool_options options = options_of(NULL);
+  const char *mark = temporary_path("mark");
+  snprintf(text, sizeof text, "import os, time\nif os.path.exists('%s'):\n    time.sleep(1)\n", mark);
+  add_module(&options, "slow", text);
+  pyproc_pool *pool = open_forked(&options, &zygote);
+  assert_int_equal(pyproc_pool_resize(pool, 2, NULL), 0);
+  WAIT_FOR(heard.ready_count == 2);
+  make_mark(mark);
+  kill((pid_t)zygote, SIGKILL);
+  WAIT_FOR(has_heard("zygote: was killed by signal 9"));
+  kill((pid_t)heard.ready[1], SIGKILL);
+  WAIT_FOR(has_heard("worker 1: worker "));
+  pause_ms(300); /* past its backoff */
+  assert_int_equal(pyproc_pool_resize(pool, 1, NULL), 0);
+  assert_int_equal(pyproc_pool_resize(pool, 2, NULL), 0);
+  WAIT_FOR(count_heard("zygote: ready") == 2);
+  assert_answer(pool, "ping", "1", "1");
+  pyproc_pool_close(pool);
 }
 
 /* ---- when it is not to be had ---- */
@@ -636,6 +691,8 @@ int main(void) {
       E2E_TEST(test_the_zygote_dies),
       E2E_TEST(test_a_zygote_that_keeps_dying),
       E2E_TEST(test_the_zygote_is_stopped),
+      E2E_TEST(test_closed_while_it_forks),
+      E2E_TEST(test_resized_while_it_imports),
       E2E_TEST(test_a_thread_appears_later),
       E2E_TEST(test_reload),
       E2E_TEST(test_resize_and_recycle),

@@ -318,14 +318,14 @@ static void test_output_becomes_lines(void **state) {
   release(&self);
 }
 
-static void test_flush_passes_an_unfinished_line_on(void **state) {
+static void test_the_last_may_be_an_unfinished_line_on(void **state) {
   struct seen *seen = *state;
   struct captured self = capture(seen);
   send_text(&self, "half", 4);
   read_all(&self);
   assert_int_equal(seen->count, 0);
-  log_stream_flush(self.stream, self.queue);
-  log_stream_flush(self.stream, self.queue);
+  log_stream_take_last(self.stream, self.queue);
+  log_stream_take_last(self.stream, self.queue);
   deliver_all(self.queue);
   assert_int_equal(seen->count, 1);
   assert_string_equal(seen->lines[0].text, "half");
@@ -545,7 +545,7 @@ int main(void) {
       TEST(test_wake_is_called_for_an_empty_queue_only),
       TEST(test_many_threads_write_one_delivers),
       TEST(test_output_becomes_lines),
-      TEST(test_flush_passes_an_unfinished_line_on),
+      TEST(test_the_last_may_be_an_unfinished_line_on),
       TEST(test_long_lines_are_cut_between_characters),
       TEST(test_what_is_no_utf8_is_replaced),
       TEST(test_one_read_is_bounded),
