@@ -125,6 +125,16 @@ def sleep(body: Any) -> Any:
 
 
 @expose
+def hold(body: Any) -> Any:
+    """Tells by a file that it has begun, and waits for another one, a minute at most."""
+    Path(body["begun"]).touch()
+    end = time.monotonic() + 60
+    while not os.path.exists(body["until"]) and time.monotonic() < end:
+        time.sleep(0.002)
+    return body
+
+
+@expose
 def stay(body: Any, cancel_event: Any) -> Any:
     """Sleeps, and takes no notice of the event that it asked for."""
     time.sleep(body["ms"] / 1000)

@@ -1,6 +1,8 @@
 /*
  * Many callers: everybody gets an answer of their own, the queue is bounded, and no fast call waits for a slow one.
  */
+#include <unistd.h>
+
 #include "support.h"
 
 static const char *const protocols[] = {"protobuf", "json"};
@@ -87,19 +89,41 @@ static void test_crashes_among_calls(void **state) {
   }
 }
 
-/* ---- the queue ---- */
+/* ---- calls that are held ---- */
 
-typedef struct queue_case {
+typedef struct held {
   pyproc_pool *pool;
+  const char *begun, *until; /* files */
+  char body[2 * 4096 + 64];
+  int callers;
   atomic_int good, full, other;
-} queue_case;
+} held;
 
-static void sleep_a_little(int number, void *argument) {
-  queue_case *all = argument;
+static held *open_held(const pyproc_pool_options *options, int callers) {
+  static held self;
+  self = (held){.pool = open_pool(options),
+                .begun = temporary_path("begun"),
+                .until = temporary_path("until"),
+                .callers = callers};
+  snprintf(self.body, sizeof self.body, "{\"begun\":\"%s\",\"until\":\"%s\"}", self.begun, self.until);
+  return &self;
+}
+
+static void close_held(held *self) {
+  pyproc_pool_close(self->pool);
+  unlink(self->begun);
+  unlink(self->until);
+}
+
+static void make_file(const char *path) {
+  FILE *file = fopen(path, "w");
+  if (file != NULL) fclose(file);
+}
+
+static void call_held(held *all, const char *method) {
   char *reply = NULL;
   pyproc_error *error = NULL;
-  (void)number;
-  int result = pyproc_call_json(all->pool, "sleep", "{\"ms\": 200}", NULL, &reply, &error);
+  int result = pyproc_call_json(all->pool, method, all->body, NULL, &reply, &error);
   if (result == 0)
     atomic_fetch_add(&all->good, 1);
   else if (result == PYPROC_E_RESOURCE_EXHAUSTED && strstr(pyproc_error_message(error), "queue_limit") != NULL &&
@@ -111,18 +135,37 @@ static void sleep_a_little(int number, void *argument) {
   pyproc_error_free(error);
 }
 
+/* ---- the queue ---- */
+
+static bool all_are_settled(held *all) {
+  pyproc_health health = PYPROC_HEALTH_INIT;
+  return pyproc_pool_health(all->pool, &health) == 0 &&
+         health.in_flight + health.queued + atomic_load(&all->full) >= all->callers;
+}
+
+/* Nobody is answered before all are in the queue, at work or refused, which the first thread sees to. */
+static void hold_or_release(int number, void *argument) {
+  held *all = argument;
+  if (number > 0) {
+    call_held(all, "hold");
+    return;
+  }
+  for (int64_t end = now_ms() + 20000; !all_are_settled(all) && now_ms() < end;) pause_ms(2);
+  make_file(all->until);
+}
+
 static void run_queue(int64_t queue_limit, int64_t max_in_flight, int callers, int least_full, int most_full) {
   pyproc_pool_options options = options_for("fault_worker.py");
   options.queue_limit = queue_limit;
   options.max_in_flight = max_in_flight;
-  queue_case all = {.pool = open_pool(&options)};
-  run_threads(callers, sleep_a_little, &all);
-  assert_int_equal(atomic_load(&all.other), 0);
-  assert_int_equal(atomic_load(&all.good) + atomic_load(&all.full), callers);
-  assert_true(atomic_load(&all.full) >= least_full);
-  assert_true(atomic_load(&all.full) <= most_full);
-  assert_answer(all.pool, "ping", "1", "1");
-  pyproc_pool_close(all.pool);
+  held *all = open_held(&options, callers);
+  run_threads(1 + callers, hold_or_release, all);
+  assert_int_equal(atomic_load(&all->other), 0);
+  assert_int_equal(atomic_load(&all->good) + atomic_load(&all->full), callers);
+  assert_true(atomic_load(&all->full) >= least_full);
+  assert_true(atomic_load(&all->full) <= most_full);
+  assert_answer(all->pool, "ping", "1", "1");
+  close_held(all);
 }
 
 static void test_queue_full(void **state) {
@@ -135,51 +178,42 @@ static void test_queue_full(void **state) {
 
 /* ---- fast and slow ---- */
 
-typedef struct race {
-  pyproc_pool *pool;
-  atomic_bool slow_is_done;
-  atomic_int late, failed;
-} race;
-
+/* The first is held until all others have their answers. */
 static void run_race(int number, void *argument) {
-  race *all = argument;
-  char *reply = NULL;
-  if (number > 0) pause_ms(30); /* the slow one is under way */
-  bool late = false;
-  int result = pyproc_call_json(all->pool, "sleep", number == 0 ? "{\"ms\": 1000}" : "{\"ms\": 1}", NULL, &reply, NULL);
-  if (number == 0)
-    atomic_store(&all->slow_is_done, true);
-  else
-    late = atomic_load(&all->slow_is_done);
-  if (late) atomic_fetch_add(&all->late, 1);
-  if (result < 0) atomic_fetch_add(&all->failed, 1);
-  pyproc_reply_free(reply);
+  held *all = argument;
+  if (number == 0) {
+    call_held(all, "hold");
+    return;
+  }
+  for (int64_t end = now_ms() + 20000; access(all->begun, F_OK) != 0 && now_ms() < end;) pause_ms(2);
+  call_held(all, "ping");
+  if (atomic_load(&all->good) == all->callers - 1) make_file(all->until);
+}
+
+static void race_after(int rounds) {
+  for (size_t i = 0; i < LENGTH(protocols); i++) {
+    pyproc_pool_options options = options_for("fault_worker.py");
+    options.protocol = protocols[i];
+    options.workers = 2;
+    held *all = open_held(&options, 1 + scaled(100));
+    crowd first = {.pool = all->pool, .rounds = rounds};
+    run_threads(20, ping_own, &first);
+    run_threads(all->callers, run_race, all);
+    assert_int_equal(atomic_load(&first.wrong), 0);
+    assert_int_equal(atomic_load(&all->good), all->callers);
+    close_held(all);
+  }
 }
 
 static void test_fast_among_slow(void **state) {
   (void)state;
-  for (size_t i = 0; i < LENGTH(protocols); i++) {
-    race all = {.pool = open_faults(protocols[i], 2)};
-    run_threads(1 + scaled(100), run_race, &all);
-    assert_int_equal(atomic_load(&all.failed), 0);
-    assert_int_equal(atomic_load(&all.late), 0);
-    pyproc_pool_close(all.pool);
-  }
+  race_after(0);
 }
 
 /* The same after many fast calls, when the workers were given calls in advance. */
 static void test_fast_among_slow_after_many_fast(void **state) {
   (void)state;
-  for (size_t i = 0; i < LENGTH(protocols); i++) {
-    race all = {.pool = open_faults(protocols[i], 2)};
-    crowd first = {.pool = all.pool, .rounds = scaled(50)};
-    run_threads(20, ping_own, &first);
-    run_threads(1 + scaled(100), run_race, &all);
-    assert_int_equal(atomic_load(&first.wrong), 0);
-    assert_int_equal(atomic_load(&all.failed), 0);
-    assert_int_equal(atomic_load(&all.late), 0);
-    pyproc_pool_close(all.pool);
-  }
+  race_after(scaled(50));
 }
 
 /* Both workers get work. */
