@@ -123,6 +123,7 @@ int main(int argc, char **argv) {
   static results all;
   arguments with = {.output = BENCH_RESULTS};
   setenv("BENCH_GEN", BENCH_GEN ":" BENCH_PEERS_GEN, 1); /* where the servers of others find the messages */
+  unsetenv("PYTHONDONTWRITEBYTECODE");                   /* workers start as they do in production */
   setenv("PYPROC_PYTHON", BENCH_PYTHON, 0);              /* the one that this was built for */
   if (!parse(argc, argv, &with)) {
     fputs(usage, stderr);

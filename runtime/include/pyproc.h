@@ -231,8 +231,9 @@
  * ZYGOTE
  *   With the option preload, as in "numpy,pandas", a pool has one process more, the zygote: a Python that imports these
  *   modules once, and is then forked for every worker, which runs the script as ever. So a worker is there within
- *   milliseconds, and shares the memory of the modules with all others until it writes to it. The script itself is not
- *   preloaded; modules of one's own beside it may be.
+ *   milliseconds, and shares the memory of the modules with all others until it writes to it. pyproc_worker and the parts of
+ *   protobuf's Python package that generated modules import are preloaded as well, where they are installed. The script
+ *   itself is not; modules of one's own beside it may be.
  *   A module that cannot be imported is FAILED_PRECONDITION at pyproc_pool_open or pyproc_pool_reload, with Python's type
  *   and traceback; start_timeout_ms holds for the zygote, and then for each worker. pyproc_pool_reload starts a new zygote, so
  *   that modules that have changed are imported anew.

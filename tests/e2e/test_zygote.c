@@ -127,6 +127,9 @@ static void test_as_if_executed(void **state) {
     pyproc_pool *pool = open_pool(&options);
     found[i] = call_json(pool, "about", "null");
     assert_answer(pool, "frozen", "null", i == 0 ? "false" : "true");
+    assert_answer(pool, "found", "\"uuid\"", i == 0 ? "false" : "true");
+    assert_answer(pool, "found", "\"pyproc_worker\"", i == 0 ? "false" : "true");
+    assert_answer(pool, "found", "\"google.protobuf.internal.builder\"", i == 0 ? "false" : "true");
     assert_int_equal(parent_pid(pool) == getpid(), i == 0);
     assert_answer(pool, "say", "\"hello\"", "null");
     WAIT_FOR(has_heard("2 stdout: hello") && has_heard("3 stderr: hello"));

@@ -10,7 +10,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pyproc_worker import Context, expose, on_start, run_worker
+FOUND = sorted(sys.modules)
+
+from pyproc_worker import Context, expose, on_start, run_worker  # noqa: E402
 
 for module in os.environ.get("E2E_IMPORT", "").split(","):
     if module:
@@ -52,6 +54,12 @@ def about(body: Any, context: Context) -> Any:
 def frozen(body: Any) -> Any:
     """Whether the garbage collector leaves what was there before this worker alone."""
     return gc.get_freeze_count() > 0
+
+
+@expose
+def found(body: Any) -> Any:
+    """Whether that module was there before the script imported anything beyond the standard library."""
+    return body in FOUND
 
 
 @expose

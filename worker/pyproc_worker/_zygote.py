@@ -32,6 +32,7 @@ STATUS_UNKNOWN = 0xFFFFFFFF
 FRAME_LIMIT = 16 << 20
 FDS_MAX = 5  # standard output, standard error, the worker's socket, where stacks go, a pipe whose end is the worker's
 TEXT_MAX = 512
+RUNTIME = ("pyproc_worker", "google.protobuf.internal.builder", "google.protobuf.internal.well_known_types")
 
 # Each pool of threads: in which libraries, how its size is set, the variables that name it (the first that is set
 # counts), and whether it is as large as the machine where none is.
@@ -297,10 +298,11 @@ class Zygote:
                 _flush()
                 self._send(FAILED, body=self._describe.error_object(text, kind, trace))
                 sys.exit(1)
-        try:
-            __import__("pyproc_worker")
-        except ImportError:
-            pass  # the script says what is missing
+        for name in RUNTIME:
+            try:
+                __import__(name)
+            except ImportError:
+                pass  # the script says what is missing, if it is needed
 
     def _check(self) -> None:
         reason = unfit_reason()
