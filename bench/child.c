@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,6 +10,8 @@
 #include <unistd.h>
 
 #include "meter.h"
+
+enum { START_TIMEOUT_MS = 20000 };
 
 extern char **environ;
 
@@ -38,6 +41,17 @@ bool child_start(child *self, const char *const *argv, int descriptor) {
   return false;
 }
 
+const char *child_python(void) {
+  const char *set = getenv("PYPROC_PYTHON");
+  return set != NULL ? set : "python3";
+}
+
+bool child_is_ready(const child *self) {
+  struct pollfd readable = {self->output, POLLIN, 0};
+  char word[16];
+  return poll(&readable, 1, START_TIMEOUT_MS) == 1 && read(self->output, word, sizeof word) > 0;
+}
+
 int child_stop(child *self) {
   int status = 0;
   close(self->input);
@@ -46,10 +60,10 @@ int child_stop(child *self) {
   return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
-static bool read_times(FILE *from, double calls, samples *to) {
+/* None come from a stream. */
+static void read_times(FILE *from, double calls, samples *to) {
   samples_init(to, calls < 1 ? 1 : (size_t)calls);
   to->count = fread(to->ns, sizeof *to->ns, to->capacity, from);
-  return to->count > 0;
 }
 
 bool child_measure(const char *const *argv, pid_t server, figures *to) {
@@ -60,7 +74,8 @@ bool child_measure(const char *const *argv, pid_t server, figures *to) {
   if (!child_start(&self, argv, -1)) return false;
   FILE *output = fdopen(dup(self.output), "r");
   bool good = output != NULL && fscanf(output, "%lf %lf %lf %lf", &calls, &seconds, &cpu_seconds, &fairness) == 4 &&
-              fgetc(output) == '\n' && read_times(output, calls, &times);
+              fgetc(output) == '\n';
+  if (good) read_times(output, calls, &times);
   if (output != NULL) fclose(output);
   if (child_stop(&self) != 0 || !good) {
     samples_free(&times);

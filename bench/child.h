@@ -17,6 +17,12 @@ enum { CHILD_DESCRIPTOR = 3 };
 /* Starts argv[0], looked for on PATH. `descriptor` becomes its descriptor 3, -1: none. */
 bool child_start(child *self, const char *const *argv, int descriptor);
 
+/* The interpreter that workers and other programs run with. */
+const char *child_python(void);
+
+/* Waits, 20 s at most, until it has written something. */
+bool child_is_ready(const child *self);
+
 /* Takes its input away and waits for its end. Returns its exit status, -1 where it was killed. */
 int child_stop(child *self);
 

@@ -4,8 +4,8 @@
  * bench_inprocess call METHOD BYTES SECONDS     calls it in a loop, and writes what peers/client.h says
  * bench_inprocess serve METHOD uds|shm spin|block   answers the messages of exchange.h from descriptor 3
  *
- * METHOD is echo: the bytes as they came, without Python; predict: parse, call bench.Predictor's handler, serialise; or
- * blob: the same with Echo's message and BYTES bytes in its field.
+ * METHOD is echo: the bytes as they came, without Python; predict: parse, call bench.Predictor's handler, serialise;
+ * blob: the same with Echo's message and BYTES bytes in its field; parse or serialise: nothing but that, of this message.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -22,7 +22,8 @@ enum { SOCKET = 3 };
 
 /* What is called for each message. */
 typedef struct handler {
-  PyObject *parse, *function, *serialize; /* all NULL: the bytes as they came */
+  PyObject *parse, *function, *serialize; /* NULL: left out; all NULL: the bytes as they came */
+  PyObject *message;                      /* that is not parsed */
 } handler;
 
 static void die(const char *what) {
@@ -50,25 +51,39 @@ static PyObject *attribute(PyObject *of, const char *name) {
 }
 
 static handler find_handler(const char *method) {
-  if (strcmp(method, "echo") == 0) return (handler){NULL, NULL, NULL};
+  if (strcmp(method, "echo") == 0) return (handler){0};
   start_python();
-  bool blob = strcmp(method, "blob") == 0;
+  bool blob = strcmp(method, "predict") != 0;
   PyObject *messages = PyImport_ImportModule("bench_pb2"), *worker = PyImport_ImportModule("worker");
   PyObject *served = PyObject_CallNoArgs(attribute(worker, "Predictor"));
   PyObject *request = attribute(messages, blob ? "Blob" : "PredictRequest");
   PyObject *reply = attribute(messages, blob ? "Blob" : "PredictReply");
-  return (handler){attribute(request, "FromString"), attribute(served, blob ? "echo" : "predict"),
-                   attribute(reply, "SerializeToString")};
+  handler self = {.parse = attribute(request, "FromString")};
+  if (strcmp(method, "parse") != 0) self.serialize = attribute(reply, "SerializeToString");
+  if (self.serialize != NULL && strcmp(method, "serialise") != 0)
+    self.function = attribute(served, blob ? "echo" : "predict");
+  return self;
 }
 
-/* One call; the reply is the caller's. */
-static PyObject *handle(const handler *self, const char *body, size_t size) {
+static PyObject *parse(const handler *self, const char *body, size_t size) {
   PyObject *bytes = PyBytes_FromStringAndSize(body, (Py_ssize_t)size);
   PyObject *request = PyObject_CallOneArg(self->parse, bytes);
   Py_XDECREF(bytes);
   if (request == NULL) die("parse");
+  return request;
+}
+
+static PyObject *again(PyObject *object) {
+  Py_INCREF(object);
+  return object;
+}
+
+/* One call; the reply is the caller's. */
+static PyObject *handle(const handler *self, const char *body, size_t size) {
+  PyObject *request = self->message != NULL ? again(self->message) : parse(self, body, size);
+  if (self->serialize == NULL) return request;
   PyObject *const arguments[] = {request, Py_None};
-  PyObject *reply = PyObject_Vectorcall(self->function, arguments, 2, NULL);
+  PyObject *reply = self->function != NULL ? PyObject_Vectorcall(self->function, arguments, 2, NULL) : again(request);
   Py_DECREF(request);
   PyObject *written = reply != NULL ? PyObject_CallOneArg(self->serialize, reply) : NULL;
   Py_XDECREF(reply);
@@ -142,9 +157,10 @@ static char *make_request(bool blob, size_t size, size_t *ret_size) {
   return request;
 }
 
-static int call(const handler *self, bool blob, size_t bytes, double seconds) {
+static int call(handler *self, bool blob, size_t bytes, double seconds) {
   size_t size;
   char *request = make_request(blob, bytes, &size);
+  if (self->function == NULL && self->serialize != NULL) self->message = parse(self, request, size);
   client_times times;
   client_times_init(&times);
   for (int i = 0; i < 2; i++) { /* the first time to warm up */
@@ -168,7 +184,7 @@ int main(int argc, char **argv) {
   prctl(PR_SET_PDEATHSIG, SIGKILL); /* in shared memory nothing tells that the other side has died */
   handler called = find_handler(argv[2]);
   bool serve = strcmp(argv[1], "serve") == 0;
-  if (!serve) return call(&called, strcmp(argv[2], "blob") == 0, (size_t)atol(argv[3]), atof(argv[4]));
+  if (!serve) return call(&called, strcmp(argv[2], "predict") != 0, (size_t)atol(argv[3]), atof(argv[4]));
   if (strcmp(argv[3], "uds") == 0)
     serve_socket(&called, strcmp(argv[4], "spin") == 0);
   else

@@ -7,6 +7,7 @@
 
 #include "bench.pyproc.h"
 #include "case.h"
+#include "child.h"
 #include "meter.h"
 
 enum { IDLE_SECONDS = 10, CRASHES = 5, SAMPLES_MAX = 64 };
@@ -102,6 +103,23 @@ static double memory_of(pid_t pid) {
   return (double)kib / 1024;
 }
 
+/* A Python that has imported the messages: its start, and its memory, are what each worker has at the least. */
+static const char *run_python(const bench_case *self, double seconds, figures *to) {
+  static const char program[] = "import sys; sys.path[:0] = ['" BENCH_GEN "']; import bench_pb2; print('ready', "
+                                "flush=True); sys.stdin.read()";
+  const char *const argv[] = {child_python(), "-c", program, NULL};
+  child python;
+  (void)self, (void)seconds;
+  int64_t began = now_ns();
+  if (!child_start(&python, argv, -1)) bench_die("no Python", NULL);
+  bool is_ready = child_is_ready(&python);
+  to->of[METRIC_TIME] = (double)(now_ns() - began) / 1e6;
+  double memory = memory_of(python.pid);
+  if (memory > 0) to->of[METRIC_MEMORY] = memory;
+  child_stop(&python);
+  return is_ready ? NULL : "Python cannot import the messages";
+}
+
 static const char *run_memory(const bench_case *self, double seconds, figures *to) {
   bench_pool pids = {0};
   pyproc_pool *pool = open_pool(&self->pool, &pids);
@@ -116,15 +134,21 @@ static const char *run_memory(const bench_case *self, double seconds, figures *t
   return NULL;
 }
 
+#define CRASH "crash to next good call"
+#define PYTHON "limit: Python with the messages"
+
 static const bench_case cases[] = {
-    {.name = "start of a pool, 1 worker", .run = run_start},
-    {.name = "start of a pool, 8 workers", .run = run_start, .pool.workers = 8},
-    {.name = "crash to next good call", .run = run_crash, .pool.quiet = 1, .once = true},
-    {.name = "crash to next good call, zygote with numpy",
+    {.name = PYTHON, .run = run_python},
+    {.name = "start of a pool, 1 worker", .run = run_start, .limit = PYTHON},
+    {.name = "start of a pool, 8 workers", .run = run_start, .limit = PYTHON, .pool.workers = 8},
+    {.name = CRASH, .run = run_crash, .limit = PYTHON, .pool.quiet = 1, .once = true},
+    {.name = CRASH ", zygote with numpy",
      .run = run_crash,
+     .limit = PYTHON,
+     .peer = CRASH,
      .pool = {.quiet = 1, .preload = "numpy"},
      .once = true},
-    {.name = "memory, pool of 8 workers", .run = run_memory, .pool.workers = 8, .once = true},
+    {.name = "memory, pool of 8 workers", .run = run_memory, .limit = PYTHON, .pool.workers = 8, .once = true},
     {.name = "idle pool of 8 workers", .run = run_idle, .pool.workers = 8, .once = true},
 };
 

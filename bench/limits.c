@@ -300,6 +300,10 @@ static const bench_case cases[] = {
     {.name = "limit: 16 MiB in process", .run = run_call, .program = "blob", .bytes = 16 * MIB, .full = true},
     {.name = "limit: 256 MiB in process", .run = run_call, .program = "blob", .bytes = 256 * MIB, .full = true},
     {.name = "limit: 64 MiB in process", .run = run_call, .program = "blob", .bytes = 64 * MIB},
+    {.name = "limit: 16 B serialised in process", .run = run_call, .program = "serialise", .bytes = 16},
+    {.name = "limit: 64 KiB serialised in process", .run = run_call, .program = "serialise", .bytes = 64 * KIB},
+    {.name = "limit: 16 B parsed in process", .run = run_call, .program = "parse", .bytes = 16},
+    {.name = "limit: 64 KiB parsed in process", .run = run_call, .program = "parse", .bytes = 64 * KIB},
     {.name = "limit: 64 MiB memcpy", .run = run_copy, .bytes = 64 * MIB},
     {.name = "limit: 64 MiB memcpy into fresh memory", .run = run_copy, .bytes = 64 * MIB, .kind = 1},
 };

@@ -11,8 +11,7 @@
 #include "case.h"
 #include "child.h"
 
-enum { KIND_SYNC, KIND_ASYNC };
-enum { START_TIMEOUT_MS = 20000 };
+enum { KIND_SYNC, KIND_ASYNC, KIND_DOWN, KIND_UP };
 
 /* One kind of server and the program that calls it. */
 typedef struct peer {
@@ -62,18 +61,6 @@ static peer peers[] = {
 
 enum { PEERS = sizeof peers / sizeof *peers };
 
-static const char *python(void) {
-  const char *set = getenv("PYPROC_PYTHON");
-  return set != NULL ? set : "python3";
-}
-
-/* It says "ready". */
-static bool wait_until_ready(const child *server) {
-  struct pollfd readable = {server->output, POLLIN, 0};
-  char word[16];
-  return poll(&readable, 1, START_TIMEOUT_MS) == 1 && read(server->output, word, sizeof word) > 0;
-}
-
 /* Starts the server where it does not run. Returns why it cannot, or NULL. */
 static const char *start(peer *self) {
   char script[512];
@@ -83,9 +70,9 @@ static const char *start(peer *self) {
   snprintf(self->path, sizeof self->path, "/tmp/pyproc-bench-%ld-%d", (long)getpid(), (int)(self - peers));
   snprintf(self->address, sizeof self->address, "%s%s", self->prefix, self->path);
   snprintf(script, sizeof script, "%s/%s", BENCH_PEERS, self->script);
-  const char *const argv[] = {python(), script, self->address, self->argument, NULL};
+  const char *const argv[] = {child_python(), script, self->address, self->argument, NULL};
   if (!child_start(&self->server, argv, -1)) return self->broken = "no Python";
-  if (wait_until_ready(&self->server)) return NULL;
+  if (child_is_ready(&self->server)) return NULL;
   kill(self->server.pid, SIGKILL);
   child_stop(&self->server);
   self->server.pid = 0;
@@ -98,16 +85,20 @@ static peer *find(const char *name) {
   bench_die(name, NULL);
 }
 
+/* Its client's arguments are the address, callers, seconds, and a mode with its number of bytes. */
 static const char *run_peer(const bench_case *self, double seconds, figures *to) {
+  static const char *const modes[] = {NULL, "async", "down", "up"};
   peer *other = find(self->program);
   const char *why = start(other);
-  char callers[16], time[32];
+  char callers[16], time[32], bytes[32];
   if (why != NULL) return why;
   snprintf(callers, sizeof callers, "%d", self->callers);
   snprintf(time, sizeof time, "%.3f", seconds);
-  const char *const argv[] = {other->client, other->address, callers, time, self->kind == KIND_ASYNC ? "async" : NULL,
-                              NULL};
-  return child_measure(argv, other->server.pid, to) ? NULL : "its client failed";
+  snprintf(bytes, sizeof bytes, "%zu", self->bytes);
+  const char *const argv[] = {other->client, other->address, callers, time, modes[self->kind], bytes, NULL};
+  if (!child_measure(argv, other->server.pid, to)) return "its client failed";
+  if (self->bytes > 0) to->of[METRIC_BYTES_RATE] = to->of[METRIC_RATE] * (double)self->bytes / (1 << 20);
+  return NULL;
 }
 
 /* Our stubs with the same server. */
@@ -141,7 +132,7 @@ static const char *run_original(const bench_case *self, double seconds, figures 
   snprintf(callers, sizeof callers, "%d", self->callers);
   snprintf(time, sizeof time, "%.3f", seconds);
   snprintf(path, sizeof path, "%s/worker", folder);
-  const char *const argv[] = {BENCH_ORIGINAL, path, callers, time, python(), BENCH_PEERS "/original/worker.py",
+  const char *const argv[] = {BENCH_ORIGINAL, path, callers, time, child_python(), BENCH_PEERS "/original/worker.py",
                               source,         NULL};
   bool good = child_measure(argv, 0, to);
   rmdir(folder);
@@ -152,6 +143,12 @@ static const char *run_original(const bench_case *self, double seconds, figures 
 #define MANY .limit = "limit: UDS with handler, 64 in flight"
 #define PEER(name) .run = run_peer, .program = name
 #define GRPC PEER("grpc")
+#define DOWN(size, count) \
+  .name = "gRPC stream down, " size, GRPC, .kind = KIND_DOWN, .callers = 1, .bytes = (count), \
+  .limit = "limit: " size " serialised in process"
+#define UP(size, count) \
+  .name = "gRPC stream up, " size, GRPC, .kind = KIND_UP, .callers = 1, .bytes = (count), \
+  .limit = "limit: " size " parsed in process"
 
 static const bench_case cases[] = {
     {.name = "gRPC, 1 thread", GRPC, ONE},
@@ -170,6 +167,10 @@ static const bench_case cases[] = {
     {.name = "gRPC to aio server, 16 threads", PEER("grpc aio"), MANY, .callers = 16},
     {.name = "gRPC to pinned server, 1 thread", PEER("grpc pinned"), ONE},
     {.name = "gRPC to pinned server, 16 threads", PEER("grpc pinned"), MANY, .callers = 16},
+    {DOWN("16 B", 16)},
+    {DOWN("64 KiB", 65536)},
+    {UP("16 B", 16)},
+    {UP("64 KiB", 65536)},
     {.name = "Thrift, 1 thread", PEER("thrift"), ONE},
     {.name = "Thrift, 16 threads", PEER("thrift"), MANY, .callers = 16},
     {.name = "ZeroMQ, 1 thread", PEER("zmq"), ONE},

@@ -47,13 +47,9 @@ static void print_value(double value, int width) {
     printf(" %*.*f", width, value < 1 ? 3 : 2, value);
 }
 
-/* A p50 in terms of another, or a rate where there is no p50. */
-static void print_ratio(results *in, const result *own, const char *other) {
-  metric which = METRICS;
-  static const metric candidates[] = {METRIC_P50, METRIC_RATE, METRIC_TIME};
-  for (size_t i = 0; i < sizeof candidates / sizeof *candidates && which == METRICS; i++)
-    if (!isnan(own->median.of[candidates[i]]) && !isnan(results_value(in, other, candidates[i]))) which = candidates[i];
-  if (other == NULL || which == METRICS) {
+/* In terms of another case's. */
+static void print_ratio(results *in, const result *own, const char *other, metric which) {
+  if (isnan(own->median.of[which]) || isnan(results_value(in, other, which))) {
     printf(" %9s", "");
     return;
   }
@@ -69,8 +65,18 @@ static void print_calls(results *in, const result *one) {
   static const int widths[] = {8, 8, 8, 9, 9, 8, 6, 8, 8, 7};
   printf("%-*s", NAME_WIDTH, one->of->name);
   for (size_t i = 0; i < sizeof columns / sizeof *columns; i++) print_value(one->median.of[columns[i]], widths[i]);
-  print_ratio(in, one, one->of->limit);
-  print_ratio(in, one, one->of->peer);
+  metric which = isnan(one->median.of[METRIC_P50]) ? METRIC_RATE : METRIC_P50;
+  print_ratio(in, one, one->of->limit, which);
+  print_ratio(in, one, one->of->peer, which);
+  putchar('\n');
+}
+
+static void print_other(results *in, const result *one, metric which) {
+  char what[32];
+  snprintf(what, sizeof what, "%s (%s)", metric_unit(which), metric_name(which));
+  printf("%-*s %8.3f %-82s", NAME_WIDTH, one->of->name, one->median.of[which], what);
+  print_ratio(in, one, one->of->limit, which);
+  print_ratio(in, one, one->of->peer, which);
   putchar('\n');
 }
 
@@ -85,9 +91,7 @@ static void print_figures(results *of) {
     else if (!isnan(one->median.of[METRIC_P50]) || !isnan(one->median.of[METRIC_RATE]))
       print_calls(of, one);
     for (metric which = METRIC_SYSCALLS; which < METRICS && one->skipped == NULL; which++)
-      if (!isnan(one->median.of[which]))
-        printf("%-*s %8.3f %s (%s)\n", NAME_WIDTH, one->of->name, one->median.of[which], metric_unit(which),
-               metric_name(which));
+      if (!isnan(one->median.of[which])) print_other(of, one, which);
   }
   puts("\nMedians over the rounds. fair: calls of the slowest thread / those of the fastest. host CPU, all CPU: us of "
        "one\n"

@@ -2,7 +2,8 @@
  * client.h - what the programs that call a peer have in common: time, and how they tell what they found.
  *
  * A program writes one line to its output: calls, seconds, CPU seconds of itself, and calls of the slowest thread ÷ those
- * of the fastest; then the time of each call in nanoseconds, as int64_t of this machine.
+ * of the fastest; then the time of each call in nanoseconds, as int64_t of this machine; no times where messages
+ * of a stream are counted.
  */
 #ifndef BENCH_PEERS_CLIENT_H
 #define BENCH_PEERS_CLIENT_H
