@@ -1,5 +1,7 @@
 #include "module.h"
 
+#include <stdlib.h>
+
 #include "context.h"
 #include "envelope.h"
 #include "job.h"
@@ -30,7 +32,17 @@ static PyMethodDef functions[] = {
     {NULL, NULL, 0, NULL},
 };
 
+/* glibc gives the top of its heap back as soon as 128 KiB are free there, and takes it again, page by page, for the next long
+   message. With the largest mapping that was ever freed two bounds rise, unless the environment sets them (mallopt(3),
+   M_MMAP_THRESHOLD): up to LARGE bytes come from the heap then, whose top keeps twice as many. */
+static void keep_heap(void) {
+  enum { LARGE = 8 << 20 };
+  void *volatile large = malloc(LARGE);
+  free(large);
+}
+
 static int execute(PyObject *module) {
+  keep_heap();
   module_state *const state = PyModule_GetState(module);
   if (add_type(module, &context_spec, &state->context_type) < 0) return -1;
   if (add_type(module, &job_spec, &state->job_type) < 0) return -1;
