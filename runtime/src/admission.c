@@ -38,12 +38,13 @@ static int stream_room_of(const struct admission *self, const struct connection 
   return self->max_streams - atomic_load(&candidate->streams);
 }
 
-/* The open connection with the least to do that has room, or NULL. A stream counts like a call. The lock is held. */
-static struct connection *choose(struct admission *self, bool for_stream) {
+/* The open connection with the least to do that has room, or NULL. Of several it is the first, so that few calls keep few
+ * workers awake, with warm caches. A stream counts like a call. The lock is held. */
+static struct connection *choose(const struct admission *self, bool for_stream) {
   struct connection *best = NULL;
   int best_load = 0;
   for (int i = 0; i < self->count; i++) {
-    struct connection *candidate = self->connections[(self->next + i) % self->count];
+    struct connection *candidate = self->connections[i];
     int load = atomic_load(&candidate->load) + atomic_load(&candidate->streams);
     if (best != NULL && load >= best_load) continue;
     if ((for_stream ? stream_room_of(self, candidate) : room_of(self, candidate)) <= 0) continue;
@@ -51,7 +52,6 @@ static struct connection *choose(struct admission *self, bool for_stream) {
     best_load = load;
     if (load == 0) break;
   }
-  self->next = (self->next + 1) % self->count;
   return best;
 }
 

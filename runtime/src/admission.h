@@ -23,7 +23,6 @@ struct admission {
   _Atomic int workers;             /* that shall run; the other connections are spare. Set by the supervisor */
   int max_in_flight;               /* per connection */
   int max_streams;                 /* per connection */
-  int next;                        /* where the search begins, so that equals take turns */
   call_list queue, stream_queue;
   int64_t queue_limit;
   _Atomic int64_t queued;       /* in both */

@@ -9,9 +9,10 @@ static void write_script(const char *path, const char *broken) {
   FILE *file = fopen(path, "w");
   assert_non_null(file);
   fprintf(file,
-          "import os\nfrom pyproc_worker import expose, run_worker\n\n"
+          "import os\nimport time\n\nfrom pyproc_worker import expose, run_worker\n\n"
           "if os.path.exists(\"%s\"):\n    raise RuntimeError(\"it is broken\")\n\n\n"
           "@expose\ndef pid(body):\n    return os.getpid()\n\n\n"
+          "@expose\ndef wait(body):\n    time.sleep(body)\n\n\n"
           "@expose\ndef die(body):\n    os._exit(7)\n\n\nrun_worker()\n",
           broken);
   assert_int_equal(fclose(file), 0);
@@ -97,6 +98,13 @@ static void test_waiting_calls_fail(void **state) {
   pyproc_pool_close(pool);
 }
 
+static void wait_a_little(int number, void *argument) {
+  char *reply = NULL;
+  (void)number;
+  pyproc_call_json(argument, "wait", "0.3", NULL, &reply, NULL);
+  pyproc_reply_free(reply);
+}
+
 static void test_one_good_worker_keeps_it_closed(void **state) {
   (void)state;
   static log_lines lines;
@@ -107,12 +115,14 @@ static void test_one_good_worker_keeps_it_closed(void **state) {
   options.breaker_failures = 1;
   options.restart_max = PYPROC_OFF;
   pyproc_pool *pool = open_pool(&options);
-  long one = call_number(pool, "pid", "null"), other = one;
-  for (int i = 0; i < 1000 && other == one; i++) other = call_number(pool, "pid", "null");
-  assert_int_not_equal(other, one);
+  WAIT_FOR(seen(PYPROC_EVENT_WORKER_READY) == 2);
+  run_threads(4, wait_a_little, pool); /* each has answered */
+  long one = call_number(pool, "pid", "null");
   touch(broken);
   kill((pid_t)one, SIGKILL);
   WAIT_FOR(seen(PYPROC_EVENT_WORKER_DIED) >= 3); /* itself, and two that did not start */
+  long other = call_number(pool, "pid", "null");
+  assert_int_not_equal(other, one);
   for (int i = 0; i < 10; i++) assert_int_equal(call_number(pool, "pid", "null"), other);
   assert_int_equal(seen(PYPROC_EVENT_BREAKER_OPEN), 0);
   pyproc_pool_close(pool);
