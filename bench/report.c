@@ -47,9 +47,14 @@ static void print_value(double value, int width) {
     printf(" %*.*f", width, value < 1 ? 3 : 2, value);
 }
 
-/* In terms of another case's. */
+static bool both_have(results *in, const result *own, const char *other, metric which) {
+  return !isnan(own->median.of[which]) && !isnan(results_value(in, other, which));
+}
+
+/* In terms of another case's; of calls it is the p50, or the rate where one of the two has no p50. */
 static void print_ratio(results *in, const result *own, const char *other, metric which) {
-  if (isnan(own->median.of[which]) || isnan(results_value(in, other, which))) {
+  if (which == METRIC_P50 && !both_have(in, own, other, which)) which = METRIC_RATE;
+  if (!both_have(in, own, other, which)) {
     printf(" %9s", "");
     return;
   }
@@ -65,9 +70,8 @@ static void print_calls(results *in, const result *one) {
   static const int widths[] = {8, 8, 8, 9, 9, 8, 6, 8, 8, 7};
   printf("%-*s", NAME_WIDTH, one->of->name);
   for (size_t i = 0; i < sizeof columns / sizeof *columns; i++) print_value(one->median.of[columns[i]], widths[i]);
-  metric which = isnan(one->median.of[METRIC_P50]) ? METRIC_RATE : METRIC_P50;
-  print_ratio(in, one, one->of->limit, which);
-  print_ratio(in, one, one->of->peer, which);
+  print_ratio(in, one, one->of->limit, METRIC_P50);
+  print_ratio(in, one, one->of->peer, METRIC_P50);
   putchar('\n');
 }
 
