@@ -5,7 +5,10 @@
 #include "error.h"
 #include "poison.h"
 
-enum { ATTEMPTS_MAX = 5 }; /* workers that may die before they have started the call */
+enum {
+  ATTEMPTS_MAX = 5, /* workers that may die before they have started the call */
+  TURN_EVERY = 64   /* calls of which one goes to another worker than the first */
+};
 
 void admission_init(struct admission *self, struct lot *lot, int64_t queue_limit, int max_in_flight, int max_streams) {
   *self = (struct admission){
@@ -38,19 +41,26 @@ static int stream_room_of(const struct admission *self, const struct connection 
   return self->max_streams - atomic_load(&candidate->streams);
 }
 
-/* The open connection with the least to do that has room, or NULL. Of several it is the first, so that few calls keep few
- * workers awake, with warm caches. A stream counts like a call. The lock is held. */
-static struct connection *choose(const struct admission *self, bool for_stream) {
+/* Of idle workers the first is busy most often, so that few calls keep few workers awake, with warm caches. But none is left
+ * unused: one that has not answered yet comes first, and now and then the search begins at another one. */
+static int first_of(struct admission *self) {
+  uint32_t turn = ++self->turn;
+  return turn % TURN_EVERY == 0 ? (int)(turn / TURN_EVERY % (uint32_t)self->count) : 0;
+}
+
+/* The open connection with the least to do that has room, or NULL. A stream counts like a call. The lock is held. */
+static struct connection *choose(struct admission *self, bool for_stream) {
   struct connection *best = NULL;
-  int best_load = 0;
+  int best_load = 0, first = self->count > 1 ? first_of(self) : 0;
   for (int i = 0; i < self->count; i++) {
-    struct connection *candidate = self->connections[i];
+    struct connection *candidate = self->connections[(first + i) % self->count];
     int load = atomic_load(&candidate->load) + atomic_load(&candidate->streams);
-    if (best != NULL && load >= best_load) continue;
+    bool is_new = load == 0 && atomic_load(&candidate->good_calls) == 0;
+    if (best != NULL && load >= best_load && !is_new) continue;
     if ((for_stream ? stream_room_of(self, candidate) : room_of(self, candidate)) <= 0) continue;
     best = candidate;
     best_load = load;
-    if (load == 0) break;
+    if (is_new) break;
   }
   return best;
 }

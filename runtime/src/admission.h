@@ -23,6 +23,7 @@ struct admission {
   _Atomic int workers;             /* that shall run; the other connections are spare. Set by the supervisor */
   int max_in_flight;               /* per connection */
   int max_streams;                 /* per connection */
+  uint32_t turn;                   /* counts the searches for a worker */
   call_list queue, stream_queue;
   int64_t queue_limit;
   _Atomic int64_t queued;       /* in both */

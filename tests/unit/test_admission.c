@@ -112,6 +112,7 @@ static void shop_open(int places, int capacity, int64_t queue_limit) {
     shop.places[i].base.protocol = &place_protocol;
     atomic_store(&shop.places[i].base.state, CONNECTION_OPEN);
     atomic_store(&shop.places[i].base.capacity, capacity);
+    atomic_store(&shop.places[i].base.good_calls, 1);
     shop.connections[i] = &shop.places[i].base;
   }
   shop.admission.connections = shop.connections;
@@ -189,6 +190,26 @@ static void few_calls_keep_to_few_workers(void **state) {
     for (int i = 0; i < 3; i++) assert_int_equal(shop.places[i].count, i < 2);
     for (int i = 0; i < 2; i++) let_go(&shop.places[i], 0);
   }
+  shop_close();
+}
+
+static void no_worker_is_left_unused(void **state) {
+  (void)state;
+  enum { MANY = 1000 };
+  int calls[3] = {0};
+  shop_open(3, 8, 10);
+  atomic_store(&shop.places[2].base.good_calls, 0); /* it has not answered yet */
+  enter(0);
+  assert_int_equal(shop.places[2].count, 1);
+  let_go(&shop.places[2], 0);
+  atomic_store(&shop.places[2].base.good_calls, 1);
+  for (int call = 0; call < MANY; call++) {
+    enter(0);
+    for (int i = 0; i < 3; i++)
+      for (; shop.places[i].count > 0; calls[i]++) let_go(&shop.places[i], 0);
+  }
+  assert_int_equal(calls[0] + calls[1] + calls[2], MANY);
+  assert_true(calls[0] > MANY * 9 / 10 && calls[1] > 0 && calls[2] > 0);
   shop_close();
 }
 
@@ -530,6 +551,7 @@ int main(void) {
       cmocka_unit_test(a_call_given_back_too_often_ends),
       cmocka_unit_test(the_least_loaded_is_first),
       cmocka_unit_test(few_calls_keep_to_few_workers),
+      cmocka_unit_test(no_worker_is_left_unused),
       cmocka_unit_test(room),
       cmocka_unit_test(only_open_connections_get_calls),
       cmocka_unit_test(the_queue_is_bounded),
