@@ -186,6 +186,17 @@ static int welcome(struct loop *self, struct connection *connection, PyObject *b
 
 /* --- Dispatch --- */
 
+static const char *too_early(uint8_t kind) {
+  switch (kind) {
+  case WIRE_HELLO:
+    return "it said hello twice";
+  case WIRE_WELCOME:
+    return "it sent a welcome before its hello";
+  default:
+    return "it sent a frame before the handshake was over";
+  }
+}
+
 static int dispatch_greeting(struct loop *self, struct connection *connection, const connection_frame *frame) {
   if (frame->header.kind == 0) {
     connection->original = true;
@@ -205,7 +216,7 @@ static int dispatch_greeting(struct loop *self, struct connection *connection, c
     set_fault(self, connection, "it sent a welcome that does not fit this worker");
   } else if (frame->header.kind < WIRE_STREAM_DATA && frame->header.kind != WIRE_CANCEL &&
              frame->header.kind != WIRE_PING) {
-    set_fault(self, connection, "it sent a frame before the handshake was over");
+    set_fault(self, connection, too_early(frame->header.kind));
   }
   return 0;
 }
