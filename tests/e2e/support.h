@@ -63,8 +63,9 @@ int64_t now_ms(void);
 #define WAIT_FOR(condition) \
   do { \
     int64_t wait_until_ = now_ms() + 60000; \
-    while (!(condition) && now_ms() < wait_until_) pause_ms(2); \
-    if (!(condition)) fail_msg("not within a minute: %s", #condition); \
+    bool wait_held_; /* once: it may not hold for long */ \
+    while (!(wait_held_ = (condition)) && now_ms() < wait_until_) pause_ms(2); \
+    if (!wait_held_) fail_msg("not within a minute: %s", #condition); \
   } while (0)
 
 /* A path in the folder of the scripts, or in the source tree; valid until the process ends. */
