@@ -60,13 +60,13 @@ int child_stop(child *self) {
   return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
-/* None come from a stream. */
-static void read_times(FILE *from, double calls, samples *to) {
+static bool read_times(FILE *from, double calls, samples *to) {
   samples_init(to, calls < 1 ? 1 : (size_t)calls);
   to->count = fread(to->ns, sizeof *to->ns, to->capacity, from);
+  return to->count > 0;
 }
 
-bool child_measure(const char *const *argv, pid_t server, figures *to) {
+bool child_measure(const char *const *argv, pid_t server, bool has_times, figures *to) {
   child self;
   samples times = {0};
   double calls = 0, seconds = 0, cpu_seconds = 0, fairness = 0;
@@ -74,8 +74,7 @@ bool child_measure(const char *const *argv, pid_t server, figures *to) {
   if (!child_start(&self, argv, -1)) return false;
   FILE *output = fdopen(dup(self.output), "r");
   bool good = output != NULL && fscanf(output, "%lf %lf %lf %lf", &calls, &seconds, &cpu_seconds, &fairness) == 4 &&
-              fgetc(output) == '\n';
-  if (good) read_times(output, calls, &times);
+              fgetc(output) == '\n' && (!has_times || read_times(output, calls, &times));
   if (output != NULL) fclose(output);
   if (child_stop(&self) != 0 || !good) {
     samples_free(&times);

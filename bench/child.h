@@ -26,8 +26,8 @@ bool child_is_ready(const child *self);
 /* Takes its input away and waits for its end. Returns its exit status, -1 where it was killed. */
 int child_stop(child *self);
 
-/* Runs a program that writes what peers/client.h says. `server` (0: none) is the process that it calls. Returns false
- * when it fails. */
-bool child_measure(const char *const *argv, pid_t server, figures *to);
+/* Runs a program that writes what peers/client.h says, with the time of each call or without. `server` (0: none) is the
+ * process that it calls. Returns false when it fails. */
+bool child_measure(const char *const *argv, pid_t server, bool has_times, figures *to);
 
 #endif

@@ -43,6 +43,10 @@ void figures_set_times(figures *self, samples *times) {
   self->of[METRIC_P999] = samples_quantile_us(times, 0.999);
 }
 
+void figures_set_bytes(figures *self, size_t bytes) {
+  self->of[METRIC_BYTES_RATE] = self->of[METRIC_RATE] * (double)bytes / (1 << 20);
+}
+
 static int compare(const void *a, const void *b) {
   double left = *(const double *)a, right = *(const double *)b;
   return (left > right) - (left < right);

@@ -239,8 +239,8 @@ static const char *run_call(const bench_case *self, double seconds, figures *to)
   snprintf(bytes, sizeof bytes, "%zu", self->bytes);
   snprintf(time, sizeof time, "%.3f", seconds);
   const char *const argv[] = {BENCH_INPROCESS, "call", self->program, bytes, time, NULL};
-  if (!child_measure(argv, 0, to)) bench_die(BENCH_INPROCESS " failed", NULL);
-  if (self->bytes > 0) to->of[METRIC_BYTES_RATE] = to->of[METRIC_RATE] * (double)self->bytes / (1 << 20);
+  if (!child_measure(argv, 0, true, to)) bench_die(BENCH_INPROCESS " failed", NULL);
+  if (self->bytes > 0) figures_set_bytes(to, self->bytes);
   return NULL;
 }
 
@@ -265,7 +265,7 @@ static const char *run_copy(const bench_case *self, double seconds, figures *to)
     before = now;
   } while (before - began < (int64_t)(seconds * 1e9));
   to->of[METRIC_RATE] = (double)times.count / ((double)(before - began) / 1e9);
-  to->of[METRIC_BYTES_RATE] = to->of[METRIC_RATE] * (double)self->bytes / (1 << 20);
+  figures_set_bytes(to, self->bytes);
   figures_set_times(to, &times);
   samples_free(&times);
   free(from);

@@ -31,7 +31,7 @@ static const char *run(const bench_case *self, double seconds, figures *to) {
   if (sent.bytes == NULL) bench_die("out of memory", NULL);
   memset(sent.bytes, 7, self->bytes + 1);
   caller_measure(pool, echo, &sent, 0, seconds, to);
-  to->of[METRIC_BYTES_RATE] = to->of[METRIC_RATE] * (double)self->bytes / (1 << 20);
+  figures_set_bytes(to, self->bytes);
   free(sent.bytes);
   return NULL;
 }

@@ -96,8 +96,8 @@ static const char *run_peer(const bench_case *self, double seconds, figures *to)
   snprintf(time, sizeof time, "%.3f", seconds);
   snprintf(bytes, sizeof bytes, "%zu", self->bytes);
   const char *const argv[] = {other->client, other->address, callers, time, modes[self->kind], bytes, NULL};
-  if (!child_measure(argv, other->server.pid, to)) return "its client failed";
-  if (self->bytes > 0) to->of[METRIC_BYTES_RATE] = to->of[METRIC_RATE] * (double)self->bytes / (1 << 20);
+  if (!child_measure(argv, other->server.pid, self->kind <= KIND_ASYNC, to)) return "its client failed";
+  if (self->bytes > 0) figures_set_bytes(to, self->bytes);
   return NULL;
 }
 
@@ -134,7 +134,7 @@ static const char *run_original(const bench_case *self, double seconds, figures 
   snprintf(path, sizeof path, "%s/worker", folder);
   const char *const argv[] = {BENCH_ORIGINAL, path, callers, time, child_python(), BENCH_PEERS "/original/worker.py",
                               source,         NULL};
-  bool good = child_measure(argv, 0, to);
+  bool good = child_measure(argv, 0, true, to);
   rmdir(folder);
   return good ? NULL : "the Go library's client failed";
 }

@@ -60,7 +60,7 @@ static const char *run(const bench_case *self, double seconds, figures *to) {
   double took = (double)(now_ns() - began) / 1e9;
   meter_end(&cost, count, to);
   to->of[METRIC_RATE] = count / took;
-  to->of[METRIC_BYTES_RATE] = count / took * (double)self->bytes / (1 << 20);
+  figures_set_bytes(to, self->bytes);
   return NULL;
 }
 

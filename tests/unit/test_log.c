@@ -318,7 +318,7 @@ static void test_output_becomes_lines(void **state) {
   release(&self);
 }
 
-static void test_the_last_may_be_an_unfinished_line_on(void **state) {
+static void test_the_last_line_may_be_unfinished(void **state) {
   struct seen *seen = *state;
   struct captured self = capture(seen);
   send_text(&self, "half", 4);
@@ -545,7 +545,7 @@ int main(void) {
       TEST(test_wake_is_called_for_an_empty_queue_only),
       TEST(test_many_threads_write_one_delivers),
       TEST(test_output_becomes_lines),
-      TEST(test_the_last_may_be_an_unfinished_line_on),
+      TEST(test_the_last_line_may_be_unfinished),
       TEST(test_long_lines_are_cut_between_characters),
       TEST(test_what_is_no_utf8_is_replaced),
       TEST(test_one_read_is_bounded),

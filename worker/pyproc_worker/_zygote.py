@@ -32,6 +32,7 @@ STATUS_UNKNOWN = 0xFFFFFFFF
 FRAME_LIMIT = 16 << 20
 FDS_MAX = 5  # standard output, standard error, the worker's socket, where stacks go, a pipe whose end is the worker's
 TEXT_MAX = 512
+# What nearly every script imports first, which takes longer than a fork and the rest of the start together.
 RUNTIME = ("pyproc_worker", "google.protobuf.internal.builder", "google.protobuf.internal.well_known_types")
 
 # Each pool of threads: in which libraries, how its size is set, the variables that name it (the first that is set
