@@ -137,6 +137,11 @@ const char *temporary_path(const char *name) {
   return keep_path(temporary_folder, name);
 }
 
+bool touch(const char *path) {
+  FILE *file = fopen(path, "w");
+  return file != NULL && fclose(file) == 0;
+}
+
 char *read_file(const char *path) {
   FILE *file = fopen(path, "r");
   if (file == NULL) return NULL;

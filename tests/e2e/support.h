@@ -74,6 +74,7 @@ const char *source_path(const char *name);
 
 /* A new file name in a temporary folder of this test, which the teardown removes. */
 const char *temporary_path(const char *name);
+bool touch(const char *path);      /* makes an empty file; any thread */
 char *read_file(const char *path); /* to free; NULL: there is none */
 
 /* ---- pools ---- */

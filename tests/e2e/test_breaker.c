@@ -18,12 +18,6 @@ static void write_script(const char *path, const char *broken) {
   assert_int_equal(fclose(file), 0);
 }
 
-static void touch(const char *path) {
-  FILE *file = fopen(path, "w");
-  assert_non_null(file);
-  assert_int_equal(fclose(file), 0);
-}
-
 static atomic_int events[16];
 
 static void count_event(const pyproc_event *event, void *userdata) {
@@ -62,7 +56,7 @@ static void test_opens_and_closes(void **state) {
   options.breaker_cooldown_ms = 300;
   pyproc_pool *pool = open_pool(&options);
   long before = call_number(pool, "pid", "null");
-  touch(broken);
+  assert_true(touch(broken));
   kill((pid_t)before, SIGKILL);
   WAIT_FOR(seen(PYPROC_EVENT_BREAKER_OPEN) >= 1);
   WAIT_FOR(breaker_of(pool) == 1);
@@ -87,7 +81,7 @@ static void test_waiting_calls_fail(void **state) {
   options.breaker_failures = 1;
   pyproc_pool *pool = open_pool(&options);
   long before = call_number(pool, "pid", "null");
-  touch(broken);
+  assert_true(touch(broken));
   kill((pid_t)before, SIGKILL);
   WAIT_FOR(!process_lives(before));
   assert_error(call_failure(pool, "pid", "null", 0), PYPROC_E_UNAVAILABLE, "it is broken", NOT_RUN);
@@ -118,7 +112,7 @@ static void test_one_good_worker_keeps_it_closed(void **state) {
   WAIT_FOR(seen(PYPROC_EVENT_WORKER_READY) == 2);
   run_threads(4, wait_a_little, pool); /* each has answered */
   long one = call_number(pool, "pid", "null");
-  touch(broken);
+  assert_true(touch(broken));
   kill((pid_t)one, SIGKILL);
   WAIT_FOR(seen(PYPROC_EVENT_WORKER_DIED) >= 3); /* itself, and two that did not start */
   long other = call_number(pool, "pid", "null");
@@ -139,7 +133,7 @@ static void test_a_place_rests(void **state) {
   options.breaker_failures = PYPROC_OFF;
   pyproc_pool *pool = open_pool(&options);
   long before = call_number(pool, "pid", "null");
-  touch(broken);
+  assert_true(touch(broken));
   kill((pid_t)before, SIGKILL);
   WAIT_FOR(log_lines_have(&lines,
                           "worker 0: failed 2 times within 5000 ms (options restart_max, restart_window_ms): it "

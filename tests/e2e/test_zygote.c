@@ -83,12 +83,6 @@ static const char *add_module(pyproc_pool_options *options, const char *name, co
   return path;
 }
 
-static void make_mark(const char *mark) {
-  FILE *file = fopen(mark, "w");
-  assert_non_null(file);
-  assert_int_equal(fclose(file), 0);
-}
-
 static long parent_pid(pyproc_pool *pool) {
   return call_number(pool, "parent", "null");
 }
@@ -321,7 +315,7 @@ static void test_a_zygote_that_keeps_dying(void **state) {
   snprintf(text, sizeof text, "import os\nif os.path.exists('%s'):\n    os._exit(9)\n", mark);
   add_module(&options, "sometimes", text);
   pyproc_pool *pool = open_forked(&options, &zygote);
-  make_mark(mark);
+  assert_true(touch(mark));
   kill((pid_t)zygote, SIGKILL);
   WAIT_FOR(has_heard("zygote: exited with status 9"));
   pyproc_call_options patient = PYPROC_CALL_OPTIONS_INIT;
@@ -387,7 +381,7 @@ static void test_closed_while_it_forks(void **state) {
            mark, forked);
   add_module(&options, "slow", text);
   pyproc_pool *pool = open_forked(&options, &zygote);
-  make_mark(mark);
+  assert_true(touch(mark));
   kill((pid_t)heard.ready[0], SIGKILL);
   WAIT_FOR(has_heard("was killed by signal 9"));
   pause_ms(100);
@@ -407,7 +401,7 @@ static void test_resized_while_it_imports(void **state) {
   pyproc_pool *pool = open_forked(&options, &zygote);
   assert_int_equal(pyproc_pool_resize(pool, 2, NULL), 0);
   WAIT_FOR(heard.ready_count == 2);
-  make_mark(mark);
+  assert_true(touch(mark));
   kill((pid_t)zygote, SIGKILL);
   WAIT_FOR(has_heard("zygote: was killed by signal 9"));
   kill((pid_t)heard.ready[1], SIGKILL);
