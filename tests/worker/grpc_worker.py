@@ -7,6 +7,7 @@ import collections
 import ctypes
 import itertools
 import os
+import signal
 import sys
 import threading
 import time
@@ -279,6 +280,12 @@ def plain(request):
 @expose
 async def awaited(request, context):
     return [request, context.method]
+
+
+@expose
+async def take_sigterm(request):
+    signal.raise_signal(signal.SIGTERM)
+    return threading.current_thread() is threading.main_thread()
 
 
 @expose

@@ -13,7 +13,7 @@ import pytest
 from support import CANCEL, PING, PONG, REPLY, Frame, Host, Worker, envelope, frame, wait_until
 
 SCRIPT = '''
-import asyncio, collections, itertools, os, sys, threading, time
+import asyncio, collections, itertools, os, signal, sys, threading, time
 from pyproc_worker import Cancelled, Code, Error, expose, on_stop, serve
 
 
@@ -58,6 +58,12 @@ async def swallow(request):
         except asyncio.CancelledError:
             say(f"swallowed {number}")
     return "went on"
+
+
+@expose
+async def take_sigterm(request):
+    signal.raise_signal(signal.SIGTERM)
+    return threading.current_thread() is threading.main_thread()
 
 
 @expose
@@ -370,6 +376,14 @@ def test_sigterm_lets_handlers_finish(host: Host, tmp_path: Path) -> None:
         codes[got.id] = got.code
     assert [codes[id] for id in (*ids, waiting)] == [0, 0, 14]
     assert worker.wire.is_closed()
+    assert worker.process.wait(30) == 0
+    assert worker.output().splitlines()[-1] == "stopped"
+
+
+def test_sigterm_on_another_thread(host: Host) -> None:
+    """The main one, which runs its Python handler, waits for work meanwhile."""
+    worker = host.start(SCRIPT)
+    assert worker.call("take_sigterm", {}).json is False
     assert worker.process.wait(30) == 0
     assert worker.output().splitlines()[-1] == "stopped"
 

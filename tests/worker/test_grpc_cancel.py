@@ -359,6 +359,14 @@ def test_signals_stop_in_order(grpc_host: GrpcHost, number: int) -> None:
     assert worker.output() == "started\nstopped\n"
 
 
+def test_sigterm_on_another_thread(grpc_host: GrpcHost) -> None:
+    """The main one, which runs its Python handler, waits for work meanwhile."""
+    worker, client = grpc_host.start()
+    assert client.dynamic("take_sigterm", None) is False
+    assert worker.process.wait(PATIENCE_S) == 0
+    assert worker.output() == "started\nstopped\n"
+
+
 def test_hang_up_before_the_welcome(grpc_host: GrpcHost) -> None:
     worker, _ = grpc_host.spawn()
     worker.wire.read()

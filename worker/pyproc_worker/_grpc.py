@@ -462,6 +462,10 @@ class Server(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
         """As Loop's."""
         self._watch.use_signal(interrupt)
 
+    def use_stop_signal(self, stop: int, /) -> None:
+        """As Loop's."""
+        self._watch.use_stop_signal(stop)
+
     def use_stacks(self, dump: int, fd: int, /) -> None:
         """As Loop's."""
         self._watch.use_stacks(dump, fd)

@@ -261,6 +261,7 @@ def _stopped_by_signal(loop: Serving) -> Iterator[None]:
     ours = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     if ours:
         signal.signal(signal.SIGTERM, _stop_loop)
+        loop.use_stop_signal(signal.SIGTERM)
     old_fd = signal.set_wakeup_fd(loop.wakeup_fd, warn_on_full_buffer=False)
     process.signals = True
     try:

@@ -41,6 +41,9 @@ class Serving(Dispatcher, Protocol):
     def use_signal(self, interrupt: int, /) -> None:
         """The calling thread's handlers are interrupted by it; 0: by none."""
 
+    def use_stop_signal(self, stop: int, /) -> None:
+        """The signal, whose number comes by wakeup_fd, does as stop(); 0: none."""
+
     def use_stacks(self, dump: int, fd: int, /) -> None:
         """The signal, 0: none, has all stacks written to the descriptor, -1: to standard error."""
 

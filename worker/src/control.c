@@ -85,6 +85,15 @@ void control_stop(struct control *self) {
   wake_signal(&self->turn);
 }
 
+void control_take_turn(struct control *self) {
+  const int number = atomic_load(&self->stop_signal);
+  if (wake_take(&self->turn, number) && number != 0) atomic_store(&self->stop, true);
+}
+
+void control_use_stop_signal(struct control *self, int stop) {
+  atomic_store(&self->stop_signal, stop);
+}
+
 int control_take_wire(struct control *self, int fd) {
   const int copy = fcntl(fd, F_DUPFD_CLOEXEC, 3);
   if (copy < 0) return -1;

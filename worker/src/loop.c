@@ -536,7 +536,7 @@ static int wait_for_work(struct loop *self, bool waits) {
     return -1;
   }
   if (ready > 0 && wanted[0].revents != 0) {
-    wake_drain(&self->control->turn);
+    control_take_turn(self->control);
     mark_all_ready(self); /* a job may have let go of one */
   }
   if (ready < 0 || wanted[0].revents != 0) return PyErr_CheckSignals();
@@ -676,6 +676,13 @@ static PyObject *use_signal(struct loop *self, PyObject *arguments) {
   int interrupt_signal;
   if (!PyArg_ParseTuple(arguments, "i:use_signal", &interrupt_signal)) return NULL;
   if (!self->abandoned) control_use_signal(self->control, interrupt_signal);
+  Py_RETURN_NONE;
+}
+
+static PyObject *use_stop_signal(struct loop *self, PyObject *number) {
+  const long stop_signal = PyLong_AsLong(number);
+  if (stop_signal == -1 && PyErr_Occurred()) return NULL;
+  control_use_stop_signal(self->control, (int)stop_signal);
   Py_RETURN_NONE;
 }
 
@@ -890,6 +897,8 @@ static PyMethodDef loop_methods[] = {
     {"stop", (PyCFunction)(void (*)(void))stop, METH_NOARGS, "Lets run() return once the running handler has."},
     {"use_signal", (PyCFunction)(void (*)(void))use_signal, METH_VARARGS,
      "The calling thread's handlers are interrupted by the signal; 0: by none."},
+    {"use_stop_signal", (PyCFunction)(void (*)(void))use_stop_signal, METH_O,
+     "The signal, whose number comes by wakeup_fd, does as stop(); 0: none."},
     {"use_stacks", (PyCFunction)(void (*)(void))use_stacks, METH_VARARGS,
      "The signal, 0: none, has all stacks written to the descriptor, -1: to standard error."},
     {"interrupt", (PyCFunction)(void (*)(void))interrupt, METH_VARARGS,

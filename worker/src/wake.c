@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <string.h>
 #include <unistd.h>
 
 int descriptor_prepare(int fd) {
@@ -43,8 +44,16 @@ void wake_signal(const wake *self) {
 }
 
 void wake_drain(const wake *self) {
+  (void)wake_take(self, 0);
+}
+
+bool wake_take(const wake *self, int byte) {
   char bytes[64];
   ssize_t got;
-  do got = read(self->read_fd, bytes, sizeof bytes);
-  while (got == (ssize_t)sizeof bytes || (got < 0 && errno == EINTR));
+  bool found = false;
+  do {
+    got = read(self->read_fd, bytes, sizeof bytes);
+    if (got > 0 && memchr(bytes, byte, (size_t)got) != NULL) found = true;
+  } while (got == (ssize_t)sizeof bytes || (got < 0 && errno == EINTR));
+  return found;
 }

@@ -2,10 +2,12 @@
  * wake.h - a pipe that ends another thread's poll().
  *
  * A pipe and not an eventfd, because Python's signal.set_wakeup_fd() writes single bytes. Any thread and any signal
- * handler may signal; one thread waits and drains.
+ * handler may signal, with a byte 0; one thread waits and drains.
  */
 #ifndef PYPROC_WORKER_WAKE_H
 #define PYPROC_WORKER_WAKE_H
+
+#include <stdbool.h>
 
 typedef struct wake {
   int read_fd, write_fd; /* -1 while closed; both non-blocking and close-on-exec */
@@ -19,6 +21,9 @@ int wake_open(wake *self);
 void wake_close(wake *self);
 void wake_signal(const wake *self);
 void wake_drain(const wake *self);
+
+/* Drains. Returns whether a byte was among what came: the number of a signal. */
+bool wake_take(const wake *self, int byte);
 
 /* Makes a descriptor close-on-exec and non-blocking. Returns 0, or -1 with errno set. */
 int descriptor_prepare(int fd);

@@ -308,7 +308,7 @@ static PyObject *watch_stop(struct watch *self, PyObject *unused) {
 
 static PyObject *watch_drain(struct watch *self, PyObject *unused) {
   (void)unused;
-  if (!self->abandoned) wake_drain(&self->control->turn);
+  if (!self->abandoned) control_take_turn(self->control);
   return PyBool_FromLong(atomic_load(&self->control->stop));
 }
 
@@ -316,6 +316,13 @@ static PyObject *watch_use_signal(struct watch *self, PyObject *arguments) {
   int interrupt_signal;
   if (!PyArg_ParseTuple(arguments, "i:use_signal", &interrupt_signal)) return NULL;
   if (!self->abandoned) control_use_signal(self->control, interrupt_signal);
+  Py_RETURN_NONE;
+}
+
+static PyObject *watch_use_stop_signal(struct watch *self, PyObject *number) {
+  const long stop_signal = PyLong_AsLong(number);
+  if (stop_signal == -1 && PyErr_Occurred()) return NULL;
+  control_use_stop_signal(self->control, (int)stop_signal);
   Py_RETURN_NONE;
 }
 
@@ -448,6 +455,8 @@ static PyMethodDef watch_methods[] = {
      "Has the thread read the host's socket from now on: it answers pings, and stops at its end."},
     {"use_signal", (PyCFunction)(void (*)(void))watch_use_signal, METH_VARARGS,
      "The calling thread's handlers are interrupted by the signal; 0: by none."},
+    {"use_stop_signal", (PyCFunction)(void (*)(void))watch_use_stop_signal, METH_O,
+     "The signal, whose number comes by wakeup_fd, does as stop(); 0: none."},
     {"use_stacks", (PyCFunction)(void (*)(void))watch_use_stacks, METH_VARARGS,
      "The signal, 0: none, has all stacks written to the descriptor, -1: to standard error."},
     {"interrupt", (PyCFunction)(void (*)(void))watch_interrupt, METH_VARARGS, "As Loop.interrupt()."},
