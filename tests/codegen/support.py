@@ -55,7 +55,7 @@ CASES = (
 
 def environment(extra: Optional[Mapping[str, str]] = None) -> Dict[str, str]:
     """The environment for the generator and for generated Python."""
-    return {**os.environ, "PYTHONPATH": str(ROOT / "codegen"), "PYTHONDONTWRITEBYTECODE": "1", **(extra or {})}
+    return {**os.environ, "PYTHONPATH": str(ROOT / "codegen"), **(extra or {})}
 
 
 def run_generator(arguments: Sequence[str], cwd: Path, extra: Optional[Mapping[str, str]] = None,

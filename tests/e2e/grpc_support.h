@@ -18,14 +18,10 @@ bool grpc_is_built(void);
 
 /* RUN_TESTS where it was, else success. libgrpc stays in use meanwhile: it closes its descriptors at its leisure, which
  * the check after each test would take for a leak. */
-#define RUN_GRPC_TESTS(tests) \
-  (cmocka_set_test_filter(getenv("PYPROC_TEST_FILTER")), \
-   grpc_is_built() ? cmocka_run_group_tests((tests), grpc_hold, grpc_release) : 0)
+#define RUN_GRPC_TESTS(tests) (grpc_is_built() ? RUN_TESTS_WITH(tests, grpc_hold, grpc_release) : 0)
 /* RUN_TESTS for programs of which only a part needs gRPC. */
 #define RUN_TESTS_BESIDE_GRPC(tests) \
-  (cmocka_set_test_filter(getenv("PYPROC_TEST_FILTER")), \
-   grpc_is_built() ? cmocka_run_group_tests((tests), grpc_hold, grpc_release) \
-                   : cmocka_run_group_tests((tests), NULL, NULL))
+  (grpc_is_built() ? RUN_TESTS_WITH(tests, grpc_hold, grpc_release) : RUN_TESTS(tests))
 int grpc_hold(void **state);
 int grpc_release(void **state);
 

@@ -49,8 +49,10 @@ int support_setup(void **state);
 int support_teardown(void **state);
 
 /* main's end. PYPROC_TEST_FILTER chooses tests by name, with * and ?. */
-#define RUN_TESTS(tests) \
-  (cmocka_set_test_filter(getenv("PYPROC_TEST_FILTER")), cmocka_run_group_tests((tests), NULL, NULL))
+#define RUN_TESTS(tests) RUN_TESTS_WITH(tests, NULL, NULL)
+/* With a set-up and a teardown of the program. */
+#define RUN_TESTS_WITH(tests, setup, teardown) \
+  (cmocka_set_test_filter(getenv("PYPROC_TEST_FILTER")), cmocka_run_group_tests((tests), (setup), (teardown)))
 
 /* The count, scaled; at least 1. */
 int scaled(int count);

@@ -4,40 +4,7 @@
  */
 #include <math.h>
 
-#include "support.h"
-
-typedef struct side {
-  const char *name, *protocol;
-  bool is_real;
-  pyproc_pool *pool;
-} side;
-
-static side sides[] = {{"pyproc_worker, protobuf", "protobuf", true, NULL},
-                       {"pyproc_worker, json", "json", true, NULL},
-                       {"worker.py, protobuf", "protobuf", false, NULL},
-                       {"worker.py, json", "json", false, NULL}};
-
-static pyproc_pool_options options_of(const side *self) {
-  pyproc_pool_options options = options_for("conformance_worker.py");
-  if (!self->is_real) options.script = source_path("tests/conformance/worker.py");
-  options.protocol = self->protocol;
-  return options;
-}
-
-static int open_side(void **state) {
-  side *self = *state;
-  if (support_setup(state) < 0) return -1;
-  pyproc_pool_options options = options_of(self);
-  self->pool = open_pool(&options);
-  return 0;
-}
-
-static int close_side(void **state) {
-  side *self = *state;
-  pyproc_pool_close(self->pool);
-  self->pool = NULL;
-  return support_teardown(state);
-}
+#include "sides.h"
 
 static void test_typed(void **state) {
   const side *self = *state;
@@ -163,7 +130,7 @@ static void test_unserialisable(void **state) {
 
 static void test_reply_above_limit(void **state) {
   side *self = *state;
-  pyproc_pool_options options = options_of(self);
+  pyproc_pool_options options = side_options(self);
   options.frame_limit_bytes = 4096;
   pyproc_pool *pool = open_pool(&options);
   assert_error(call_failure(pool, "big", "{\"size\": 5000}", 0), PYPROC_E_RESOURCE_EXHAUSTED, "frame", RAN);
@@ -262,13 +229,6 @@ static void test_many_threads(void **state) {
   assert_int_equal(atomic_load(&all.wrong), 0);
 }
 
-#define ON_SIDE(function, number) \
-  { \
-    .name = #function " " #number, .test_func = function, .setup_func = open_side, .teardown_func = close_side, \
-    .initial_state = &sides[number] \
-  }
-#define ON_ALL(function) ON_SIDE(function, 0), ON_SIDE(function, 1), ON_SIDE(function, 2), ON_SIDE(function, 3)
-
 int main(void) {
   const struct CMUnitTest tests[] = {
       ON_ALL(test_typed),
@@ -285,8 +245,8 @@ int main(void) {
       ON_ALL(test_deadline),
       ON_ALL(test_cancel),
       ON_ALL(test_metadata),
-      ON_ALL(test_death),
+      ON_ALL_WITH(test_death, side_open, side_close),
       ON_ALL(test_many_threads),
   };
-  return RUN_TESTS(tests);
+  return RUN_TESTS_WITH(tests, NULL, sides_close);
 }

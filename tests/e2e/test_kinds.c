@@ -8,16 +8,28 @@
 #include "support.h"
 
 static const char *const protocols[] = {"protobuf", "json", "turned", "msgpack"};
+static pyproc_pool *pools[LENGTH(protocols)]; /* all tests', NULL: there is no such protocol here */
 
-static pyproc_pool *open_kinds(const char *protocol) {
-  pyproc_pool_options options = options_for("kinds_worker.py");
-  options.protocol = protocol;
-  return open_pool(&options);
+static int open_pools(void **state) {
+  (void)state;
+  register_codecs();
+  for (size_t i = 0; i < LENGTH(protocols) - (have_msgpack ? 0 : 1); i++) {
+    pyproc_pool_options options = options_for("kinds_worker.py");
+    options.protocol = protocols[i];
+    pools[i] = open_pool(&options);
+  }
+  return 0;
+}
+
+static int close_pools(void **state) {
+  (void)state;
+  for (size_t i = 0; i < LENGTH(pools); i++) pyproc_pool_close(pools[i]);
+  return count_children(NULL) == 0 ? 0 : -1;
 }
 
 #define EACH_PROTOCOL(pool) \
-  for (size_t round_ = 0; round_ < LENGTH(protocols) - (have_msgpack ? 0 : 1); round_++) \
-    for (pyproc_pool *pool = open_kinds(protocols[round_]); pool != NULL; pyproc_pool_close(pool), pool = NULL)
+  for (size_t round_ = 0; round_ < LENGTH(pools); round_++) \
+    for (pyproc_pool *pool = pools[round_]; pool != NULL; pool = NULL)
 
 /* Echoes, and compares what the two messages are as bytes. */
 static void assert_echo(pyproc_pool *pool, const Kinds__Everything *request) {
@@ -422,7 +434,6 @@ static void test_services_at_open(void **state) {
 }
 
 int main(void) {
-  register_codecs();
   const struct CMUnitTest tests[] = {
       E2E_TEST(test_empty),
       E2E_TEST(test_scalars),
@@ -441,5 +452,5 @@ int main(void) {
       E2E_TEST(test_proto2),
       E2E_TEST(test_services_at_open),
   };
-  return RUN_TESTS(tests);
+  return RUN_TESTS_WITH(tests, open_pools, close_pools);
 }

@@ -1,8 +1,8 @@
 /*
  * One table: protocol × plain or async handlers × kind of rpc × what becomes of it. A cell that no test fills fails.
  *
- * The cells of one protocol, handlers and kind share a pool of one worker, in the order of the table, so that each also
- * finds what the one before it left behind.
+ * The cells of one protocol and handlers share a pool of one worker, in the order of the table, so that each also finds
+ * what the one before it left behind.
  */
 #include <signal.h>
 #include <unistd.h>
@@ -40,6 +40,7 @@ typedef struct column {
   kind kind;
   char name[64];
   pyproc_pool *pool;
+  pyproc_pool **shared; /* where that of its protocol and handlers is */
 } column;
 
 /* ---- metadata ---- */
@@ -412,21 +413,15 @@ static cell *const cells[KINDS][ASPECTS] = {
 
 static int open_column(void **state) {
   column *self = *state;
-  if (support_setup(state) < 0) return -1;
-  if (self->protocol->skipped != NULL) return 0;
-  const char *const args[] = {self->handlers, NULL};
-  pyproc_pool_options options = options_for("matrix_worker.py");
-  options.protocol = self->protocol->name;
-  options.args = args;
-  self->pool = open_pool(&options);
-  return 0;
-}
-
-static int close_column(void **state) {
-  column *self = *state;
-  pyproc_pool_close(self->pool);
-  self->pool = NULL;
-  return support_teardown(state);
+  if (self->protocol->skipped == NULL && *self->shared == NULL) {
+    const char *const args[] = {self->handlers, NULL};
+    pyproc_pool_options options = options_for("matrix_worker.py");
+    options.protocol = self->protocol->name;
+    options.args = args;
+    *self->shared = open_pool(&options);
+  }
+  self->pool = *self->shared;
+  return support_setup(state);
 }
 
 static void test_column(void **state) {
@@ -442,17 +437,21 @@ static void test_column(void **state) {
   }
 }
 
+static const char *const handlers[] = {"plain", "async"};
+static pyproc_pool *pools[LENGTH(protocols) * LENGTH(handlers)];
+
 /* libgrpc stays in use, see grpc_support.h. */
 static int hold(void **state) {
   return protocols[GRPC].skipped == NULL ? grpc_hold(state) : 0;
 }
 
 static int release(void **state) {
-  return protocols[GRPC].skipped == NULL ? grpc_release(state) : 0;
+  for (size_t i = 0; i < LENGTH(pools); i++) pyproc_pool_close(pools[i]);
+  int result = protocols[GRPC].skipped == NULL ? grpc_release(state) : 0;
+  return count_children(NULL) == 0 ? result : -1;
 }
 
 int main(void) {
-  static const char *const handlers[] = {"plain", "async"};
   static column columns[LENGTH(protocols) * LENGTH(handlers) * KINDS];
   struct CMUnitTest tests[LENGTH(columns)];
   for (size_t i = 0; i < LENGTH(columns); i++) {
@@ -460,16 +459,16 @@ int main(void) {
     self->protocol = &protocols[i / (LENGTH(handlers) * KINDS)];
     self->handlers = handlers[i / KINDS % LENGTH(handlers)];
     self->kind = (kind)(i % KINDS);
+    self->shared = &pools[i / KINDS];
     snprintf(self->name, sizeof self->name, "%s, %s, %s", self->protocol->name, self->handlers, kind_names[self->kind]);
     tests[i] = (struct CMUnitTest){.name = self->name,
                                    .test_func = test_column,
                                    .setup_func = open_column,
-                                   .teardown_func = close_column,
+                                   .teardown_func = support_teardown,
                                    .initial_state = self};
   }
   register_codecs();
   if (!have_msgpack) protocols[MSGPACK].skipped = "libmsgpack is not installed";
   if (!grpc_is_built()) protocols[GRPC].skipped = "the library is built without gRPC";
-  cmocka_set_test_filter(getenv("PYPROC_TEST_FILTER"));
-  return cmocka_run_group_tests(tests, hold, release);
+  return RUN_TESTS_WITH(tests, hold, release);
 }

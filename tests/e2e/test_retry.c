@@ -401,6 +401,5 @@ int main(void) {
   };
   bool has_grpc = grpc_is_built();
   protocol_count = LENGTH(protocols) - (has_grpc ? 0 : 1);
-  cmocka_set_test_filter(getenv("PYPROC_TEST_FILTER"));
-  return cmocka_run_group_tests(tests, has_grpc ? grpc_hold : NULL, has_grpc ? grpc_release : NULL);
+  return RUN_TESTS_WITH(tests, has_grpc ? grpc_hold : NULL, has_grpc ? grpc_release : NULL);
 }

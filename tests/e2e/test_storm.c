@@ -362,6 +362,5 @@ int main(void) {
       E2E_TEST(test_places_rest),
       E2E_TEST(test_breaker),
   };
-  cmocka_set_test_filter(getenv("PYPROC_TEST_FILTER"));
-  return cmocka_run_group_tests(tests, choose_seed, NULL);
+  return RUN_TESTS_WITH(tests, choose_seed, NULL);
 }

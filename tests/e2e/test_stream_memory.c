@@ -158,6 +158,5 @@ int main(void) {
       E2E_TEST(test_sending_json),       E2E_TEST(test_receiving_grpc), E2E_TEST(test_sending_grpc),
   };
   has_grpc = grpc_is_built();
-  cmocka_set_test_filter(getenv("PYPROC_TEST_FILTER"));
-  return cmocka_run_group_tests(tests, hold, release);
+  return RUN_TESTS_WITH(tests, hold, release);
 }

@@ -6,72 +6,19 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "support.h"
+#include "sides.h"
 
 enum { WINDOW = 4096 };
-
-typedef struct side {
-  const char *name, *protocol;
-  bool is_real;
-  pyproc_pool *pool, *shared;
-} side;
-
-static side sides[] = {{"pyproc_worker, protobuf", "protobuf", true, NULL, NULL},
-                       {"pyproc_worker, json", "json", true, NULL, NULL},
-                       {"worker.py, protobuf", "protobuf", false, NULL, NULL},
-                       {"worker.py, json", "json", false, NULL, NULL}};
-
-static pyproc_pool_options options_of(const side *self) {
-  pyproc_pool_options options = options_for("conformance_worker.py");
-  if (!self->is_real) options.script = source_path("tests/conformance/worker.py");
-  options.protocol = self->protocol;
-  return options;
-}
-
-/* A pool for all tests that leave their worker as it was. */
-static int share_side(void **state) {
-  side *self = *state;
-  pyproc_pool_options options = options_of(self);
-  if (self->shared == NULL) self->shared = open_pool(&options);
-  self->pool = self->shared;
-  return support_setup(state);
-}
-
-static int leave_side(void **state) {
-  ((side *)*state)->pool = NULL;
-  return support_teardown(state);
-}
-
-static int close_shared(void **state) {
-  (void)state;
-  for (size_t i = 0; i < LENGTH(sides); i++) pyproc_pool_close(sides[i].shared);
-  return 0;
-}
-
-static int open_side(void **state) {
-  side *self = *state;
-  if (support_setup(state) < 0) return -1;
-  pyproc_pool_options options = options_of(self);
-  self->pool = open_pool(&options);
-  return 0;
-}
 
 /* With a small window, so that it is soon full. */
 static int open_narrow(void **state) {
   side *self = *state;
   if (support_setup(state) < 0) return -1;
-  pyproc_pool_options options = options_of(self);
+  pyproc_pool_options options = side_options(self);
   options.stream_window_bytes = WINDOW;
   options.drain_timeout_ms = 200;
   self->pool = open_pool(&options);
   return 0;
-}
-
-static int close_side(void **state) {
-  side *self = *state;
-  pyproc_pool_close(self->pool);
-  self->pool = NULL;
-  return support_teardown(state);
 }
 
 /* ---- what the tests have in common ---- */
@@ -611,7 +558,7 @@ static void mix(int number, void *argument) {
 static void test_many_beside_calls(void **state) {
   const side *self = *state;
   for (int workers = 1; workers <= 3; workers += 2) {
-    pyproc_pool_options options = options_of(self);
+    pyproc_pool_options options = side_options(self);
     options.workers = workers;
     options.stream_window_bytes = WINDOW;
     crowd all = {.pool = open_pool(&options), .rounds = scaled(20)};
@@ -649,7 +596,7 @@ static void open_and_abandon(int number, void *argument) {
 
 static void test_many_while_workers_die(void **state) {
   const side *self = *state;
-  pyproc_pool_options options = options_of(self);
+  pyproc_pool_options options = side_options(self);
   options.workers = 2;
   crowd all = {.pool = open_pool(&options), .rounds = scaled(40)};
   run_threads(8, open_and_abandon, &all);
@@ -659,7 +606,7 @@ static void test_many_while_workers_die(void **state) {
 
 static void test_max_streams(void **state) {
   const side *self = *state;
-  pyproc_pool_options options = options_of(self);
+  pyproc_pool_options options = side_options(self);
   options.workers = 2;
   options.max_streams = 3;
   pyproc_pool *pool = open_pool(&options);
@@ -737,7 +684,7 @@ static void test_wrong_use(void **state) {
 
 static void test_message_above_the_frame_limit(void **state) {
   const side *self = *state;
-  pyproc_pool_options options = options_of(self);
+  pyproc_pool_options options = side_options(self);
   options.frame_limit_bytes = 4096;
   pyproc_pool *pool = open_pool(&options);
   static uint8_t data[5000];
@@ -905,7 +852,7 @@ static void test_close_with_callbacks_outstanding(void **state) {
 
 static void test_pool_closed_first(void **state) {
   const side *self = *state;
-  pyproc_pool_options options = options_of(self);
+  pyproc_pool_options options = side_options(self);
   for (int i = 0; i < 5; i++) {
     pyproc_pool *pool = open_pool(&options);
     pyproc_stream *stream = produce(pool, 3, 10, "hang", NULL), *other = converse(pool, NULL);
@@ -935,7 +882,7 @@ static void test_pool_closed_first(void **state) {
 /* A thread that waits has drain_timeout_ms. */
 static void test_pool_closes_under_a_receiver(void **state) {
   const side *self = *state;
-  pyproc_pool_options options = options_of(self);
+  pyproc_pool_options options = side_options(self);
   for (int ends = 0; ends < 2; ends++) {
     options.drain_timeout_ms = ends ? 60000 : 100;
     pyproc_pool *pool = open_pool(&options);
@@ -984,7 +931,7 @@ static void test_forked_child(void **state) {
 
 static void test_idle_timeout(void **state) {
   const side *self = *state;
-  pyproc_pool_options options = options_of(self);
+  pyproc_pool_options options = side_options(self);
   options.stream_idle_timeout_ms = 1000;
   pyproc_pool *pool = open_pool(&options);
   pyproc_stream *stream = produce(pool, 2, 10, "hang", NULL);
@@ -1006,17 +953,9 @@ static void test_idle_timeout(void **state) {
   pyproc_pool_close(pool);
 }
 
-#define ON_SIDE(function, opens, closes, number) \
-  { \
-    .name = #function " " #number, .test_func = function, .setup_func = opens, .teardown_func = closes, \
-    .initial_state = &sides[number] \
-  }
-#define ON_ALL(function) \
-  ON_SIDE(function, share_side, leave_side, 0), ON_SIDE(function, share_side, leave_side, 1), \
-      ON_SIDE(function, share_side, leave_side, 2), ON_SIDE(function, share_side, leave_side, 3)
 /* With pools of their own: each worker and each codec once. */
-#define ALONE(function) ON_SIDE(function, open_side, close_side, 0), ON_SIDE(function, open_side, close_side, 3)
-#define NARROW(function) ON_SIDE(function, open_narrow, close_side, 0), ON_SIDE(function, open_narrow, close_side, 3)
+#define ALONE(function) ON_SIDE(function, side_open, side_close, 0), ON_SIDE(function, side_open, side_close, 3)
+#define NARROW(function) ON_SIDE(function, open_narrow, side_close, 0), ON_SIDE(function, open_narrow, side_close, 3)
 
 int main(void) {
   const struct CMUnitTest tests[] = {
@@ -1051,6 +990,5 @@ int main(void) {
       ALONE(test_forked_child),
       ALONE(test_idle_timeout),
   };
-  cmocka_set_test_filter(getenv("PYPROC_TEST_FILTER"));
-  return cmocka_run_group_tests(tests, NULL, close_shared);
+  return RUN_TESTS_WITH(tests, NULL, sides_close);
 }

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar
+
+from . import _signatures
 
 # What the extension passes to a handler besides the request; as METHOD_* in src/methods.h.
 CONTEXT = 1
@@ -22,8 +23,7 @@ Shape = tuple[tuple[int, str, str, str], ...]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-@dataclass(frozen=True)
-class Method:
+class Method(NamedTuple):
     """One rpc of a service, as pyproc-gen writes it.
 
     ``name`` is ``package.Service/Rpc``, ``python_name`` the handler's method, ``request`` and ``reply`` are the message
@@ -40,13 +40,12 @@ class Method:
     idempotent: bool = False
 
 
-@dataclass(frozen=True)
-class Service:
+class Service(NamedTuple):
     """A service with its methods, and the shapes of the messages that they reach: (number, label, type, name)."""
 
     name: str
     methods: tuple[Method, ...]
-    messages: Mapping[str, Shape] = field(default_factory=dict)
+    messages: Mapping[str, Shape] = MappingProxyType({})
 
 
 class Handler:
@@ -69,7 +68,7 @@ def expose(function: Function) -> Function:
 
 
 def _refuse_generator(function: Any, name: str) -> None:
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+    if _signatures.is_generator(function) or _signatures.is_async_generator(function):
         raise TypeError(f"{name} is a generator, but it is to give one reply: return that instead of yielding it")
 
 
@@ -79,33 +78,23 @@ def _check_shape(function: Any, name: str, kind: str) -> int:
     A plain function is taken for a stream too, as a decorator may have wrapped the generator; what it returns is looked
     at when it is called.
     """
-    inner = inspect.unwrap(function)
     if not KINDS[kind] & SENDS:
         _refuse_generator(function, name)
         return KINDS[kind] | _asyncness(function)
-    if inspect.iscoroutinefunction(function):
+    if _signatures.is_coroutine(function):
         raise TypeError(f"{name} answers with a stream of messages ({kind}): it must be a generator, or, with `async "
                         "def`, an asynchronous generator: yield the messages instead of returning them")
-    return KINDS[kind] | (ASYNC if inspect.isasyncgenfunction(function) or inspect.isasyncgenfunction(inner) else 0)
+    is_async = any(map(_signatures.is_async_generator, (function, _signatures.unwrap(function))))
+    return KINDS[kind] | (ASYNC if is_async else 0)
 
 
 def _asyncness(function: Any) -> int:
-    return ASYNC if inspect.iscoroutinefunction(function) else 0
+    return ASYNC if _signatures.is_coroutine(function) else 0
 
 
 def _keywords(function: Any) -> int:
-    try:
-        parameters = inspect.signature(function).parameters
-    except (TypeError, ValueError):  # some builtins have none
-        return 0
-    flags = _asyncness(function)
-    flags |= EVENT_KEYWORD if "cancel_event" in parameters else 0
-    context = parameters.get("context")
-    if (context is not None and context.default is inspect.Parameter.empty
-            and context.kind in (context.POSITIONAL_OR_KEYWORD, context.KEYWORD_ONLY)
-            and next(iter(parameters)) != "context"):
-        flags |= CONTEXT_KEYWORD
-    return flags
+    event, context = _signatures.takes(function)
+    return _asyncness(function) | (EVENT_KEYWORD if event else 0) | (CONTEXT_KEYWORD if context else 0)
 
 
 def _services(handler: object) -> list[tuple[type, Service]]:

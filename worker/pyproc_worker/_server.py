@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import platform
 import signal
-import socket
-import stat
 import sys
 import threading
-import urllib.parse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -25,6 +20,8 @@ from ._streams import StreamThreads
 from ._version import __version__
 
 if TYPE_CHECKING:
+    import socket
+
     from ._crew import Crew
     from ._grpc import Server
     from ._serving import Serving
@@ -53,7 +50,10 @@ def _take_grpc_address() -> str:
     """Where to serve gRPC, as grpc names it; empty where nothing is said."""
     path = os.environ.pop("PYPROC_GRPC_SOCKET", "")
     address = os.environ.pop("PYPROC_GRPC_ADDRESS", "")
-    return "unix:" + urllib.parse.quote(os.path.abspath(path)) if path else address
+    if not path:
+        return address
+    from urllib.parse import quote  # others need not pay for it
+    return "unix:" + quote(os.path.abspath(path))
 
 
 class _Process:
@@ -129,101 +129,18 @@ def _spin_us() -> int:
 
 
 CONCURRENCY_MAX = 4096
-ACTIVATED_FD = 3  # SD_LISTEN_FDS_START
 
 
 def _hello(table: Table, threads: int, feature: str = "status_page") -> bytes:
     concurrency = {"concurrency": CONCURRENCY_MAX} if table.has_async else {}
     rings = ["shm"] if HAS_RINGS and feature != "grpc" else []
     return json.dumps({
-        "version": _hooks.VERSION, "oldest": _hooks.VERSION, "pid": os.getpid(), "python": platform.python_version(),
+        "version": _hooks.VERSION, "oldest": _hooks.VERSION, "pid": os.getpid(), "python": sys.version.split()[0],
         "worker": __version__, "features": [feature, "streams", "ping", *rings], "threads": threads, **concurrency,
         **({"stacks_signal": process.stacks.signal} if process.stacks.signal else {}),
         **({"codecs": list(_codecs.registered)} if _codecs.registered else {}),
         "methods": table.hello, "messages": table.messages,
     }, separators=(",", ":")).encode("utf-8")
-
-
-def _remove_stale(path: str) -> None:
-    """Removes a socket that nobody listens on; anything else that is there is refused."""
-    try:
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise FileExistsError(errno.EEXIST, "this is no socket, so it is not replaced: choose another path", path)
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(5)
-        try:
-            probe.connect(path)
-        except (ConnectionRefusedError, FileNotFoundError):
-            pass
-        else:
-            raise OSError(errno.EADDRINUSE, "another worker listens there: stop it, or choose another path", path)
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
-
-
-def _listen(path: str) -> socket.socket:
-    _remove_stale(path)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    try:
-        mask = os.umask(0o117)  # mode 0660 from the start
-        try:
-            listener.bind(path)
-        finally:
-            os.umask(mask)
-        listener.listen(128)
-    except OSError as error:
-        listener.close()
-        raise OSError(error.errno, f"cannot listen there: {error.strerror or error}", path) from error
-    return listener
-
-
-def _peer_uid() -> int:
-    """Who may connect to a socket beside root: this user unless PYPROC_PEER_UID says another, or ``any``: -1."""
-    text = os.environ.pop("PYPROC_PEER_UID", "")
-    if not text:
-        return os.geteuid()
-    if text == "any":
-        return -1
-    if not text.isascii() or not text.isdigit() or int(text) >= (1 << 32) - 1:
-        raise ValueError(f"PYPROC_PEER_UID is {text!r}: it must be the number of a user, or any")
-    return int(text)
-
-
-def _take_activated() -> socket.socket | None:
-    """The socket that a service manager listens on for this process, None where there is none.
-
-    The protocol is that of sd_listen_fds(3): descriptors from 3 up, their number in LISTEN_FDS, for LISTEN_PID alone.
-    """
-    if os.environ.get("LISTEN_PID") != str(os.getpid()):
-        return None
-    count = os.environ.get("LISTEN_FDS")
-    for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID"):
-        os.environ.pop(name, None)
-    if count != "1":
-        raise ValueError(f"LISTEN_FDS is {count!r}: a worker serves one socket, so give its unit one ListenStream=")
-    os.set_inheritable(ACTIVATED_FD, False)
-    listener = socket.socket(fileno=ACTIVATED_FD)
-    if (listener.family != socket.AF_UNIX or listener.type != socket.SOCK_STREAM
-            or not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)):
-        listener.detach()
-        raise ValueError("the socket that was passed is no Unix stream socket that listens: in its unit write "
-                         "ListenStream=/a/path and leave Accept= no")
-    listener.setblocking(False)
-    return listener
-
-
-def _unlink(path: str, made: os.stat_result) -> None:
-    """Removes our own socket, not one that has replaced it."""
-    try:
-        now = os.lstat(path)
-        if (now.st_dev, now.st_ino) == (made.st_dev, made.st_ino):
-            os.unlink(path)
-    except FileNotFoundError:
-        pass
 
 
 def _stop_loop(_number: int, _frame: FrameType | None) -> None:
@@ -366,11 +283,12 @@ def _serve_inherited(table: Table, threads: int) -> None:
 
 def _serve_listener(table: Table, threads: int, listener: socket.socket) -> None:
     """Takes the socket over."""
+    from ._listener import peer_uid
     try:
         hooks = _hooks.Hooks()
         crew = _crew(table, threads, hooks, True)
         loop = Loop(table.rows, _hello(table, threads), hooks, listen_fd=listener.fileno(), host_fd=process.host_fd,
-                    worker_index=_worker_index(), spin_us=_spin_us(), shared=crew is not None, peer_uid=_peer_uid())
+                    worker_index=_worker_index(), spin_us=_spin_us(), shared=crew is not None, peer_uid=peer_uid())
         listener.detach()
         process.host_fd = -1
         _run_loop(loop, hooks, crew)
@@ -378,20 +296,28 @@ def _serve_listener(table: Table, threads: int, listener: socket.socket) -> None
         listener.close()
 
 
+def _take_activated() -> socket.socket | None:
+    from ._listener import take_activated  # a pool's worker needs to pay for none of it
+    return take_activated()
+
+
 def _serve_path(table: Table, threads: int, path: str) -> None:
-    listener = _listen(path)
+    from ._listener import listen, remove
+    listener = listen(path)
     made = os.lstat(path)
     try:
         _serve_listener(table, threads, listener)
     finally:
-        _unlink(path, made)
+        remove(path, made)
 
 
 def _bind_grpc(server: Server, address: str) -> int:
     """Returns the port, where there is one. A socket has mode 0660 from the start."""
-    path = urllib.parse.unquote(address[len("unix:"):]) if address.startswith("unix:") else ""
-    if path:
-        _remove_stale(path)
+    if address.startswith("unix:"):
+        from urllib.parse import unquote
+
+        from ._listener import remove_stale
+        remove_stale(unquote(address[len("unix:"):]))
     mask = os.umask(0o117)
     try:
         return server.open(address)
