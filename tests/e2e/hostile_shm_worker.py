@@ -25,17 +25,18 @@ class Rings:
     def __init__(self, wire: socket.socket, memory: mmap.mmap, size: int) -> None:
         self.wire = wire
         self.memory = memory
+        self.words = memoryview(memory).cast("I")  # stored at one go, which struct.pack_into() does not
         self.size = size
         self.head = self.tail = 0
         self.wakes = True
 
     def get(self, lane: str, word: int) -> int:
         """A word of a lane."""
-        return int(struct.unpack_from("=I", self.memory, LANES[lane] + word)[0])
+        return int(self.words[(LANES[lane] + word) // 4])
 
     def set(self, lane: str, word: int, value: int) -> None:
         """Stores a word of a lane."""
-        struct.pack_into("=I", self.memory, LANES[lane] + word, value & 0xFFFFFFFF)
+        self.words[(LANES[lane] + word) // 4] = value & 0xFFFFFFFF
 
     def _told(self, lane: str, word: int) -> None:
         if self.wakes and self.get(lane, word):

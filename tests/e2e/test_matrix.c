@@ -12,7 +12,7 @@
 #include "matrix.pyproc.h"
 #include "support.h"
 
-enum { ANSWERS = 3, LARGE = 3 << 20, DEADLINE_MS = 500 };
+enum { ANSWERS = 3, LARGE = 1 << 20, DEADLINE_MS = 500 };
 
 typedef enum kind { UNARY, SERVER, CLIENT, BIDI, KINDS } kind;
 typedef enum aspect { OK, ERROR, DEADLINE, CANCEL, METADATA, LARGE_BODIES, KILLED, ASPECTS } aspect;
