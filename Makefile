@@ -46,9 +46,10 @@ test: deps-test
 	@cmake --build build -j $(JOBS)
 	@$(PYTHON) tests/run.py build
 
+# QUICK=yes leaves out of a row what others have.
 test-all: deps-test
 	@tools/deps.sh all
-	@$(PYTHON) tests/run_all.py
+	@$(PYTHON) tests/run_all.py $(if $(QUICK),--quick)
 
 # ROWS="storm calls" chooses; tests/soak.py has them.
 soak: deps-test

@@ -74,7 +74,7 @@ int support_teardown(void **state) {
   (void)state;
   remove_temporary();
   int fds = count_fds();
-  for (int i = 0; i < 200 && fds > fds_before;
+  for (int i = 0; i < 2000 && fds > fds_before;
        i++) { /* libgrpc closes some in a thread of its own, also after the test before */
     pause_ms(5);
     fds = count_fds();

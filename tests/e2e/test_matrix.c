@@ -418,7 +418,8 @@ static int open_column(void **state) {
     pyproc_pool_options options = options_for("matrix_worker.py");
     options.protocol = self->protocol->name;
     options.args = args;
-    *self->shared = open_pool(&options);
+    self->pool = *self->shared = open_pool(&options);
+    check_ok(self); /* what libgrpc opens with the first call is there before descriptors are counted */
   }
   self->pool = *self->shared;
   return support_setup(state);
