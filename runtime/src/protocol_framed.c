@@ -360,6 +360,7 @@ static bool framed_close(struct connection *base) {
   if (!busy) {
     self->channel->ops->close(self->channel);
     self->channel = NULL;
+    send_queue_clear(&self->queue); /* a hello that nobody took is not the next connection's */
     pyproc_error_free(base->reason);
     base->reason = NULL;
     atomic_store(&base->state, CONNECTION_DOWN);

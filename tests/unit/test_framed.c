@@ -198,20 +198,21 @@ static void link_connect(struct link *self) {
   assert_int_equal(atomic_load(&self->connection->state), CONNECTION_HANDSHAKE);
 }
 
-static void link_create(struct link *self, const struct codec *codec, int64_t limit, int64_t spin_ns) {
+static void link_create_with(struct link *self, connection_settings settings) {
   memset(self, 0, sizeof *self);
   lot_init(&self->lot);
-  connection_settings settings = {.codec = codec,
-                                  .lot = &self->lot,
-                                  .frame_limit = limit,
-                                  .spin_ns = spin_ns,
-                                  .cancel_grace_ms = 1234,
-                                  .max_in_flight = 4096};
+  settings.lot = &self->lot;
+  settings.cancel_grace_ms = 1234;
+  settings.max_in_flight = 4096;
   self->connection = protocol_framed.create(&settings, &owner_ops, self, NULL);
   assert_non_null(self->connection);
   self->connection->index = 3;
   assert_int_equal(atomic_load(&self->connection->state), CONNECTION_DOWN);
   self->peer = -1;
+}
+
+static void link_create(struct link *self, const struct codec *codec, int64_t limit, int64_t spin_ns) {
+  link_create_with(self, (connection_settings){.codec = codec, .frame_limit = limit, .spin_ns = spin_ns});
 }
 
 static void shake_hands(struct link *self, const char *hello) {
@@ -1493,6 +1494,23 @@ static void many_threads_take_turns(void **state) {
   }
 }
 
+/* Who listens ends before it is greeted; then somebody else does. */
+static void a_hello_that_nobody_took(void **state) {
+  (void)state;
+  struct link link;
+  int fds[2];
+  link_create_with(&link, (connection_settings){.codec = &codec_json, .frame_limit = LIMIT, .attached = true});
+  assert_int_equal(platform_socketpair(fds), 0);
+  platform_close_fd(fds[1]);
+  assert_int_equal(protocol_framed.open(link.connection, fds[0], NULL), PYPROC_OK);
+  assert_int_equal(atomic_load(&link.connection->state), CONNECTION_BROKEN);
+  assert_true(protocol_framed.close(link.connection));
+  link_connect(&link);
+  (void)peer_expect(&link, WIRE_HELLO);
+  assert_true(peer_is_quiet(&link));
+  link_close(&link);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(a_call_given_back),
@@ -1535,6 +1553,7 @@ int main(void) {
       cmocka_unit_test(a_death_under_waiting_threads),
       cmocka_unit_test(a_loss_under_a_writer),
       cmocka_unit_test(many_threads_take_turns),
+      cmocka_unit_test(a_hello_that_nobody_took),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
