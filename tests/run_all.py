@@ -33,14 +33,16 @@ SCALE = 10  # percent of the calls that the end-to-end tests make, but in the re
 VALGRIND_SCALE = "5"
 PYTHONS = range(9, 14)
 # By row, the end-to-end tests that `--quick` leaves out. posix: those that do not touch the platform. asan: those that
-# differ on the socket alone and are about time. tsan: the same, and those that call from one thread. valgrind: those
-# that asan watches with more load.
+# differ on the socket alone and are about time. tsan: the same, and those that call from one thread, also on all
+# protocols. valgrind: those that asan watches with more load.
 QUICK = {
     "posix": "matrix|kinds|conformance|codec|metadata|grpc|grpc_streams|grpc_target|retry|options|load|storm|"
              "stream_memory|large|soak",
     "asan": "cancel_uds|deadline_uds|load_uds|soak",
-    "tsan": "faults_uds|deadline_uds|streams_uds|kinds|conformance|codec|metadata|options|limits|start|bare|soak",
-    "valgrind": "matrix|load|hang|poison|storm|soak|conformance|kinds|hostile|stream_memory|large|clock|host|bare",
+    "tsan": "faults_uds|deadline_uds|streams_uds|matrix|kinds|conformance|codec|metadata|grpc_target|options|limits|"
+            "start|bare|soak",
+    "valgrind": "matrix|faults|codec|load|hang|poison|storm|soak|conformance|kinds|hostile|stream_memory|large|clock|"
+                "host|bare",
 }
 
 
