@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
 import subprocess
 import sys
 from typing import Any, Callable
@@ -12,7 +11,7 @@ from typing import Any, Callable
 import pytest
 
 from pyproc_worker import _signatures
-from support import worker_folder
+from support import environment
 
 PARAMETERS = ("", "request", "request, context", "request, context=None", "request, /, context", "request, context, /",
               "request, *, context", "request, *, context=None", "context", "context, request", "*, context",
@@ -73,6 +72,5 @@ def test_workers_need_no_inspect() -> None:
             "@pyproc_worker.expose\ndef f(request, context): pass\nassert Table(()).rows\n"
             "spared = {'inspect', 'dataclasses', 'socket', 'platform', 'urllib.parse'}\n"
             "sys.exit(' '.join(spared & (set(sys.modules) - before)) or 0)")
-    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(worker_folder())},
-                          check=False, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), check=False, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
