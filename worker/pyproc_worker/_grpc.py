@@ -53,6 +53,7 @@ except ImportError as error:
 CALLS_MAX = 4096
 DEADLINE_SLACK_S = 0.05  # a client that gives up at its deadline may be heard of before ours
 END_DOUBT_S = 0.005
+STOP_GRACE_S = 0.1  # for who watches the health to be told; a dead host leaves half a second for all
 RECEIVED_METADATA_MAX = 64 << 10
 TRANSPORT = {"user-agent", "content-type", "te", "accept-encoding"}
 RESERVED = ("grpc-", "pyproc-", ":")
@@ -113,6 +114,7 @@ class _Rpc:
         self.requests: Requests | None = None
         self.task: asyncio.Task[Outcome] | None = None
         self._sent_any = False
+        self._initial: asyncio.Task[None] | None = None  # sends the initial metadata
         self._gone = False
         self._pulls: set[asyncio.Task[None]] = set()
 
@@ -165,6 +167,8 @@ class _Rpc:
         return outcome
 
     async def _answer(self, outcome: Outcome) -> bytes:
+        if self._initial is not None:  # a cancelled pull has left it under way, and grpc takes nothing meanwhile
+            await self._try(asyncio.shield(self._initial))
         initial = () if self._sent_any or self._gone else self.call.run.take_initial()
         if initial:
             await self._try(self.grpc.send_initial_metadata(initial))
@@ -201,8 +205,12 @@ class _Rpc:
         return not self._gone
 
     async def _send_initial_metadata(self) -> None:
+        async def send() -> None:
+            await self.grpc.send_initial_metadata(self.call.run.take_metadata(False))
+
         self._sent_any = True
-        await self.grpc.send_initial_metadata(self.call.run.take_metadata(False))
+        self._initial = asyncio.get_running_loop().create_task(send())
+        await asyncio.shield(self._initial)
 
     async def _look_whether_gone(self) -> None:
         """A call that was given up looks like the end of its messages until grpc says so, or refuses to send."""
@@ -546,7 +554,7 @@ class Server(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
         while self._rpcs or self._answering:
             self._idle.clear()
             await self._idle.wait()
-        await self._server.stop(None)
+        await self._server.stop(STOP_GRACE_S)
         self._loop.remove_reader(self._watch.turn_fd)
         talk.cancel()
         await asyncio.gather(talk, return_exceptions=True)
