@@ -25,32 +25,17 @@ int count_fds(void) {
   return count;
 }
 
-/* /proc/PID/stat from field 3 on: the state, a space, the parent …; the name before it may hold anything but a newline.
- * Empty where there is no such process. */
-static void read_stat(const char *pid, char text[512]) {
-  char path[300], whole[512] = "";
-  text[0] = '\0';
+/* Field 4 of /proc/PID/stat; the name before it may hold anything but a newline. */
+static long parent_of(const char *pid) {
+  char path[300], text[512] = "";
   snprintf(path, sizeof path, "/proc/%s/stat", pid);
   FILE *file = fopen(path, "r");
-  if (file == NULL) return;
-  size_t size = fread(whole, 1, sizeof whole - 1, file);
+  if (file == NULL) return -1;
+  size_t size = fread(text, 1, sizeof text - 1, file);
   fclose(file);
-  whole[size] = '\0';
-  const char *end = strrchr(whole, ')');
-  if (end != NULL && strlen(end) > 4) strcpy(text, end + 2);
-}
-
-static long parent_of(const char *pid) {
-  char text[512];
-  read_stat(pid, text);
-  return text[0] != '\0' ? strtol(text + 2, NULL, 10) : -1;
-}
-
-bool process_sleeps(long pid) {
-  char name[32], text[512];
-  snprintf(name, sizeof name, "%ld", pid);
-  read_stat(name, text);
-  return text[0] == 'S';
+  text[size] = '\0';
+  const char *end = strrchr(text, ')');
+  return end != NULL && strlen(end) > 4 ? strtol(end + 4, NULL, 10) : -1;
 }
 
 int count_children(long *ret_one) {
@@ -325,14 +310,24 @@ void run_threads(int count, void (*function)(int number, void *argument), void *
   free(all);
 }
 
-bool process_lives(long pid) {
+/* As /proc/PID/stat has it; 0: there is no such process. */
+static char state_of(long pid) {
   char path[64], state = 0;
   snprintf(path, sizeof path, "/proc/%ld/stat", pid);
   FILE *file = fopen(path, "r");
-  if (file == NULL) return false;
+  if (file == NULL) return 0;
   if (fscanf(file, "%*d (%*[^)]) %c", &state) != 1) state = 0;
   fclose(file);
+  return state;
+}
+
+bool process_lives(long pid) {
+  char state = state_of(pid);
   return state != 0 && state != 'Z' && state != 'X';
+}
+
+bool process_sleeps(long pid) {
+  return state_of(pid) == 'S';
 }
 
 bool is_under_valgrind(void) {
