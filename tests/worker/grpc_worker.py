@@ -283,8 +283,8 @@ async def awaited(request, context):
 
 
 @expose
-async def take_sigterm(request):
-    signal.raise_signal(signal.SIGTERM)
+async def take_signal(request):
+    signal.raise_signal(request)
     return threading.current_thread() is threading.main_thread()
 
 

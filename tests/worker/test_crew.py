@@ -61,8 +61,8 @@ async def swallow(request):
 
 
 @expose
-async def take_sigterm(request):
-    signal.raise_signal(signal.SIGTERM)
+async def take_signal(request):
+    signal.raise_signal(request)
     return threading.current_thread() is threading.main_thread()
 
 
@@ -380,10 +380,11 @@ def test_sigterm_lets_handlers_finish(host: Host, tmp_path: Path) -> None:
     assert worker.output().splitlines()[-1] == "stopped"
 
 
-def test_sigterm_on_another_thread(host: Host) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_on_another_thread(host: Host, number: int) -> None:
     """The main one, which runs its Python handler, waits for work meanwhile."""
     worker = host.start(SCRIPT)
-    assert worker.call("take_sigterm", {}).json is False
+    assert worker.call("take_signal", int(number)).json is False
     assert worker.process.wait(30) == 0
     assert worker.output().splitlines()[-1] == "stopped"
 

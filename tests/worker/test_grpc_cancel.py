@@ -359,10 +359,11 @@ def test_signals_stop_in_order(grpc_host: GrpcHost, number: int) -> None:
     assert worker.output() == "started\nstopped\n"
 
 
-def test_sigterm_on_another_thread(grpc_host: GrpcHost) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_on_another_thread(grpc_host: GrpcHost, number: int) -> None:
     """The main one, which runs its Python handler, waits for work meanwhile."""
     worker, client = grpc_host.start()
-    assert client.dynamic("take_sigterm", None) is False
+    assert client.dynamic("take_signal", int(number)) is False
     assert worker.process.wait(PATIENCE_S) == 0
     assert worker.output() == "started\nstopped\n"
 

@@ -31,6 +31,7 @@ class Crew:
         self._leave = leave  # ends a forked child that came back from a handler
         self._loop: Dispatcher | None = None
         self._failure: BaseException | None = None
+        self._over = False  # no more work comes
 
     def submit(self, job: Job | StreamJob, is_async: bool) -> None:
         """Called for each call, and for each step of a stream."""
@@ -83,6 +84,7 @@ class Crew:
         except BaseException as error:
             self.fail(error)
         finally:
+            self._over = True
             for _ in range(self._size):
                 self._jobs.put(None)
 
@@ -95,6 +97,8 @@ class Crew:
                 job.run(number)
             except BaseException as error:  # SystemExit of a handler; KeyboardInterrupt, at any time
                 self.fail(error)
+                if self._over:  # it may have come just when the end had been taken from the queue
+                    self._jobs.put(None)
             self._check_child()
 
     def _check_child(self) -> None:

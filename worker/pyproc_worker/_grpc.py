@@ -470,9 +470,9 @@ class Server(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
         """As Loop's."""
         self._watch.use_signal(interrupt)
 
-    def use_stop_signal(self, stop: int, /) -> None:
+    def use_stop_signals(self, stop: int, /) -> None:
         """As Loop's."""
-        self._watch.use_stop_signal(stop)
+        self._watch.use_stop_signals(stop)
 
     def use_stacks(self, dump: int, fd: int, /) -> None:
         """As Loop's."""

@@ -171,14 +171,18 @@ def _interrupted_by_signal(loop: Serving) -> Iterator[None]:
 
 @contextmanager
 def _stopped_by_signal(loop: Serving) -> Iterator[None]:
-    """SIGTERM lets the running handler finish and then stops; where the script has a handler of its own, that stays."""
+    """SIGTERM lets the running handler finish and then stops, SIGINT interrupts it and stops.
+
+    Where the script has a handler of its own for one, that stays.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     ours = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     if ours:
         signal.signal(signal.SIGTERM, _stop_loop)
-        loop.use_stop_signal(signal.SIGTERM)
+    interrupts = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    loop.use_stop_signals(ours << signal.SIGTERM | interrupts << signal.SIGINT)
     old_fd = signal.set_wakeup_fd(loop.wakeup_fd, warn_on_full_buffer=False)
     process.signals = True
     try:

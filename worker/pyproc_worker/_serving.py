@@ -41,8 +41,8 @@ class Serving(Dispatcher, Protocol):
     def use_signal(self, interrupt: int, /) -> None:
         """The calling thread's handlers are interrupted by it; 0: by none."""
 
-    def use_stop_signal(self, stop: int, /) -> None:
-        """The signal, whose number comes by wakeup_fd, does as stop(); 0: none."""
+    def use_stop_signals(self, stop: int, /) -> None:
+        """The signals of these bits, bit n is number n, do as stop() when they come by wakeup_fd."""
 
     def use_stacks(self, dump: int, fd: int, /) -> None:
         """The signal, 0: none, has all stacks written to the descriptor, -1: to standard error."""

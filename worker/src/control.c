@@ -86,12 +86,11 @@ void control_stop(struct control *self) {
 }
 
 void control_take_turn(struct control *self) {
-  const int number = atomic_load(&self->stop_signal);
-  if (wake_take(&self->turn, number) && number != 0) atomic_store(&self->stop, true);
+  if ((wake_take(&self->turn) & atomic_load(&self->stop_signals)) != 0) atomic_store(&self->stop, true);
 }
 
-void control_use_stop_signal(struct control *self, int stop) {
-  atomic_store(&self->stop_signal, stop);
+void control_use_stop_signals(struct control *self, uint64_t stop) {
+  atomic_store(&self->stop_signals, stop & ~UINT64_C(1));
 }
 
 int control_take_wire(struct control *self, int fd) {

@@ -27,16 +27,16 @@ struct control {
   pthread_mutex_t lock;
   pthread_t thread;
   bool started;
-  int host_fd;            /* polls readable or hung up once the host is dead; -1 where there is none */
-  pid_t parent;           /* the host, where only this tells of its death for sure; 0: not watched */
-  struct pinger pinger;   /* on a socket that carries no calls; the control thread's */
-  wake poke;              /* ends the control thread's poll */
-  wake turn;              /* ends the dispatching thread's poll */
-  wake tasks;             /* tells the event loop that there are streams to wake */
-  wake events;            /* tells Python's watcher that there are events to set, threads or tasks to interrupt */
-  atomic_bool stop;       /* the dispatching thread is to end */
-  atomic_int stop_signal; /* which asks for that; 0: none does */
-  atomic_bool quit;       /* the control thread is to end */
+  int host_fd;          /* polls readable or hung up once the host is dead; -1 where there is none */
+  pid_t parent;         /* the host, where only this tells of its death for sure; 0: not watched */
+  struct pinger pinger; /* on a socket that carries no calls; the control thread's */
+  wake poke;            /* ends the control thread's poll */
+  wake turn;            /* ends the dispatching thread's poll */
+  wake tasks;           /* tells the event loop that there are streams to wake */
+  wake events;          /* tells Python's watcher that there are events to set, threads or tasks to interrupt */
+  atomic_bool stop;     /* the dispatching thread is to end */
+  _Atomic uint64_t stop_signals; /* which ask for that, a bit each */
+  atomic_bool quit;              /* the control thread is to end */
   atomic_bool host_dead;
   atomic_bool asleep;        /* the control thread sleeps until it is poked: nothing has run for a while */
   _Atomic uint64_t since_ns; /* CLOCK_MONOTONIC when the dispatching thread's handler started; 0: none runs */
@@ -78,13 +78,13 @@ void control_stop(struct control *self);
  * Returns 0, or -1 with errno set. */
 int control_take_wire(struct control *self, int fd);
 
-/* Drains the pipe that ends the dispatching thread's wait, and asks it to end where the stopping signal is in it. That
- * signal's Python handler does the same; but it needs the main thread, which may have been about to wait for work when
+/* Drains the pipe that ends the dispatching thread's wait, and asks it to end where a stopping signal is in it. Those
+ * signals' Python handlers do the same; but they need the main thread, which may have been about to wait for work when
  * the signal came, and then does not notice. */
 void control_take_turn(struct control *self);
 
-/* The signal that asks the dispatching thread to end; 0: none does. */
-void control_use_stop_signal(struct control *self, int stop);
+/* The signals that ask the dispatching thread to end: bit n is signal n. */
+void control_use_stop_signals(struct control *self, uint64_t stop);
 
 /* The calling thread takes `interrupt` from now on, whose Python handler is Loop.interrupt(); 0: no more. */
 void control_use_signal(struct control *self, int interrupt);

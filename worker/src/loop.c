@@ -679,10 +679,10 @@ static PyObject *use_signal(struct loop *self, PyObject *arguments) {
   Py_RETURN_NONE;
 }
 
-static PyObject *use_stop_signal(struct loop *self, PyObject *number) {
-  const long stop_signal = PyLong_AsLong(number);
-  if (stop_signal == -1 && PyErr_Occurred()) return NULL;
-  control_use_stop_signal(self->control, (int)stop_signal);
+static PyObject *use_stop_signals(struct loop *self, PyObject *bits) {
+  const unsigned long long stop_signals = PyLong_AsUnsignedLongLong(bits);
+  if (PyErr_Occurred()) return NULL;
+  control_use_stop_signals(self->control, stop_signals);
   Py_RETURN_NONE;
 }
 
@@ -897,8 +897,8 @@ static PyMethodDef loop_methods[] = {
     {"stop", (PyCFunction)(void (*)(void))stop, METH_NOARGS, "Lets run() return once the running handler has."},
     {"use_signal", (PyCFunction)(void (*)(void))use_signal, METH_VARARGS,
      "The calling thread's handlers are interrupted by the signal; 0: by none."},
-    {"use_stop_signal", (PyCFunction)(void (*)(void))use_stop_signal, METH_O,
-     "The signal, whose number comes by wakeup_fd, does as stop(); 0: none."},
+    {"use_stop_signals", (PyCFunction)(void (*)(void))use_stop_signals, METH_O,
+     "The signals of these bits, bit n is number n, do as stop() when they come by wakeup_fd."},
     {"use_stacks", (PyCFunction)(void (*)(void))use_stacks, METH_VARARGS,
      "The signal, 0: none, has all stacks written to the descriptor, -1: to standard error."},
     {"interrupt", (PyCFunction)(void (*)(void))interrupt, METH_VARARGS,

@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <string.h>
 #include <unistd.h>
 
 int descriptor_prepare(int fd) {
@@ -44,16 +43,17 @@ void wake_signal(const wake *self) {
 }
 
 void wake_drain(const wake *self) {
-  (void)wake_take(self, 0);
+  (void)wake_take(self);
 }
 
-bool wake_take(const wake *self, int byte) {
-  char bytes[64];
+uint64_t wake_take(const wake *self) {
+  unsigned char bytes[64];
   ssize_t got;
-  bool found = false;
+  uint64_t found = 0;
   do {
     got = read(self->read_fd, bytes, sizeof bytes);
-    if (got > 0 && memchr(bytes, byte, (size_t)got) != NULL) found = true;
+    for (ssize_t i = 0; i < got; i++)
+      if (bytes[i] < 64) found |= UINT64_C(1) << bytes[i];
   } while (got == (ssize_t)sizeof bytes || (got < 0 && errno == EINTR));
   return found;
 }

@@ -7,7 +7,7 @@
 #ifndef PYPROC_WORKER_WAKE_H
 #define PYPROC_WORKER_WAKE_H
 
-#include <stdbool.h>
+#include <stdint.h>
 
 typedef struct wake {
   int read_fd, write_fd; /* -1 while closed; both non-blocking and close-on-exec */
@@ -22,8 +22,8 @@ void wake_close(wake *self);
 void wake_signal(const wake *self);
 void wake_drain(const wake *self);
 
-/* Drains. Returns whether a byte was among what came: the number of a signal. */
-bool wake_take(const wake *self, int byte);
+/* Drains. Returns which bytes came, as a set of bits, of those that are less than 64: the numbers of signals. */
+uint64_t wake_take(const wake *self);
 
 /* Makes a descriptor close-on-exec and non-blocking. Returns 0, or -1 with errno set. */
 int descriptor_prepare(int fd);

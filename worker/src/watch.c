@@ -319,10 +319,10 @@ static PyObject *watch_use_signal(struct watch *self, PyObject *arguments) {
   Py_RETURN_NONE;
 }
 
-static PyObject *watch_use_stop_signal(struct watch *self, PyObject *number) {
-  const long stop_signal = PyLong_AsLong(number);
-  if (stop_signal == -1 && PyErr_Occurred()) return NULL;
-  control_use_stop_signal(self->control, (int)stop_signal);
+static PyObject *watch_use_stop_signals(struct watch *self, PyObject *bits) {
+  const unsigned long long stop_signals = PyLong_AsUnsignedLongLong(bits);
+  if (PyErr_Occurred()) return NULL;
+  control_use_stop_signals(self->control, stop_signals);
   Py_RETURN_NONE;
 }
 
@@ -455,8 +455,8 @@ static PyMethodDef watch_methods[] = {
      "Has the thread read the host's socket from now on: it answers pings, and stops at its end."},
     {"use_signal", (PyCFunction)(void (*)(void))watch_use_signal, METH_VARARGS,
      "The calling thread's handlers are interrupted by the signal; 0: by none."},
-    {"use_stop_signal", (PyCFunction)(void (*)(void))watch_use_stop_signal, METH_O,
-     "The signal, whose number comes by wakeup_fd, does as stop(); 0: none."},
+    {"use_stop_signals", (PyCFunction)(void (*)(void))watch_use_stop_signals, METH_O,
+     "The signals of these bits, bit n is number n, do as stop() when they come by wakeup_fd."},
     {"use_stacks", (PyCFunction)(void (*)(void))watch_use_stacks, METH_VARARGS,
      "The signal, 0: none, has all stacks written to the descriptor, -1: to standard error."},
     {"interrupt", (PyCFunction)(void (*)(void))watch_interrupt, METH_VARARGS, "As Loop.interrupt()."},
