@@ -80,6 +80,7 @@ static void put_into_queue(struct admission *self, struct call *call, bool in_fr
     call_list_append(queue_of(self, call), call);
   call->queued = true;
   call->is_put_off = false;
+  call->now_ns = 0;
   atomic_fetch_add(&self->queued, 1);
 }
 

@@ -305,9 +305,11 @@ void *async_call_new(size_t size, pyproc_pool *pool, call_method method, frame_b
     error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED, "out of memory");
     return NULL;
   }
+  int64_t now = platform_now_ns();
   self->timeout_ms = call_setup_timeout(pool, method.typed, options);
   if (name != NULL) method.name = name;
-  call_init(&self->call, &pool->lot, method, frame, call_setup_deadline(self->timeout_ms));
+  call_init(&self->call, &pool->lot, method, frame, call_setup_deadline(self->timeout_ms, now));
+  self->call.now_ns = now;
   self->call.finished = on_finished;
   self->call.is_put_off = completions_is_dispatcher(&pool->async.completions);
   self->name = name;
@@ -316,7 +318,7 @@ void *async_call_new(size_t size, pyproc_pool *pool, call_method method, frame_b
   self->entry = (cancel_entry){.fired = on_cancel, .argument = self};
   self->deadline = (deadline){.at_ns = self->call.deadline_ns};
   retry_init(&self->retry, &self->call, options->max_attempts);
-  atomic_init(&self->left_ns, platform_now_ns());
+  atomic_init(&self->left_ns, now);
   atomic_init(&self->references, REFERENCES_AT_START);
   return self;
 }

@@ -98,6 +98,7 @@ struct call {
   call_method method;
   frame_block *frame;
   int64_t deadline_ns; /* CLOCK_MONOTONIC */
+  int64_t now_ns;      /* likewise, where its owner has just looked and it has not waited since; 0: look again */
   int64_t sent_ns;     /* when a connection took it */
   uint64_t id;         /* on its connection */
   uint64_t poison_key; /* of its request; 0: nobody has asked for it */

@@ -88,10 +88,9 @@ int64_t call_setup_timeout(const pyproc_pool *pool, const pyproc_method *method,
   return method != NULL && method->kind != PYPROC_RPC_UNARY ? PYPROC_TIMEOUT_NONE : pool->options.call_timeout_ms;
 }
 
-int64_t call_setup_deadline(int64_t timeout_ms) {
-  int64_t now = platform_now_ns();
-  if (timeout_ms < 0) return now;
-  return timeout_ms >= (INT64_MAX - now) / 1000000 ? INT64_MAX : now + timeout_ms * 1000000;
+int64_t call_setup_deadline(int64_t timeout_ms, int64_t now_ns) {
+  if (timeout_ms < 0) return now_ns;
+  return timeout_ms >= (INT64_MAX - now_ns) / 1000000 ? INT64_MAX : now_ns + timeout_ms * 1000000;
 }
 
 int call_setup_check_size(const frame_block *frame, int64_t frame_limit, const char *what, const char *method,

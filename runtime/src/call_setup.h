@@ -24,9 +24,10 @@ int call_setup_stream(const pyproc_pool *pool, const pyproc_method *method, cons
 /* Whether the message is of the type that the method sends; INVALID_ARGUMENT. */
 int call_setup_check_message(const pyproc_method *method, const ProtobufCMessage *message, pyproc_error **reterr);
 
-/* The call's timeout, else the schema's, else the pool's, or none for a stream; and the CLOCK_MONOTONIC ns when it is over. */
+/* The call's timeout, else the schema's, else the pool's, or none for a stream; and when that is over, in ns of
+ * CLOCK_MONOTONIC as `now_ns` is. */
 int64_t call_setup_timeout(const pyproc_pool *pool, const pyproc_method *method, const pyproc_call_options *options);
-int64_t call_setup_deadline(int64_t timeout_ms);
+int64_t call_setup_deadline(int64_t timeout_ms, int64_t now_ns);
 
 /* What can be refused before anything is sent: a frame above the limit, a deadline in the past. */
 int call_setup_check(const pyproc_pool *pool, const struct call *call, int64_t timeout_ms, pyproc_error **reterr);

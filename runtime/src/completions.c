@@ -78,7 +78,7 @@ static completion *help(completions *self, const completions_source *source, int
   bool pays = spin_pays(source->spin);
   while (source->pump(source->argument) && (first = take_all(self)) == NULL && pays && now < deadline_ns &&
          now - began < source->spin->limit_ns && !atomic_load(&self->closing)) {
-    spin_pause(now - began, false);
+    (void)spin_pause(now - began, false);
     now = platform_now_ns();
   }
   if (first != NULL) spin_learn(source->spin, now - began);

@@ -112,8 +112,8 @@ static inline bool framed_awaits_pong(const framed *self) {
 }
 
 /* framed_reader.c. The reader's role is held, no lock. Reads what is there, dispatches it, and returns the number of
- * frames. */
-int framed_pump(framed *self);
+ * frames. `now_ns`: CLOCK_MONOTONIC, where the caller has just looked; 0: it has not. */
+int framed_pump(framed *self, int64_t now_ns);
 
 /* The error of a JSON envelope that is a reply and not ok. */
 pyproc_error *framed_envelope_error(const framed *self, const struct envelope *envelope);

@@ -19,6 +19,7 @@ struct turn {
   int frames, replies; /* replies to unary calls */
   int good;            /* replies of any kind, and messages */
   bool room;           /* a slot became free */
+  int64_t now_ns;      /* CLOCK_MONOTONIC; 0: nobody has looked */
 };
 
 /* A reply, from either kind of frame. */
@@ -345,7 +346,8 @@ static void take_payload(framed *self, struct turn *turn, struct payload *payloa
 static void end_turn(framed *self, const struct turn *turn) {
   if (turn->good > 0) atomic_fetch_add_explicit(&self->base.good_calls, (uint64_t)turn->good, memory_order_relaxed);
   if (turn->replies > 0 && self->handshake->prefetch_max > 0)
-    prefetch_adapt(&self->base, &self->service_ns, turn->replies, self->base.page != NULL);
+    prefetch_adapt(&self->base, &self->service_ns, turn->replies, self->base.page != NULL,
+                   turn->now_ns != 0 ? turn->now_ns : platform_now_ns());
   if (turn->wake_bits != 0) lot_wake(self->settings.lot, turn->wake_bits);
   if (turn->room) self->base.owner_ops->freed(self->base.owner);
 }
@@ -370,8 +372,8 @@ static bool take_payloads(framed *self, struct turn *turn) {
   return more >= 0;
 }
 
-int framed_pump(framed *self) {
-  struct turn turn = {0};
+int framed_pump(framed *self, int64_t now_ns) {
+  struct turn turn = {.now_ns = now_ns};
   for (int fills = 0; fills < FILLS_MAX && self->receiving; fills++) {
     ssize_t count = receiver_fill(&self->receiver, self->channel);
     if (count == CHANNEL_AGAIN) break;

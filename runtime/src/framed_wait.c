@@ -9,7 +9,7 @@
  */
 #include "framed.h"
 
-enum { YIELDS_MIN = 4, CROWDED_NS = 1000000 };
+enum { YIELDS_MIN = 4, CROWDED_NS = 1000000, LOOKS_PER_CLOCK = 4 };
 
 /* A caller in framed_progress. */
 typedef struct waiting {
@@ -98,17 +98,17 @@ static bool shares_cpu(framed *self) {
          status_page_meet(&self->base.page->host_cpu, &self->base.page->worker_cpu, platform_current_cpu());
 }
 
-/* Looks again and again until something was read, or it has taken too long. Returns whether something was. The
- * reader's role is held. */
-static bool spin(const waiting *w, int64_t began) {
+/* Looks again and again until something was read, or it has taken too long. Returns whether something was. `*now` is
+ * when it began, then about when it ended. The reader's role is held. */
+static bool spin(const waiting *w, int64_t *now) {
   framed *self = w->self;
-  int64_t now = began;
+  int64_t began = *now;
   bool shared = shares_cpu(self);
-  while (now - began < self->spin.limit_ns && !is_settled(w) && framed_is_open(self)) {
+  for (int looks = 1; *now - began < self->spin.limit_ns && !is_settled(w) && framed_is_open(self); looks++) {
     write_if_blocked(self);
-    if (framed_pump(self) > 0) return true;
-    spin_pause(now - began, shared);
-    now = platform_now_ns();
+    if (framed_pump(self, *now) > 0) return true;
+    /* The clock takes as long as a look into shared memory. */
+    if (!spin_pause(*now - began, shared) || looks % LOOKS_PER_CLOCK == 0) *now = platform_now_ns();
   }
   return is_settled(w);
 }
@@ -118,19 +118,20 @@ static void lead(const waiting *w) {
   framed *self = w->self;
   int64_t began = platform_now_ns();
   while (!is_settled(w) && framed_is_open(self) && began < w->wait->deadline_ns) {
-    bool spun = spin_pays(&self->spin) && spin(w, began);
+    int64_t now = began;
+    bool spun = spin_pays(&self->spin) && spin(w, &now);
     if (!spun) {
       write_if_blocked(self);
-      if (framed_pump(self) == 0) block(w);
+      if (framed_pump(self, now) == 0) block(w);
+      now = platform_now_ns();
     }
-    int64_t now = platform_now_ns();
     spin_learn(&self->spin, now - began);
     began = now;
   }
 }
 
 /* One turn of a caller among others. Returns whether its call is settled. */
-static bool take_turn(const waiting *w, int turns) {
+static bool take_turn(const waiting *w, int turns, int64_t now) {
   framed *self = w->self;
   if (!is_settled(w)) {
     /* Those whose replies are there go first: what they bring is written with ours. */
@@ -138,7 +139,7 @@ static bool take_turn(const waiting *w, int turns) {
     if (!others_first) framed_flush_all(&self->base);
     if (!others_first && framed_take_reading(self)) {
       write_if_blocked(self);
-      framed_pump(self);
+      framed_pump(self, now);
       atomic_store(&self->reading, false);
     }
   }
@@ -151,7 +152,7 @@ static bool take_turns(const waiting *w) {
   int64_t began = platform_now_ns(), now = began;
   for (int turns = 0; turns < YIELDS_MIN || now - began < spin->limit_ns; turns++) {
     int64_t before = now;
-    if (take_turn(w, turns)) return true;
+    if (take_turn(w, turns, now)) return true;
     platform_yield();
     now = platform_now_ns();
     if (now - before < CROWDED_NS) continue;

@@ -97,7 +97,7 @@ static int check_wait(pyproc_future *const *futures, size_t count) {
 }
 
 static int64_t deadline_of(int64_t timeout_ms) {
-  return timeout_ms < 0 ? PLATFORM_NO_DEADLINE : call_setup_deadline(timeout_ms);
+  return timeout_ms < 0 ? PLATFORM_NO_DEADLINE : call_setup_deadline(timeout_ms, platform_now_ns());
 }
 
 int pyproc_future_wait_any(pyproc_future *const *futures, size_t count, int64_t timeout_ms) {

@@ -96,7 +96,9 @@ static int run(pyproc_pool *pool, struct call *call, int64_t timeout_ms, pyproc_
 static int invoke(pyproc_pool *pool, struct call *call, call_method method, frame_block *frame,
                   const pyproc_call_options *options, pyproc_error **reterr) {
   int64_t timeout_ms = call_setup_timeout(pool, method.typed, options);
-  call_init(call, &pool->lot, method, frame, call_setup_deadline(timeout_ms));
+  int64_t now = platform_now_ns();
+  call_init(call, &pool->lot, method, frame, call_setup_deadline(timeout_ms, now));
+  call->now_ns = now;
   int result = call_setup_check(pool, call, timeout_ms, reterr);
   if (result < 0) return result;
   retry again;

@@ -1,17 +1,16 @@
 #include "prefetch.h"
 
-#include "platform.h"
-
 enum { PREFETCH_MAX = 64, AVERAGE_SHIFT = 3 };
 #define SLOW_HANDLER_NS INT64_C(1000000)
 
-void prefetch_adapt(struct connection *connection, _Atomic int64_t *service_ns, int replies, bool can_recall) {
-  int64_t now = platform_now_ns(), since = atomic_load(&connection->progress_ns);
-  int64_t sample = (now - since) / replies, average = atomic_load(service_ns);
+void prefetch_adapt(struct connection *connection, _Atomic int64_t *service_ns, int replies, bool can_recall,
+                    int64_t now_ns) {
+  int64_t since = atomic_load(&connection->progress_ns);
+  int64_t sample = (now_ns - since) / replies, average = atomic_load(service_ns);
   average = average == 0 ? sample : average + ((sample - average) >> AVERAGE_SHIFT);
   if (average < 1) average = 1;
   atomic_store(service_ns, average);
-  atomic_store(&connection->progress_ns, now);
+  atomic_store(&connection->progress_ns, now_ns);
   int64_t prefetch = SLOW_HANDLER_NS / average;
   if (prefetch > PREFETCH_MAX) prefetch = PREFETCH_MAX;
   if (prefetch < 1) prefetch = can_recall ? 1 : 0;

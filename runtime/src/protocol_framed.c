@@ -137,9 +137,10 @@ static int take_call(framed *self, struct call *call, pyproc_error **reterr) {
         call->method.name);
   if (self->free_count == 0)
     return error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED, "too many calls in flight on one worker");
-  int64_t now = platform_now_ns(), left_ms = (call->deadline_ns - now) / 1000000;
+  int64_t now = call->now_ns != 0 ? call->now_ns : platform_now_ns(), left_ms = (call->deadline_ns - now) / 1000000;
   uint16_t slot = self->free_slots[self->free_count - 1];
   call->id = self->generation++ * STATUS_PAGE_SLOTS + slot;
+  call->now_ns = 0;
   call->sent_ns = now;
   call->asked = 0;
   request_complete(call->frame, call->id, index, call->deadline_ns == INT64_MAX ? 0 : left_ms > 0 ? left_ms : 1);
@@ -252,7 +253,7 @@ static bool framed_reader_pump(struct connection *base) {
   pthread_mutex_lock(&self->lock);
   framed_flush(self);
   pthread_mutex_unlock(&self->lock);
-  if (framed_is_open(self)) framed_pump(self);
+  if (framed_is_open(self)) framed_pump(self, 0);
   framed_leave_reading(self, NULL);
   return true;
 }
@@ -289,7 +290,7 @@ static void framed_drain(struct connection *base) {
     framed_nudge(&self->base); /* a caller is inside: it reads to the end, sees that, and leaves */
     platform_yield();
   }
-  for (int i = 0; i < READ_ATTEMPTS_ON_FAIL && self->receiving; i++) framed_pump(self);
+  for (int i = 0; i < READ_ATTEMPTS_ON_FAIL && self->receiving; i++) framed_pump(self, 0);
   self->receiving = false;
   atomic_store(&self->reading, false);
   framed_break(self, error_new(PYPROC_E_UNAVAILABLE, "worker %ld has ended", (long)base->peer_pid));

@@ -66,7 +66,7 @@ int pyproc_pool_drain(pyproc_pool *pool, int64_t timeout_ms, pyproc_error **rete
   int result = pool_enter(pool, reterr);
   if (result < 0) return result;
   pool_leave(pool); /* what is waited for are all others */
-  int64_t deadline_ns = timeout_ms < 0 ? PLATFORM_NO_DEADLINE : call_setup_deadline(timeout_ms);
+  int64_t deadline_ns = timeout_ms < 0 ? PLATFORM_NO_DEADLINE : call_setup_deadline(timeout_ms, platform_now_ns());
   gate_close(&pool->gate);
   admission_close(&pool->admission, NULL);
   if (gate_wait(&pool->gate, deadline_ns)) return PYPROC_OK;

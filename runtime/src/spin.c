@@ -25,9 +25,11 @@ void spin_learn(spin_gauge *self, int64_t waited_ns) {
   atomic_store_explicit(&self->waited_ns, average + ((waited_ns - average) >> AVERAGE_SHIFT), memory_order_relaxed);
 }
 
-void spin_pause(int64_t spent_ns, bool shared) {
-  if (spent_ns < PURE_SPIN_NS && !shared)
+bool spin_pause(int64_t spent_ns, bool shared) {
+  bool is_short = spent_ns < PURE_SPIN_NS && !shared;
+  if (is_short)
     platform_cpu_relax();
   else
     platform_yield();
+  return is_short;
 }

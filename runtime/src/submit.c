@@ -132,7 +132,7 @@ static void leave_admission(void *argument) {
 int pyproc_pool_dispatch(pyproc_pool *pool, int timeout_ms) {
   int result = pool_enter(pool, NULL);
   if (result < 0) return result;
-  int64_t deadline_ns = timeout_ms < 0 ? PLATFORM_NO_DEADLINE : call_setup_deadline(timeout_ms);
+  int64_t deadline_ns = timeout_ms < 0 ? PLATFORM_NO_DEADLINE : call_setup_deadline(timeout_ms, platform_now_ns());
   const completions_source source = {
       .attend = attend, .pump = pump, .leave = leave_admission, .argument = pool, .spin = &pool->async.spin};
   result = completions_dispatch(&pool->async.completions, &source, deadline_ns);

@@ -230,12 +230,12 @@ static int run_handler(struct loop *self, struct call *call, PyObject *request) 
   return result;
 }
 
-static int flush_stale(struct loop *self, struct connection *connection) {
-  if (self->unflushed == 0) return 0;
-  const uint64_t now_ns = clock_ns();
-  if (self->unflushed_since_ns == 0) self->unflushed_since_ns = now_ns;
-  if (self->unflushed < LOOP_FLUSH_REPLIES && now_ns - self->unflushed_since_ns < stale_ns) return 0;
-  return loop_flush(self, connection);
+/* Replies of calls before this one shall not wait for long. */
+static int flush_stale(struct loop *self, const struct call *call) {
+  if (self->shared || self->unflushed == 0) return 0;
+  if (self->unflushed_since_ns == 0) self->unflushed_since_ns = call->now_ns;
+  if (self->unflushed < LOOP_FLUSH_REPLIES && call->now_ns - self->unflushed_since_ns < stale_ns) return 0;
+  return loop_flush(self, call->connection);
 }
 
 /* Whether the call was cancelled while it waited: the code, and 0 where it was not. */
@@ -250,7 +250,7 @@ static unsigned cancelled_before(struct loop *self, const struct call *call) {
 }
 
 bool call_is_over(struct loop *self, struct call *call, int *ret_result) {
-  call->now_ns = clock_ns();
+  if (call->now_ns == 0) call->now_ns = clock_ns();
   const unsigned cancelled = cancelled_before(self, call);
   if (self->stopping)
     *ret_result = reply_error(self, call, 14, "the worker stops; the call has not been started");
@@ -265,16 +265,11 @@ bool call_is_over(struct loop *self, struct call *call, int *ret_result) {
 
 /* What the handler is to be called with, which is certain to happen then: a new reference. NULL as call_parse(). */
 static PyObject *prepare(struct loop *self, struct call *call, PyObject *bytes, bool whole, int *ret_result) {
-  if (call_is_over(self, call, ret_result)) return NULL;
+  if (call_is_over(self, call, ret_result) || (*ret_result = flush_stale(self, call)) < 0) return NULL;
   PyObject *request = call_parse(self, call, bytes, whole, ret_result);
   if (request == NULL) return NULL;
-  if (!self->shared && flush_stale(self, call->connection) < 0) {
-    *ret_result = -1;
-  } else if (call->connection->page != NULL && !status_page_start(call->connection->page, call->id)) {
-    *ret_result = call_answer_cancelled(self, call, 1, "the host revoked the call before it started");
-  } else {
-    return request;
-  }
+  if (call->connection->page == NULL || status_page_start(call->connection->page, call->id)) return request;
+  *ret_result = call_answer_cancelled(self, call, 1, "the host revoked the call before it started");
   Py_DECREF(request);
   return NULL;
 }
@@ -327,6 +322,7 @@ int call_frame(struct loop *self, struct connection *connection, const connectio
       .method = methods_by_index(&self->methods, frame->header.method),
       .id = frame->header.id,
       .deadline_ns = frame->deadline_ns,
+      .now_ns = frame->now_ns,
       .number = frame->header.method,
       .json = (frame->header.flags & WIRE_FLAG_JSON) != 0,
       .metadata = frame->metadata,

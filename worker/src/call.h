@@ -15,7 +15,7 @@ struct call {
   PyObject *name;              /* borrowed str or NULL: what an envelope asked for */
   PyObject *metadata;          /* borrowed bytes or NULL: of the request; its context has a reference of its own */
   uint64_t id;
-  uint64_t now_ns; /* CLOCK_MONOTONIC when it was last looked at; 0: not yet */
+  uint64_t now_ns; /* CLOCK_MONOTONIC when it was last looked at; 0: look again */
   uint64_t deadline_ns;
   uint32_t number; /* what a frame asked for */
   bool envelope;   /* the reply has the form of its request */

@@ -96,6 +96,7 @@ typedef struct connection_frame {
   PyObject *body;       /* bytes: what follows header and metadata */
   PyObject *metadata;   /* bytes, unchecked: of a request that has some; NULL */
   uint64_t deadline_ns; /* CLOCK_MONOTONIC; 0: none */
+  uint64_t now_ns;      /* CLOCK_MONOTONIC, where it was received just now; 0: look again */
 } connection_frame;
 
 uint64_t clock_ns(void);

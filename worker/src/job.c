@@ -85,6 +85,7 @@ int job_submit(struct loop *loop, const struct call *call, PyObject *bytes, bool
   Py_INCREF(loop);
   self->loop = loop;
   self->call = *call;
+  self->call.now_ns = 0;  /* it may wait */
   self->call.name = NULL; /* it served to find the method */
   Py_INCREF(bytes);
   self->bytes = bytes;

@@ -57,6 +57,10 @@ struct loop {
   uint64_t spin_ns; /* how long to look for more before blocking */
   int spin_score;   /* grows with each success, falls with each failure; above 0 spinning pays */
   unsigned waits;
+  uint64_t
+      received_ns;  /* CLOCK_MONOTONIC when something was just received from the connection whose turn is next or now;
+                         * 0: nothing was, or it has been taken */
+  bool crowded;     /* the last turn that found a frame found several */
   int unyielded;    /* frames handled since other threads of this processor were let in */
   size_t unflushed; /* replies of the connection whose turn it is */
   uint64_t unflushed_since_ns;

@@ -103,6 +103,19 @@ static int send_reply(struct loop *self, const struct call *of, const parts *all
   return 0;
 }
 
+/* Sends it at once, with all that is queued, where no other request waits. Returns whether all went. */
+static bool queue_reply(struct control *control, const struct call *of, const parts *all) {
+  struct connection *const to = of->connection;
+  (void)pthread_mutex_lock(&control->lock);
+  control_end(control, of->run);
+  (void)queue_parts(to, all);
+  const bool sends = connection_is_clear(to) && connection_unsent(to);
+  const int sent = sends ? connection_send(to, NULL, NULL) : 0;
+  if (sent < 0) to->ended = true;
+  (void)pthread_mutex_unlock(&control->lock);
+  return sent > 0;
+}
+
 static int put_reply(struct loop *self, const struct call *of, const extras *with, unsigned code, const char *body,
                      size_t size) {
   struct control *const control = self->control;
@@ -115,11 +128,9 @@ static int put_reply(struct loop *self, const struct call *of, const extras *wit
     all.head_size = all.size = 0;
     all.metadata = &no_metadata;
   }
-  (void)pthread_mutex_lock(&control->lock);
-  control_end(control, of->run);
-  (void)queue_parts(of->connection, &all);
-  (void)pthread_mutex_unlock(&control->lock);
-  self->unflushed++;
+  const bool sent = queue_reply(control, of, &all);
+  self->unflushed = sent ? 0 : self->unflushed + 1;
+  if (sent) self->unflushed_since_ns = 0;
   return 0;
 }
 

@@ -81,6 +81,7 @@ static struct stream_job *new_job(struct loop *loop, const struct call *call, st
   Py_INCREF(loop);
   self->loop = loop;
   self->call = *call;
+  self->call.now_ns = 0; /* it may wait */
   self->call.name = NULL;
   Py_INCREF(bytes);
   self->bytes = bytes;
