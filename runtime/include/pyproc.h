@@ -63,6 +63,11 @@
  *   blocks. A pool that nobody calls burns no processor time. The supervisor reads a socket only while a worker owes
  *   something that no caller waits for, such as the late reply to a call that was given up.
  *
+ *   Callers that look again and again on the processor on which their worker wants to run keep it from that. So where the
+ *   pool has at most one worker for two processors, such a caller may go on on another processor of those that it may
+ *   use, at most once a millisecond for each worker, by sched_setaffinity(2). Its set of processors is the same afterwards; a
+ *   thread that is bound to one stays there. With `spin_us` PYPROC_OFF nothing of this happens.
+ *
  *   A call goes to the ready worker with the fewest calls; a worker runs one handler at a time and may hold a few more
  *   calls, fewer the slower it answers. All others wait in the pool's queue, in order, until their deadlines; also
  *   while workers restart.
@@ -666,7 +671,7 @@ typedef struct pyproc_pool_options {
   int64_t drain_timeout_ms;
 
   /* Microseconds that a waiting side looks for more in vain before it blocks, 1 to 1,000,000, or PYPROC_OFF: never.
-   * Default: 50. Nobody spins where there is one processor. */
+   * Default: 50. Nobody spins where there is one processor. See HOW WAITING WORKS. */
   int64_t spin_us;
 
   /* Bytes of the largest request or reply in its encoding, 1024 to 2^31 - 1. Default: 67,108,864 (64 MiB). What is

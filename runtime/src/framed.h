@@ -91,6 +91,7 @@ typedef struct framed {
   bool receiving;             /* reader's role: more may come */
   _Atomic int64_t service_ns; /* moving average of the time between replies while busy; 0: unknown */
   spin_gauge spin;            /* of a waiting reader */
+  _Atomic int64_t cleared_ns; /* when a caller last left the worker's processor, or could not */
 
   wake wake; /* to whoever blocks in the channel's wait */
   atomic_bool blocked, nudged;

@@ -9,7 +9,13 @@
  */
 #include "framed.h"
 
-enum { YIELDS_MIN = 4, CROWDED_NS = 1000000, LOOKS_PER_CLOCK = 4 };
+enum {
+  YIELDS_MIN = 4,
+  CROWDED_NS = 1000000,
+  LOOKS_PER_CLOCK = 4,
+  CLEAR_EVERY_NS = 1000000,    /* one caller at a time leaves the worker's processor */
+  CANNOT_CLEAR_NS = 1000000000 /* until it is tried again */
+};
 
 /* A caller in framed_progress. */
 typedef struct waiting {
@@ -146,6 +152,16 @@ static bool take_turn(const waiting *w, int turns, int64_t now) {
   return is_settled(w);
 }
 
+/* A caller that comes back in vain to the worker's processor, and only yields there, keeps the worker from running: it
+ * goes elsewhere. The kernel, which spreads threads evenly, sends somebody else there every few milliseconds. */
+static void keep_clear(framed *self, int64_t now) {
+  const status_page *page = self->base.page;
+  if (!self->settings.keeps_clear || page == NULL || !status_page_is_worker_at(page, platform_current_cpu())) return;
+  int64_t last = atomic_load_explicit(&self->cleared_ns, memory_order_relaxed);
+  if (now - last < CLEAR_EVERY_NS || !atomic_compare_exchange_strong(&self->cleared_ns, &last, now)) return;
+  if (!platform_leave_cpu()) atomic_store(&self->cleared_ns, now + CANNOT_CLEAR_NS);
+}
+
 /* Takes turns with the other callers. Returns true when the call is settled. */
 static bool take_turns(const waiting *w) {
   spin_gauge *spin = &w->self->spin;
@@ -153,6 +169,7 @@ static bool take_turns(const waiting *w) {
   for (int turns = 0; turns < YIELDS_MIN || now - began < spin->limit_ns; turns++) {
     int64_t before = now;
     if (take_turn(w, turns, now)) return true;
+    if (turns > 0) keep_clear(w->self, now);
     platform_yield();
     now = platform_now_ns();
     if (now - before < CROWDED_NS) continue;

@@ -61,6 +61,10 @@ int platform_cpu_quota(const char *root, const char *list);
 /* The processor that the calling thread runs on, -1 when unknown. */
 int platform_current_cpu(void);
 
+/* Has the calling thread go on on another of the processors that it may use; which ones these are stays as it is. False:
+   there is no other, or the system cannot do it or refuses. */
+bool platform_leave_cpu(void);
+
 /* The number of the n-th processor, round and round, of those that the calling thread may use; -1 where the system does
    not tell. */
 int platform_nth_processor(int n);

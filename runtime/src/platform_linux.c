@@ -262,6 +262,34 @@ int platform_current_cpu(void) {
   return sched_getcpu();
 }
 
+/* The kernel remembers a set that is asked for, and takes it for a wish where the thread gets more processors later.
+ * So whose set is all that it can have asks for all. */
+static void restore_processors(const cpu_set_t *set, size_t size) {
+  cpu_set_t *all = malloc(size), *got = NULL;
+  size_t got_size = 0;
+  if (all != NULL) memset(all, 0xff, size);
+  if (all != NULL && sched_setaffinity(0, size, all) == 0) got = allowed_processors(&got_size);
+  if (got == NULL || got_size != size || !CPU_EQUAL_S(size, got, set)) (void)sched_setaffinity(0, size, set);
+  CPU_FREE(got);
+  free(all);
+}
+
+bool platform_leave_cpu(void) {
+  size_t size = 0;
+  int cpu = sched_getcpu();
+  cpu_set_t *mine = allowed_processors(&size), *others = malloc(size);
+  bool moved = false;
+  if (cpu >= 0 && mine != NULL && others != NULL) {
+    memcpy(others, mine, size);
+    CPU_CLR_S((size_t)cpu, size, others);
+    moved = CPU_COUNT_S(size, others) > 0 && sched_setaffinity(0, size, others) == 0;
+    if (moved) restore_processors(mine, size);
+  }
+  free(others);
+  CPU_FREE(mine);
+  return moved;
+}
+
 /* ---- descriptors ---- */
 
 /* Both or none, above the host's standard streams. */

@@ -60,6 +60,10 @@ int platform_current_cpu(void) {
   return -1;
 }
 
+bool platform_leave_cpu(void) {
+  return false;
+}
+
 int platform_nth_processor(int n) {
   (void)n;
   return -1;

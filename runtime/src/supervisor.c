@@ -144,6 +144,7 @@ static int make_places(struct supervisor *self, struct lot *lot, pyproc_error **
                                         .services = options->services,
                                         .frame_limit = options->frame_limit,
                                         .spin_ns = options->spin_ns,
+                                        .keeps_clear = options->workers * 2 <= platform_cpu_count(),
                                         .cancel_grace_ms = options->cancel_grace_ms,
                                         .max_in_flight = (int)options->max_in_flight,
                                         .max_streams = (int)options->max_streams,

@@ -1,6 +1,7 @@
 /*
  * Many callers: everybody gets an answer of their own, the queue is bounded, and no fast call waits for a slow one.
  */
+#include <sched.h>
 #include <unistd.h>
 
 #include "support.h"
@@ -40,6 +41,28 @@ static bool is_idle(pyproc_pool *pool) {
   pyproc_health health = PYPROC_HEALTH_INIT;
   return pyproc_pool_health(pool, &health) == 0 && health.in_flight == 0 && health.queued == 0;
 }
+
+#ifdef PYPROC_PLATFORM_LINUX
+/* Callers keep off their worker's processor; which ones they may use is not ours to change. */
+static void ping_and_look(int number, void *argument) {
+  crowd *all = argument;
+  cpu_set_t before, after;
+  int failed = sched_getaffinity(0, sizeof before, &before);
+  ping_own(number, argument);
+  failed |= sched_getaffinity(0, sizeof after, &after);
+  if (failed || !CPU_EQUAL(&before, &after)) atomic_fetch_add(&all->wrong, 1);
+}
+
+static void test_processors(void **state) {
+  (void)state;
+  for (size_t i = 0; i < LENGTH(protocols); i++) {
+    crowd all = {.pool = open_faults(protocols[i], 1), .rounds = scaled(2000)};
+    run_threads(16, ping_and_look, &all);
+    assert_int_equal(atomic_load(&all.wrong), 0);
+    pyproc_pool_close(all.pool);
+  }
+}
+#endif
 
 static void test_200_threads(void **state) {
   (void)state;
@@ -252,6 +275,9 @@ static void test_several_pools(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
+#ifdef PYPROC_PLATFORM_LINUX
+      E2E_TEST(test_processors),
+#endif
       E2E_TEST(test_200_threads),
       E2E_TEST(test_crashes_among_calls),
       E2E_TEST(test_queue_full),

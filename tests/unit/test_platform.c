@@ -14,6 +14,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -93,6 +94,36 @@ static void test_cpus(void **state) {
   assert_true(platform_current_cpu() >= -1);
   assert_true(platform_current_cpu() < sysconf(_SC_NPROCESSORS_CONF));
 }
+
+#ifdef PYPROC_PLATFORM_LINUX
+static void assert_leaves(const cpu_set_t *set) {
+  cpu_set_t after;
+  assert_int_equal(sched_setaffinity(0, sizeof *set, set), 0);
+  bool left = platform_leave_cpu();
+  assert_int_equal(sched_getaffinity(0, sizeof after, &after), 0);
+  assert_true(CPU_EQUAL(set, &after));
+  assert_int_equal(left, CPU_COUNT(set) > 1);
+}
+
+/* Whichever processors a thread may use: it still may afterwards, and no other. */
+static void test_leave_cpu(void **state) {
+  (void)state;
+  cpu_set_t all, some;
+  assert_int_equal(sched_getaffinity(0, sizeof all, &all), 0);
+  assert_leaves(&all);
+  some = all;
+  for (int cpu = 0; cpu < CPU_SETSIZE && CPU_COUNT(&some) > 1; cpu++) {
+    CPU_CLR((size_t)cpu, &some);
+    assert_leaves(&some);
+  }
+  assert_int_equal(sched_setaffinity(0, sizeof all, &all), 0);
+}
+#else
+static void test_leave_cpu(void **state) {
+  (void)state;
+  assert_false(platform_leave_cpu());
+}
+#endif
 
 static void put_file(const char *root, const char *name, const char *text) {
   char path[512];
@@ -651,6 +682,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       TEST(test_clock_and_random),
       TEST(test_cpus),
+      TEST(test_leave_cpu),
       TEST(test_cpu_quota),
       TEST(test_oom_count),
       TEST(test_oom_rose),

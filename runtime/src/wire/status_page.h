@@ -42,6 +42,11 @@ static inline bool status_page_meet(_Atomic uint32_t *mine, _Atomic uint32_t *ot
   return here != 0 && atomic_load_explicit(others, memory_order_relaxed) == here;
 }
 
+/* Host: whether the worker waited on that processor when it last did. */
+static inline bool status_page_is_worker_at(const status_page *page, int cpu) {
+  return cpu >= 0 && atomic_load_explicit(&page->worker_cpu, memory_order_relaxed) == (uint32_t)cpu + 1;
+}
+
 /* Worker: claims the call before its handler runs. False: the host has revoked it, it must not run. */
 static inline bool status_page_start(status_page *page, uint64_t id) {
   return atomic_exchange(&page->slots[id % STATUS_PAGE_SLOTS], id) != (id | STATUS_PAGE_REVOKED);
