@@ -114,16 +114,43 @@ def report(wire, folder, error):
     wire.fail(describe.error_object(message, describe.type_name(error), text))
 
 
-def run(script):
-    """Runs the script in a fresh ``__main__``."""
-    path = os.path.abspath(script)
+class Source:
+    """What stands in the script, as bytes, and its code, which is None until it is compiled."""
+
+    def __init__(self, script):
+        self.path = os.path.abspath(script)
+        with open(self.path, "rb") as file:
+            self.text = file.read()
+        self.code = None
+
+    def compile(self):
+        """Returns the code."""
+        if self.code is None:
+            self.code = compile(self.text, self.path, "exec", dont_inherit=True)
+        return self.code
+
+
+def compiled(script):
+    """The source with its code, for the workers that find the same text; None where they have to say what is wrong."""
+    try:
+        source = Source(script)
+        source.compile()
+    except Exception:  # not swallowed: each worker compiles it again, and reports that
+        return None
+    return source
+
+
+def run(script, known):
+    """Runs the script in a fresh ``__main__``. ``known`` is an earlier source, or None."""
+    source = Source(script)
+    if known is not None and (known.path, known.text) == (source.path, source.text):
+        source = known
+    path = source.path
     main = types.ModuleType("__main__")
     main.__dict__.update(__file__=path, __builtins__=__builtins__, __annotations__={}, __loader__=None,
                          __spec__=None, __package__=None, __cached__=None)
     sys.modules["__main__"] = main
-    with open(path, "rb") as file:
-        source = file.read()
-    exec(compile(source, path, "exec", dont_inherit=True), main.__dict__)
+    exec(source.compile(), main.__dict__)
 
 
 def end_of(status):
@@ -149,8 +176,9 @@ def main():
     reconfigure = getattr(sys.stdout, "reconfigure", None)
     if reconfigure is not None:
         reconfigure(line_buffering=True)
-    zygote = request = None
+    zygote = request = known = None
     if modules is not None:
+        known = compiled(script)
         zygote = load_own(folder, "zygote").start(load_describe(folder))
         request = zygote.run(modules)  # returns in a worker that was forked
     wire = Wire()
@@ -158,7 +186,7 @@ def main():
     try:
         if zygote is not None:
             zygote.settle(request)
-        run(script)
+        run(script, known)
     except SystemExit as error:
         message = "%s: it exited with %s" % (ended, end_of(error.code))
         wire.fail(load_describe(folder).error_object(message, "SystemExit"))

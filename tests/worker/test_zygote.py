@@ -128,6 +128,20 @@ def test_a_worker(host: Host, zygotes: list[Zygote], tmp_path: Path) -> None:
     assert (ended.id, status) == (pid, 0) and size > 1 << 20 and time_ms < 60_000
 
 
+def test_the_script_as_it_stands(host: Host, zygotes: list[Zygote]) -> None:
+    """The zygote has compiled it: a worker uses that only where the script is still the same."""
+    zygote = start(zygotes, host, "decimal", script="x = (")
+    zygote.read()
+    zygote.ask()
+    assert zygote.read().kind == FORKED
+    failed = zygote.worker_wires[-1].read()
+    assert failed.kind == ZYGOTE_FAILED and failed.json["type"] == "SyntaxError"
+    for answer in (1, 2):
+        zygote.script.write_text(SCRIPT.replace("os.getpid()", str(answer)))
+        _, worker = zygote.fork()
+        assert worker.call("about").json["pid"] == answer
+
+
 def test_a_signal(host: Host, zygotes: list[Zygote]) -> None:
     zygote = start(zygotes, host, "decimal")
     zygote.read()
