@@ -32,15 +32,17 @@
 #define LENGTH(array) (sizeof(array) / sizeof *(array))
 #define MIB ((size_t)1 << 20)
 
+/* Whether a sanitizer watches: memory is then not only ours, addresses are scarce, and all takes longer. */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define IS_MEASURED false /* memory: the sanitizer's is not ours */
+enum { IS_SANITIZED = true };
 #elif defined(__has_feature)
 #if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define IS_MEASURED false
+enum { IS_SANITIZED = true };
+#else
+enum { IS_SANITIZED = false };
 #endif
-#endif
-#ifndef IS_MEASURED
-#define IS_MEASURED true
+#else
+enum { IS_SANITIZED = false };
 #endif
 
 /* One test, with the checks before and after it. */

@@ -6,13 +6,6 @@
 
 #include "grpc_support.h"
 
-/* The sanitizers have the last word on SIGSEGV: the process then exits by itself. */
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-static const bool is_sanitized = true;
-#else
-static const bool is_sanitized = false;
-#endif
-
 enum { INTERVAL_MS = 100, TIMEOUT_MS = 1000 };
 
 typedef struct seen {
@@ -286,16 +279,17 @@ static void test_crashes(void **state) {
     pyproc_pool *pool = open_pool(&options);
     pyproc_error *error = call_failure(pool, "segfault", "null", 0);
     const pyproc_crash *crash = pyproc_error_crash(error);
-    if (!is_sanitized) assert_int_equal(crash->signal, SIGSEGV);
+    /* A sanitizer has the last word on SIGSEGV: the process then exits by itself. */
+    if (!IS_SANITIZED) assert_int_equal(crash->signal, SIGSEGV);
     assert_contains(crash->stacks, "Fatal Python error: Segmentation fault");
     assert_contains(crash->stacks, "in segfault");
-    if (!is_sanitized) assert_contains(crash->log, "last words");
+    if (!IS_SANITIZED) assert_contains(crash->log, "last words");
     assert_null(strstr(crash->log, "most recent call first")); /* it is in the stacks alone */
     assert_string_equal(crash->method, "segfault");
     assert_int_equal(crash->oom_killed, 0);
     assert_true(crash->rss_bytes > 0 && crash->cpu_ms > 0);
     assert_error(error, PYPROC_E_UNAVAILABLE,
-                 is_sanitized ? "in segfault" : "signal 11 (Segmentation fault) in segfault", RAN);
+                 IS_SANITIZED ? "in segfault" : "signal 11 (Segmentation fault) in segfault", RAN);
     WAIT_FOR(atomic_load(&events.died) == 1);
     assert_contains(events.died_stacks, "in segfault");
     assert_int_equal(atomic_load(&events.hung), 0);

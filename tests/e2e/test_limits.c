@@ -8,12 +8,6 @@
 
 #include "support.h"
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-static const bool is_sanitized = true; /* which takes terabytes of address space */
-#else
-static const bool is_sanitized = false;
-#endif
-
 static pyproc_pool_options limits_options(void) {
   pyproc_pool_options options = options_for("limits_worker.py");
   options.call_timeout_ms = 30000;
@@ -25,14 +19,14 @@ static void test_each_is_what_the_worker_finds(void **state) {
   pyproc_pool_options options = limits_options();
   char nice[32];
   snprintf(nice, sizeof nice, "%d", getpriority(PRIO_PROCESS, 0) + 1);
-  if (!is_sanitized) options.memory_limit_bytes = INT64_C(4) << 30;
+  if (!IS_SANITIZED) options.memory_limit_bytes = INT64_C(4) << 30; /* a sanitizer takes terabytes */
   options.cpu_limit_seconds = 500;
   options.files_limit = 100;
   options.core_limit_bytes = PYPROC_OFF;
   options.nice = 1;
   options.umask = 027;
   pyproc_pool *pool = open_pool(&options);
-  if (!is_sanitized) assert_answer(pool, "fact", "\"memory\"", "4294967296");
+  if (!IS_SANITIZED) assert_answer(pool, "fact", "\"memory\"", "4294967296");
   assert_answer(pool, "fact", "\"cpu\"", "[500,501]");
   assert_answer(pool, "fact", "\"files\"", "100");
   assert_answer(pool, "fact", "\"core\"", "0");
@@ -89,7 +83,7 @@ static void test_environment_is_cleared(void **state) {
 
 static void test_memory_is_an_exception(void **state) {
   (void)state;
-  if (is_sanitized) skip();
+  if (IS_SANITIZED) skip();
   pyproc_pool_options options = limits_options();
   options.memory_limit_bytes = INT64_C(1) << 30;
   pyproc_pool *pool = open_pool(&options);
@@ -105,7 +99,7 @@ static void test_memory_is_an_exception(void **state) {
 static void test_processor_time_ends_the_worker(void **state) {
   (void)state;
   pyproc_pool_options options = limits_options();
-  options.cpu_limit_seconds = is_sanitized ? 4 : 1;
+  options.cpu_limit_seconds = IS_SANITIZED ? 4 : 1;
   options.core_limit_bytes = PYPROC_OFF;
   pyproc_pool *pool = open_pool(&options);
   long pid = call_number(pool, "pid", "1");

@@ -12,12 +12,6 @@
 #include "platform.h"
 #include "support.h"
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-enum { IS_SANITIZED = 1 };
-#else
-enum { IS_SANITIZED = 0 };
-#endif
-
 enum { READY_MAX = 256 };
 static const char *const standard = "decimal,json,ssl,uuid,multiprocessing.process";
 
