@@ -58,8 +58,7 @@ struct loop {
   int spin_score;   /* grows with each success, falls with each failure; above 0 spinning pays */
   unsigned waits;
   uint64_t
-      received_ns;  /* CLOCK_MONOTONIC when something was just received from the connection whose turn is next or now;
-                         * 0: nothing was, or it has been taken */
+      received_ns;  /* of the connection whose turn is next or now, until its first frame is taken; 0: nothing came */
   bool crowded;     /* the last turn that found a frame found several */
   int unyielded;    /* frames handled since other threads of this processor were let in */
   size_t unflushed; /* replies of the connection whose turn it is */
