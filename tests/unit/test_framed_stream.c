@@ -1,23 +1,14 @@
 /* Streams over frames, against a worker that speaks schema/wire.md by hand, well and badly. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
+#include "link.h"
 
 #include "error.h"
-#include "framed.h"
 #include "request.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/time.h>
-#include <unistd.h>
 
-enum { PATIENCE_S = 30, WINDOW = 4096, MAX_STREAMS = 3, MESSAGES_MAX = 64 };
+enum { WINDOW = 4096, MAX_STREAMS = 3, MESSAGES_MAX = 64 };
 
 #define HELLO_OF(features) \
   "{\"version\":1,\"threads\":2,\"features\":[" features "],\"methods\":[{\"name\":\"echo\"}," \
@@ -101,52 +92,9 @@ static void stream_clear(stream *self) {
   call_clear(&self->call);
 }
 
-/* ---- the connection and its owner ---- */
+/* ---- the worker's side ---- */
 
-struct link {
-  struct lot lot;
-  struct connection *connection;
-  int peer;
-  atomic_int freed, broken, watched;
-  struct call *returned;
-};
-
-static void on_ready(void *owner) {
-  (void)owner;
-}
-
-static void on_freed(void *owner) {
-  atomic_fetch_add(&((struct link *)owner)->freed, 1);
-}
-
-static void on_returned(void *owner, struct call *call) {
-  ((struct link *)owner)->returned = call;
-}
-
-static void on_broken(void *owner) {
-  atomic_fetch_add(&((struct link *)owner)->broken, 1);
-}
-
-static bool on_watch(void *owner, bool for_write) {
-  (void)for_write;
-  atomic_fetch_add(&((struct link *)owner)->watched, 1);
-  return true;
-}
-
-static int on_logs(void *owner, int fds[2]) {
-  (void)owner;
-  (void)fds;
-  return 0;
-}
-
-static const connection_owner owner_ops = {.ready = on_ready,
-                                           .freed = on_freed,
-                                           .returned = on_returned,
-                                           .broken = on_broken,
-                                           .watch = on_watch,
-                                           .logs = on_logs};
-
-static void peer_send(const struct link *self, wire_header header, const void *body, size_t size) {
+static void send_frame(const struct link *self, wire_header header, const void *body, size_t size) {
   uint8_t frame[WIRE_LENGTH_SIZE + WIRE_HEADER_SIZE + 8192];
   assert_in_range(size, 0, 8192);
   wire_put32(frame, (uint32_t)(WIRE_HEADER_SIZE + size));
@@ -158,7 +106,7 @@ static void peer_send(const struct link *self, wire_header header, const void *b
 
 /* Sends a frame of the stream and has it read. */
 static void peer_say(const struct link *self, wire_kind kind, uint64_t id, const void *body, size_t size) {
-  peer_send(self, (wire_header){.kind = (uint8_t)kind, .id = id}, body, size);
+  send_frame(self, (wire_header){.kind = (uint8_t)kind, .id = id}, body, size);
   assert_true(protocol_framed.pump(self->connection));
 }
 
@@ -173,19 +121,14 @@ static void peer_credit(const struct link *self, uint64_t id, uint32_t credit) {
   peer_say(self, WIRE_CREDIT, id, body, sizeof body);
 }
 
-static void peer_reply(const struct link *self, uint64_t id, uint16_t code) {
+static void answer(const struct link *self, uint64_t id, uint16_t code) {
   const char *body = code == 0 ? "" : "{\"error\":\"so\"}";
-  peer_send(self, (wire_header){.kind = WIRE_REPLY, .id = id, .code = code}, body, strlen(body));
+  send_frame(self, (wire_header){.kind = WIRE_REPLY, .id = id, .code = code}, body, strlen(body));
   assert_true(protocol_framed.pump(self->connection));
 }
 
-static bool peer_is_quiet(const struct link *self) {
-  char byte;
-  return recv(self->peer, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0;
-}
-
 /* The next frame must be of that kind; returns its header, *ret_size the size of its body, of which up to 8 bytes go to `body`. */
-static wire_header peer_expect(const struct link *self, wire_kind kind, size_t *ret_size, uint8_t body[8]) {
+static wire_header expect_frame(const struct link *self, wire_kind kind, size_t *ret_size, uint8_t body[8]) {
   uint8_t head[WIRE_LENGTH_SIZE + WIRE_HEADER_SIZE], byte;
   wire_header header = {0};
   assert_int_equal(recv(self->peer, head, sizeof head, MSG_WAITALL), sizeof head);
@@ -200,58 +143,27 @@ static wire_header peer_expect(const struct link *self, wire_kind kind, size_t *
   return header;
 }
 
-static void link_open(struct link *self, const char *hello) {
-  int fds[2];
-  struct timeval patience = {.tv_sec = PATIENCE_S};
-  memset(self, 0, sizeof *self);
-  lot_init(&self->lot);
-  connection_settings settings = {.codec = &codec_protobuf,
-                                  .lot = &self->lot,
-                                  .frame_limit = 1 << 20,
-                                  .max_in_flight = 4096,
-                                  .max_streams = MAX_STREAMS,
-                                  .stream_window = WINDOW};
-  self->connection = protocol_framed.create(&settings, &owner_ops, self, NULL);
-  assert_non_null(self->connection);
-  assert_int_equal(platform_socketpair(fds), 0);
-  self->peer = fds[1];
-  assert_int_equal(setsockopt(self->peer, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience), 0);
-  assert_int_equal(protocol_framed.open(self->connection, fds[0], NULL), PYPROC_OK);
+static void open_link(struct link *self, const char *hello) {
+  link_create_with(
+      self, (connection_settings){
+                .codec = &codec_protobuf, .frame_limit = 1 << 20, .max_streams = MAX_STREAMS, .stream_window = WINDOW});
+  link_connect(self);
   peer_say(self, WIRE_HELLO, 0, hello, strlen(hello));
   assert_int_equal(atomic_load(&self->connection->state), CONNECTION_OPEN);
-  peer_expect(self, WIRE_WELCOME, NULL, NULL);
-}
-
-static call_list link_lose(struct link *self) {
-  call_list unstarted = {0};
-  pyproc_error *error = error_new(PYPROC_E_UNAVAILABLE, "the worker died");
-  close(self->peer);
-  protocol_framed.drain(self->connection);
-  (protocol_framed.fail)(self->connection, error, &unstarted);
-  pyproc_error_free(error);
-  assert_int_equal(atomic_load(&self->connection->load), 0);
-  assert_int_equal(atomic_load(&self->connection->streams), 0);
-  assert_true(protocol_framed.close(self->connection));
-  return unstarted;
-}
-
-static void link_close(struct link *self) {
-  assert_null(link_lose(self).first);
-  protocol_framed.destroy(self->connection);
-  lot_destroy(&self->lot);
+  expect_frame(self, WIRE_WELCOME, NULL, NULL);
 }
 
 static void start(struct link *self, stream *one, int kind) {
   stream_init(one, &self->lot, kind);
   assert_int_equal(protocol_framed.start(self->connection, &one->call), CONNECTION_TAKEN);
-  wire_header header = peer_expect(self, WIRE_REQUEST, NULL, NULL);
+  wire_header header = expect_frame(self, WIRE_REQUEST, NULL, NULL);
   assert_int_equal(header.id, one->call.id);
   assert_int_equal(header.timeout_ms, 0);
   assert_int_equal(header.method, 1 + kind);
 }
 
 static void finish_well(struct link *self, stream *one) {
-  peer_reply(self, one->call.id, 0);
+  answer(self, one->call.id, 0);
   assert_int_equal(one->finished, 1);
   assert_null(one->call.error);
   stream_clear(one);
@@ -264,7 +176,7 @@ static void sends_as_far_as_its_credit_goes(void **state) {
   struct link self;
   stream one;
   size_t size;
-  link_open(&self, HELLO);
+  open_link(&self, HELLO);
   start(&self, &one, BIDI);
   assert_true(peer_is_quiet(&self));
   for (int i = 0; i < 6; i++) one.sizes[i] = 1000;
@@ -273,7 +185,7 @@ static void sends_as_far_as_its_credit_goes(void **state) {
   protocol_framed.send(self.connection, &one.call);
   assert_int_equal(one.sent, 4); /* 4096 - 4 * 1064 = -160 */
   for (int i = 0; i < 4; i++) {
-    assert_int_equal(peer_expect(&self, WIRE_STREAM_DATA, &size, NULL).id, one.call.id);
+    assert_int_equal(expect_frame(&self, WIRE_STREAM_DATA, &size, NULL).id, one.call.id);
     assert_int_equal(size, 1000);
   }
   protocol_framed.send(self.connection, &one.call);
@@ -282,11 +194,11 @@ static void sends_as_far_as_its_credit_goes(void **state) {
   assert_true(peer_is_quiet(&self));
   peer_credit(&self, one.call.id, 1);
   assert_int_equal(one.sent, 5);
-  peer_expect(&self, WIRE_STREAM_DATA, NULL, NULL);
+  expect_frame(&self, WIRE_STREAM_DATA, NULL, NULL);
   assert_true(peer_is_quiet(&self));
   peer_credit(&self, one.call.id, 1064);
-  peer_expect(&self, WIRE_STREAM_DATA, NULL, NULL);
-  assert_int_equal(peer_expect(&self, WIRE_END, &size, NULL).id, one.call.id); /* costs nothing */
+  expect_frame(&self, WIRE_STREAM_DATA, NULL, NULL);
+  assert_int_equal(expect_frame(&self, WIRE_END, &size, NULL).id, one.call.id); /* costs nothing */
   assert_int_equal(size, 0);
   protocol_framed.send(self.connection, &one.call);
   assert_true(peer_is_quiet(&self));
@@ -298,14 +210,14 @@ static void what_waits_goes_with_the_request(void **state) {
   (void)state;
   struct link self;
   stream one;
-  link_open(&self, HELLO);
+  open_link(&self, HELLO);
   stream_init(&one, &self.lot, CLIENT);
   one.to_send = 1;
   one.has_end = true;
   assert_int_equal(protocol_framed.start(self.connection, &one.call), CONNECTION_TAKEN);
-  peer_expect(&self, WIRE_REQUEST, NULL, NULL);
-  peer_expect(&self, WIRE_STREAM_DATA, NULL, NULL);
-  peer_expect(&self, WIRE_END, NULL, NULL);
+  expect_frame(&self, WIRE_REQUEST, NULL, NULL);
+  expect_frame(&self, WIRE_STREAM_DATA, NULL, NULL);
+  expect_frame(&self, WIRE_END, NULL, NULL);
   finish_well(&self, &one);
   link_close(&self);
 }
@@ -315,7 +227,7 @@ static void grants_what_was_taken_in_batches(void **state) {
   struct link self;
   stream one;
   uint8_t body[8];
-  link_open(&self, HELLO);
+  open_link(&self, HELLO);
   start(&self, &one, SERVER);
   for (int i = 0; i < 8; i++) peer_message(&self, one.call.id, 448); /* 512 each: the whole window */
   assert_int_equal(one.received, 8);
@@ -324,14 +236,14 @@ static void grants_what_was_taken_in_batches(void **state) {
   protocol_framed.taken(self.connection, &one.call, 448);
   assert_true(peer_is_quiet(&self)); /* half a quarter */
   protocol_framed.taken(self.connection, &one.call, 448);
-  assert_int_equal(peer_expect(&self, WIRE_CREDIT, NULL, body).id, one.call.id);
+  assert_int_equal(expect_frame(&self, WIRE_CREDIT, NULL, body).id, one.call.id);
   assert_int_equal(wire_get32(body), 1024);
   peer_message(&self, one.call.id, 6000); /* overdraws it by one */
   assert_int_equal(one.received, 9);
   for (int i = 0; i < 6; i++) protocol_framed.taken(self.connection, &one.call, 448);
-  for (int i = 0; i < 3; i++) peer_expect(&self, WIRE_CREDIT, NULL, NULL);
+  for (int i = 0; i < 3; i++) expect_frame(&self, WIRE_CREDIT, NULL, NULL);
   protocol_framed.taken(self.connection, &one.call, 6000);
-  peer_expect(&self, WIRE_CREDIT, NULL, body);
+  expect_frame(&self, WIRE_CREDIT, NULL, body);
   assert_int_equal(wire_get32(body), 6064);
   finish_well(&self, &one);
   protocol_framed.taken(self.connection, &one.call, 6000); /* too late: it has no more to do with it */
@@ -372,7 +284,7 @@ static void lies_end_the_connection(void **state) {
     struct call unary;
     uint8_t body[8192] = {0};
     const lie *told = &lies[i];
-    link_open(&self, HELLO);
+    open_link(&self, HELLO);
     uint64_t *id = &one.call.id;
     if (told->kind >= 0) {
       start(&self, &one, told->kind);
@@ -386,7 +298,7 @@ static void lies_end_the_connection(void **state) {
     for (int j = 0; j < told->times; j++) peer_message(&self, *id, 1000);
     assert_int_equal(atomic_load(&self.broken), 0);
     memcpy(body, told->body, sizeof told->body);
-    peer_send(&self, (wire_header){.kind = (uint8_t)told->frame, .flags = told->flags, .id = *id}, body, told->size);
+    send_frame(&self, (wire_header){.kind = (uint8_t)told->frame, .flags = told->flags, .id = *id}, body, told->size);
     assert_true(protocol_framed.pump(self.connection));
     assert_int_equal(atomic_load(&self.broken), 1);
     assert_int_equal(pyproc_error_code(self.connection->reason), PYPROC_E_DATA_LOSS);
@@ -410,13 +322,13 @@ static void what_nobody_wants_is_dropped(void **state) {
   (void)state;
   struct link self;
   stream ended, given_up, one;
-  link_open(&self, HELLO);
+  open_link(&self, HELLO);
   start(&self, &ended, SERVER);
   finish_well(&self, &ended);
   start(&self, &given_up, BIDI);
   peer_message(&self, given_up.call.id, 1);
   assert_int_equal(protocol_framed.withdraw(self.connection, &given_up.call, PYPROC_E_CANCELLED), 1);
-  wire_header header = peer_expect(&self, WIRE_CANCEL, NULL, NULL);
+  wire_header header = expect_frame(&self, WIRE_CANCEL, NULL, NULL);
   assert_int_equal(header.id, given_up.call.id);
   assert_int_equal(header.code, 1);
   start(&self, &one, BIDI);
@@ -431,7 +343,7 @@ static void what_nobody_wants_is_dropped(void **state) {
   assert_int_equal(one.received, 0);
   assert_int_equal(given_up.finished, 0); /* its owner ends it */
   assert_int_equal(atomic_load(&self.connection->streams), 2);
-  peer_reply(&self, given_up.call.id, 1);
+  answer(&self, given_up.call.id, 1);
   assert_int_equal(atomic_load(&self.connection->streams), 1);
   stream_clear(&given_up);
   finish_well(&self, &one);
@@ -444,7 +356,7 @@ static void no_more_than_max_streams(void **state) {
   (void)state;
   struct link self;
   stream some[MAX_STREAMS], more;
-  link_open(&self, HELLO);
+  open_link(&self, HELLO);
   for (int i = 0; i < MAX_STREAMS; i++) start(&self, &some[i], BIDI);
   assert_int_equal(atomic_load(&self.connection->load), 0);
   assert_int_equal(atomic_load(&self.connection->streams), MAX_STREAMS);
@@ -464,7 +376,7 @@ static void old_workers_get_none(void **state) {
   (void)state;
   struct link self;
   stream one;
-  link_open(&self, HELLO_OF("\"started\""));
+  open_link(&self, HELLO_OF("\"started\""));
   stream_init(&one, &self.lot, BIDI);
   assert_int_equal(protocol_framed.start(self.connection, &one.call), CONNECTION_REFUSED);
   assert_int_equal(one.finished, 1);
@@ -478,7 +390,7 @@ static void an_idle_stream_needs_no_reader(void **state) {
   (void)state;
   struct link self;
   stream one;
-  link_open(&self, HELLO);
+  open_link(&self, HELLO);
   start(&self, &one, BIDI);
   assert_false(protocol_framed.owes(self.connection));
   assert_int_equal(atomic_load(&self.watched), 0);
@@ -495,7 +407,7 @@ static void an_idle_stream_needs_no_reader(void **state) {
   assert_true(protocol_framed.owes(self.connection));
   assert_int_equal(protocol_framed.withdraw(self.connection, &one.call, PYPROC_E_CANCELLED), 0);
   assert_true(protocol_framed.owes(self.connection)); /* a late reply */
-  peer_reply(&self, one.call.id, 1);
+  answer(&self, one.call.id, 1);
   assert_false(protocol_framed.owes(self.connection));
   stream_clear(&one);
   link_close(&self);
@@ -506,7 +418,7 @@ static void death_ends_what_has_begun(void **state) {
   (void)state;
   struct link self;
   stream fresh, sent, got;
-  link_open(&self, HELLO);
+  open_link(&self, HELLO);
   start(&self, &fresh, SERVER);
   start(&self, &sent, CLIENT);
   start(&self, &got, SERVER);
@@ -531,15 +443,15 @@ static void a_stopping_worker_gives_back_what_has_not_begun(void **state) {
   (void)state;
   struct link self;
   stream fresh, sent;
-  link_open(&self, HELLO);
+  open_link(&self, HELLO);
   start(&self, &fresh, SERVER);
   start(&self, &sent, CLIENT);
   sent.to_send = 1;
   protocol_framed.send(self.connection, &sent.call);
-  peer_reply(&self, sent.call.id, 14);
+  answer(&self, sent.call.id, 14);
   assert_null(self.returned);
   assert_int_equal(sent.finished, 1);
-  peer_reply(&self, fresh.call.id, 14);
+  answer(&self, fresh.call.id, 14);
   assert_ptr_equal(self.returned, &fresh.call);
   assert_int_equal(fresh.finished, 0);
   stream_clear(&fresh);
@@ -552,7 +464,7 @@ static void streams_are_not_recalled(void **state) {
   struct link self;
   stream one;
   call_list calls = {0};
-  link_open(&self, HELLO_OF("\"status_page\",\"streams\""));
+  open_link(&self, HELLO_OF("\"status_page\",\"streams\""));
   start(&self, &one, SERVER);
   protocol_framed.recall(self.connection, 0, &calls);
   assert_null(calls.first);
@@ -588,7 +500,7 @@ static void a_waiting_thread_reads(void **state) {
   struct link self;
   stream one;
   pthread_t thread;
-  link_open(&self, HELLO);
+  open_link(&self, HELLO);
   start(&self, &one, BIDI);
   atomic_store(&one.part.is_unattended, true);
   protocol_framed.attend(self.connection, &one.call);
@@ -596,7 +508,7 @@ static void a_waiting_thread_reads(void **state) {
   lot_waiter_init(&self.lot, &waiting.waiter);
   assert_int_equal(pthread_create(&thread, NULL, wait_for_message, &waiting), 0);
   while (protocol_framed.owes(self.connection)) platform_yield(); /* it has come */
-  peer_send(&self, (wire_header){.kind = WIRE_STREAM_DATA, .id = one.call.id}, "x", 1);
+  send_frame(&self, (wire_header){.kind = WIRE_STREAM_DATA, .id = one.call.id}, "x", 1);
   pthread_join(thread, NULL);
   assert_int_equal(one.received, 1);
   assert_true(protocol_framed.owes(self.connection)); /* it has gone */

@@ -373,9 +373,7 @@ int call_envelope(struct loop *self, struct connection *connection, const connec
   const char *wrong = envelope_parse(PyBytes_AS_STRING(frame->body), (size_t)PyBytes_GET_SIZE(frame->body), &envelope);
   if (wrong != NULL) {
     const int result = reply_bad_envelope(self, connection, wrong);
-    (void)pthread_mutex_lock(&self->control->lock);
-    connection->fault = "it sent a payload that is no valid envelope";
-    (void)pthread_mutex_unlock(&self->control->lock);
+    loop_set_fault(self, connection, "it sent a payload that is no valid envelope");
     return result;
   }
   switch (envelope.type) {

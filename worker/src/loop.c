@@ -4,13 +4,12 @@
 #include <errno.h>
 #include <poll.h>
 #include <sched.h>
-#include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "call.h"
-#include "codec.h"
 #include "exception.h"
+#include "greeting.h"
 #include "module.h"
 #include "page.h"
 #include "peer.h"
@@ -27,23 +26,10 @@ enum {
   YIELD_EVERY = 8 /* frames */
 };
 
-static void lock(struct loop *self) {
-  (void)pthread_mutex_lock(&self->control->lock);
-}
-static void unlock(struct loop *self) {
-  (void)pthread_mutex_unlock(&self->control->lock);
-}
-
-static void set_fault(struct loop *self, struct connection *connection, const char *fault) {
-  lock(self);
-  connection->fault = fault;
-  unlock(self);
-}
-
 static void set_ended(struct loop *self, struct connection *connection) {
-  lock(self);
+  loop_lock(self);
   connection->ended = true;
-  unlock(self);
+  loop_unlock(self);
 }
 
 static bool is_stopped(const struct loop *self) {
@@ -58,10 +44,10 @@ int loop_push(struct loop *self, struct connection *connection, const void *rest
   for (;;) {
     int sent, ready = 0, problem = 0;
     Py_BEGIN_ALLOW_THREADS;
-    lock(self);
+    loop_lock(self);
     rings_settle(connection);
     sent = connection_send(connection, &at, &size);
-    unlock(self);
+    loop_unlock(self);
     if (sent == 0) {
       ready = connection_wait_writable(connection, PATIENCE_MS / 10);
       problem = errno;
@@ -79,155 +65,28 @@ int loop_push(struct loop *self, struct connection *connection, const void *rest
 int loop_flush(struct loop *self, struct connection *connection) {
   self->unflushed = 0;
   self->unflushed_since_ns = 0;
-  lock(self);
+  loop_lock(self);
   const int sent = connection_unsent(connection) ? connection_send(connection, NULL, NULL) : 1;
   if (sent < 0) connection->ended = true;
-  unlock(self);
+  loop_unlock(self);
   return sent == 0 ? loop_push(self, connection, NULL, 0) : 0;
 }
 
 /* Sends what the socket takes. What is left goes once it takes more: who reads it may wait for something else. */
 static void send_some(struct loop *self, struct connection *connection) {
-  lock(self);
+  loop_lock(self);
   if (connection_unsent(connection) && connection_send(connection, NULL, NULL) < 0) connection->ended = true;
-  unlock(self);
-}
-
-/* --- Handshake --- */
-
-static void put_json(struct loop *self, struct connection *connection, uint8_t kind, const char *body, size_t size) {
-  uint8_t head[WIRE_LENGTH_SIZE + WIRE_HEADER_SIZE];
-  const wire_header header = {.kind = kind, .flags = WIRE_FLAG_JSON};
-  wire_put32(head, (uint32_t)(WIRE_HEADER_SIZE + size));
-  wire_header_put(head + WIRE_LENGTH_SIZE, &header);
-  lock(self);
-  if (connection_put(connection, head, sizeof head) == 0) (void)connection_put(connection, body, size);
-  unlock(self);
-}
-
-static void put_hello(struct loop *self, struct connection *connection) {
-  put_json(self, connection, WIRE_HELLO, PyBytes_AS_STRING(self->hello), (size_t)PyBytes_GET_SIZE(self->hello));
-  lock(self);
-  connection->stage = CONNECTION_WELCOMING;
-  unlock(self);
-}
-
-/* Tells the host of the current exception, which stays. */
-static void put_failed(struct loop *self, struct connection *connection) {
-  PyObject *exception = exception_take();
-  PyObject *described = PyObject_CallFunction(self->hooks.describe, "OsIIOO", exception, "", 0,
-                                              WIRE_FRAME_LIMIT_MIN - WIRE_HEADER_SIZE, Py_False, Py_False);
-  unsigned code;
-  const char *object, *metadata;
-  Py_ssize_t size, metadata_size;
-  if (described != NULL &&
-      PyArg_ParseTuple(described, "Iy#y#:described", &code, &object, &size, &metadata, &metadata_size))
-    put_json(self, connection, WIRE_FAILED, object, (size_t)size);
-  Py_XDECREF(described);
-  PyErr_Clear();
-  exception_restore(exception);
-}
-
-/* What a welcome says of a connection. */
-typedef struct welcome_facts {
-  unsigned frame_limit, stream_window, max_streams;
-} welcome_facts;
-
-static void open_connection(struct loop *self, struct connection *connection, const welcome_facts *facts) {
-  status_page *page = connection->fd_count == 0 ? NULL : page_map(connection->fds[0]);
-  lock(self);
-  connection->page = page;
-  connection->frame_limit = facts->frame_limit;
-  connection->streams.window = facts->stream_window;
-  connection->streams.max = facts->max_streams;
-  connection->stage = CONNECTION_OPEN;
-  connection->greeted = false;
-  while (connection->fd_count > 0) (void)close(connection->fds[--connection->fd_count]);
-  unlock(self);
-}
-
-/* A worker that listens has nobody who would replace it: it is never killed for a handler. */
-static void set_grace(struct loop *self, uint64_t grace_ns) {
-  lock(self);
-  self->control->grace_ns = grace_ns;
-  self->control->kills = self->inherited;
-  unlock(self);
-}
-
-/* Returns 0, or -1 with a Python exception. */
-static int open_rings(struct loop *self, struct connection *connection, unsigned ring_bytes) {
-  lock(self);
-  const int result = rings_open(connection, ring_bytes);
-  const int problem = errno;
-  unlock(self);
-  if (result == 0) return 0;
-  PyErr_Format(PyExc_OSError, "the host's shared memory cannot be used: %s: set the option channel to \"uds\"",
-               strerror(problem));
-  return -1;
-}
-
-/* Returns 0, or -1 with a Python exception: what is wrong with the host's welcome. */
-static int welcome(struct loop *self, struct connection *connection, PyObject *body) {
-  PyObject *facts = PyObject_CallOneArg(self->hooks.welcome, body);
-  if (facts == NULL) return -1;
-  welcome_facts its;
-  long worker_index, spin_us, grace_ms;
-  unsigned ring_bytes;
-  const int parsed = PyArg_ParseTuple(facts, "IlllIII:welcome", &its.frame_limit, &worker_index, &spin_us, &grace_ms,
-                                      &its.stream_window, &its.max_streams, &ring_bytes);
-  Py_DECREF(facts);
-  if (parsed && ring_bytes > 0 && open_rings(self, connection, ring_bytes) < 0) return -1;
-  if (!parsed || codec_choose(self, connection, body) < 0) return -1;
-  if (worker_index >= 0 && self->inherited) self->worker_index = worker_index; /* of several hosts none's */
-  if (spin_us >= 0) self->spin_ns = (uint64_t)spin_us * 1000u;
-  if (grace_ms > 0) set_grace(self, (uint64_t)grace_ms * 1000000u);
-  open_connection(self, connection, &its);
-  return 0;
+  loop_unlock(self);
 }
 
 /* --- Dispatch --- */
 
-static const char *too_early(uint8_t kind) {
-  switch (kind) {
-  case WIRE_HELLO:
-    return "it said hello twice";
-  case WIRE_WELCOME:
-    return "it sent a welcome before its hello";
-  default:
-    return "it sent a frame before the handshake was over";
-  }
-}
-
-static int dispatch_greeting(struct loop *self, struct connection *connection, const connection_frame *frame) {
-  if (frame->header.kind == 0) {
-    connection->original = true;
-    open_connection(self, connection,
-                    &(welcome_facts){WIRE_FRAME_LIMIT_DEFAULT, STREAM_WINDOW_DEFAULT, STREAM_MAX_DEFAULT});
-    return call_envelope(self, connection, frame);
-  }
-  if (frame->header.kind == WIRE_HELLO && connection->stage == CONNECTION_GREETING) {
-    put_hello(self, connection);
-  } else if (frame->header.kind == WIRE_WELCOME && connection->stage == CONNECTION_WELCOMING) {
-    if (welcome(self, connection, frame->body) == 0) return 0;
-    if (self->inherited) {
-      put_failed(self, connection);
-      return -1;
-    }
-    PyErr_Clear();
-    set_fault(self, connection, "it sent a welcome that does not fit this worker");
-  } else if (frame->header.kind < WIRE_STREAM_DATA && frame->header.kind != WIRE_CANCEL &&
-             frame->header.kind != WIRE_PING) {
-    set_fault(self, connection, too_early(frame->header.kind));
-  }
-  return 0;
-}
-
 static int dispatch_frame(struct loop *self, struct connection *connection, const connection_frame *frame) {
   if (connection->stage != CONNECTION_OPEN) {
-    const int result = dispatch_greeting(self, connection, frame);
-    lock(self);
+    const int result = greeting_take(self, connection, frame);
+    loop_lock(self);
     connection->greeted = false;
-    unlock(self);
+    loop_unlock(self);
     return result;
   }
   switch (frame->header.kind) {
@@ -241,7 +100,7 @@ static int dispatch_frame(struct loop *self, struct connection *connection, cons
   case WIRE_PONG:
   case WIRE_STARTED:
   case WIRE_FAILED:
-    set_fault(self, connection, "it sent a frame that a host must not send");
+    loop_set_fault(self, connection, "it sent a frame that a host must not send");
     break;
   default:
     break; /* CANCEL and PING are seen by connection_scan(), others are of later versions */
@@ -256,10 +115,10 @@ static int dispatch(struct loop *self, struct connection *connection) {
   while (handled < LOOP_BATCH && !self->more && (self->stopping || !is_stopped(self)) &&
          atomic_load(&self->jobs) < LOOP_JOBS_MAX) {
     connection_frame frame;
-    lock(self);
+    loop_lock(self);
     const int taken = connection->ended ? 0 : connection_take(connection, &frame);
     self->more = taken > 0 && !self->stopping && self->control->due.first != NULL;
-    unlock(self);
+    loop_unlock(self);
     if (taken < 0) return -1;
     if (taken == 0) break;
     handled++;
@@ -279,11 +138,11 @@ static int dispatch(struct loop *self, struct connection *connection) {
 
 /* Returns as connection_receive(). Needs no GIL. */
 static ptrdiff_t receive(struct loop *self, struct connection *connection) {
-  lock(self);
+  loop_lock(self);
   const ptrdiff_t got = connection_receive(connection);
   if (got > 0) connection_scan(connection);
   if (got > 0) self->received_ns = connection->received_ns;
-  unlock(self);
+  loop_unlock(self);
   return got;
 }
 
@@ -326,11 +185,11 @@ static int add_connection(struct loop *self, int fd, connection_stage stage) {
   struct connection *added = connection_new(fd, stage, control_cancel, control_wake_stream, self->control);
   if (added == NULL) return -1;
   added->streams.methods = &self->methods;
-  lock(self);
+  loop_lock(self);
   self->ready[self->connection_count] = true;
   self->connections[self->connection_count++] = added;
   self->control->connection_count = self->connection_count;
-  unlock(self);
+  loop_unlock(self);
   return 0;
 }
 
@@ -338,10 +197,10 @@ static int add_connection(struct loop *self, int fd, connection_stage stage) {
 static int remove_connection(struct loop *self, size_t index) {
   control_stall(self->control, NULL); /* it may be the one that is read elsewhere */
   struct connection *const removed = self->connections[index];
-  lock(self);
+  loop_lock(self);
   self->connections[index] = self->connections[--self->connection_count];
   self->control->connection_count = self->connection_count;
-  unlock(self);
+  loop_unlock(self);
   self->ready[index] = self->ready[self->connection_count];
   const char *fault = removed->fault;
   connection_free(removed);
@@ -427,14 +286,14 @@ static struct pollfd poll_of(const struct connection *connection) {
 static nfds_t fill_poll(struct loop *self, struct pollfd *wanted, bool *ret_waits) {
   wanted[0] = (struct pollfd){.fd = self->control->turn.read_fd, .events = POLLIN};
   wanted[1] = (struct pollfd){.fd = self->listen_fd, .events = POLLIN};
-  lock(self);
+  loop_lock(self);
   for (size_t i = 0; i < self->connection_count; i++) {
     wanted[2 + i] = poll_of(self->connections[i]);
     if (wanted[2 + i].fd >= 0 || self->connections[i]->told) continue;
     self->ready[i] = true;
     *ret_waits = false;
   }
-  unlock(self);
+  loop_unlock(self);
   return 2 + self->connection_count;
 }
 
@@ -447,30 +306,30 @@ static bool may_stall(const struct loop *self) {
 static bool end_stall(struct loop *self) {
   control_stall(self->control, NULL);
   if (self->connection_count != 1 || atomic_load(&self->jobs) >= LOOP_JOBS_MAX) return false;
-  lock(self);
+  loop_lock(self);
   const bool found = connection_has_frame(self->connections[0]);
-  unlock(self);
+  loop_unlock(self);
   return found;
 }
 
 /* Of connections with rings. Returns whether one needs no wait. */
 static bool arm_rings(struct loop *self) {
   bool found = false;
-  lock(self);
+  loop_lock(self);
   for (size_t i = 0; i < self->connection_count; i++) {
     if (self->connections[i]->ended || self->connections[i]->fault != NULL || !rings_arm(self->connections[i]))
       continue;
     self->ready[i] = true;
     found = true;
   }
-  unlock(self);
+  loop_unlock(self);
   return found;
 }
 
 static void disarm_rings(struct loop *self) {
-  lock(self);
+  loop_lock(self);
   for (size_t i = 0; i < self->connection_count; i++) rings_disarm(self->connections[i]);
-  unlock(self);
+  loop_unlock(self);
 }
 
 /* Deals with what needs no Python, which then goes on sleeping: pings. Needs no GIL. Returns whether that was all. */
@@ -479,7 +338,7 @@ static bool answer_pings(struct loop *self, const struct pollfd *wanted) {
       wanted[1].revents != 0 || wanted[2].revents != POLLIN)
     return false;
   struct connection *const connection = self->connections[0];
-  lock(self);
+  loop_lock(self);
   bool clear =
       connection->stage == CONNECTION_OPEN && connection_is_clear(connection) && connection_receive(connection) > 0;
   if (clear) {
@@ -487,7 +346,7 @@ static bool answer_pings(struct loop *self, const struct pollfd *wanted) {
     clear = connection_is_clear(connection) && self->control->due.first == NULL &&
             connection_send(connection, NULL, NULL) > 0;
   }
-  unlock(self);
+  loop_unlock(self);
   return clear;
 }
 
@@ -558,14 +417,14 @@ static int wait_for_work(struct loop *self, bool waits) {
 
 /* Whether nothing more can come of a connection, and nobody holds it; jobs are told of its end. */
 static bool is_over(struct loop *self, struct connection *connection) {
-  lock(self);
+  loop_lock(self);
   const bool over = connection->ended || connection->fault != NULL;
   if (over && !connection->told) {
     connection->told = true;
     control_cancel_all(self->control, connection, "connection closed");
   }
   const bool held = connection->jobs > 0;
-  unlock(self);
+  loop_unlock(self);
   return over && !held;
 }
 
@@ -589,9 +448,9 @@ static int turn_all(struct loop *self) {
 static void finish(struct loop *self) {
   self->stopping = true;
   atomic_store(&self->control->stop, true); /* from now on a peer that does not read is not waited for long */
-  lock(self);
+  loop_lock(self);
   control_cancel_streams(self->control, 14, "the worker stops");
-  unlock(self);
+  loop_unlock(self);
   for (size_t i = 0; i < self->connection_count; i++) {
     int handled;
     (void)receive(self, self->connections[i]); /* once: who goes on sending shall not keep the worker */
@@ -638,9 +497,9 @@ static int run_until_stopped(struct loop *self) {
 }
 
 static void cancel_jobs(struct loop *self) {
-  lock(self);
+  loop_lock(self);
   control_cancel_all(self->control, NULL, "the worker ends");
-  unlock(self);
+  loop_unlock(self);
 }
 
 static PyObject *run(struct loop *self, PyObject *unused) {
@@ -656,7 +515,7 @@ static PyObject *run(struct loop *self, PyObject *unused) {
     errno = failed;
     return PyErr_SetFromErrno(PyExc_OSError);
   }
-  if (self->inherited) put_hello(self, self->connections[0]);
+  if (self->inherited) greeting_send_hello(self, self->connections[0]);
   int result = self->inherited ? loop_flush(self, self->connections[0]) : 0;
   self->stalled = self->shared && self->inherited;
   if (self->stalled) control_stall(self->control, self->connections[0]);

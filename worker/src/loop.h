@@ -57,15 +57,29 @@ struct loop {
   uint64_t spin_ns; /* how long to look for more before blocking */
   int spin_score;   /* grows with each success, falls with each failure; above 0 spinning pays */
   unsigned waits;
-  uint64_t
-      received_ns;  /* of the connection whose turn is next or now, until its first frame is taken; 0: nothing came */
-  bool crowded;     /* the last turn that found a frame found several */
-  int unyielded;    /* frames handled since other threads of this processor were let in */
-  size_t unflushed; /* replies of the connection whose turn it is */
+  uint64_t received_ns; /* for the turn that comes, until its first frame is taken; 0: nothing came */
+  bool crowded;         /* the last turn that found a frame found several */
+  int unyielded;        /* frames handled since other threads of this processor were let in */
+  size_t unflushed;     /* replies of the connection whose turn it is */
   uint64_t unflushed_since_ns;
 };
 
 extern PyType_Spec loop_spec;
+
+/* The control's lock, which what the control thread looks at needs, connections above all. */
+static inline void loop_lock(struct loop *self) {
+  (void)pthread_mutex_lock(&self->control->lock);
+}
+static inline void loop_unlock(struct loop *self) {
+  (void)pthread_mutex_unlock(&self->control->lock);
+}
+
+/* The peer broke the protocol: the connection ends. The text is not copied. */
+static inline void loop_set_fault(struct loop *self, struct connection *connection, const char *fault) {
+  loop_lock(self);
+  connection->fault = fault;
+  loop_unlock(self);
+}
 
 /* Sends what is queued on the connection and then `rest`, waiting as long as the peer reads. Releases the GIL. A peer
  * that is gone is no error: the connection has then ended. Returns 0, or -1 with a Python exception of a signal
