@@ -240,7 +240,7 @@ def test_status_page(host: Host) -> None:
     assert worker.call("predict", {"value": 1}).code == 0
     slot = 2048 + worker.next_id % 4096 * 8
     assert struct.unpack_from("=Q", page, slot)[0] == worker.next_id
-    assert struct.unpack_from("=Q", page, 16)[0] > 0
+    wait_until(lambda: struct.unpack_from("=Q", page, 16)[0] > 0, "a turn")
     wait_until(lambda: struct.unpack_from("=Q", page, 64)[0] == 0, "the end of the call")
     id, data = worker.request("predict", {"value": 1})
     slot = 2048 + id % 4096 * 8

@@ -526,6 +526,7 @@ class Server(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
         except RuntimeError:
             port = 0
         if port == 0:
+            self._drop_server()
             raise OSError(f"cannot listen on {address}: look whether it is free, and whether it is an address of this "
                           "machine")
         self._bound = urllib.parse.unquote(address[len("unix:"):]) if address.startswith("unix:") else port
@@ -541,11 +542,17 @@ class Server(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         finally:
             if not self.abandoned:
+                self._drop_server()
                 self._loop.close()
                 if self._wire is not None:
                     self._wire.hang_up()
         if self._failure is not None:
             raise self._failure
+
+    def _drop_server(self) -> None:
+        """Ends grpc's server while its thread still runs. Where the last reference goes with the interpreter, from an
+        exception's traceback, grpc waits for that thread, which has ended already, for ever."""
+        self._server = None
 
     async def _serve(self) -> None:
         self._loop.add_reader(self._watch.turn_fd, self._turn)
