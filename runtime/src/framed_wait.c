@@ -152,11 +152,17 @@ static bool take_turn(const waiting *w, int turns, int64_t now) {
   return is_settled(w);
 }
 
+/* Callers need processors, too. */
+static bool has_room(const framed *self) {
+  const _Atomic int *workers = self->settings.workers_ready;
+  return workers != NULL && atomic_load_explicit(workers, memory_order_relaxed) * 2 <= self->settings.cpu_count;
+}
+
 /* A caller that comes back in vain to the worker's processor, and only yields there, keeps the worker from running: it
  * goes elsewhere. The kernel, which spreads threads evenly, sends somebody else there every few milliseconds. */
 static void keep_clear(framed *self, int64_t now) {
   const status_page *page = self->base.page;
-  if (!self->settings.keeps_clear || page == NULL || !status_page_is_worker_at(page, platform_current_cpu())) return;
+  if (page == NULL || !status_page_is_worker_at(page, platform_current_cpu()) || !has_room(self)) return;
   int64_t last = atomic_load_explicit(&self->cleared_ns, memory_order_relaxed);
   if (now - last < CLEAR_EVERY_NS || !atomic_compare_exchange_strong(&self->cleared_ns, &last, now)) return;
   if (!platform_leave_cpu()) atomic_store(&self->cleared_ns, now + CANNOT_CLEAR_NS);

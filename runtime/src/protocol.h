@@ -112,7 +112,8 @@ typedef struct connection_settings {
   struct lot *lot;
   const pyproc_service *const *services; /* checked in the handshake; may be NULL */
   int64_t frame_limit, spin_ns, cancel_grace_ms;
-  bool keeps_clear; /* there are processors enough for callers to stay off the worker's */
+  int cpu_count;                    /* processors that the program may use */
+  const _Atomic int *workers_ready; /* of the pool; NULL: nobody counts them */
   int max_in_flight;
   int max_streams;       /* open at once */
   int64_t stream_window; /* bytes on the way, each direction of each stream */
