@@ -57,22 +57,26 @@ int support_setup(void **state) {
   return 0;
 }
 
-static void remove_temporary(void) {
+/* Returns whether nothing is left. */
+static bool remove_temporary(void) {
+  bool is_removed = true;
   if (temporary_folder != NULL) {
     DIR *folder = opendir(temporary_folder);
     for (const struct dirent *entry; folder != NULL && (entry = readdir(folder)) != NULL;)
       unlinkat(dirfd(folder), entry->d_name, 0);
     if (folder != NULL) closedir(folder);
-    rmdir(temporary_folder);
+    is_removed = rmdir(temporary_folder) == 0;
+    if (!is_removed) print_error("%s is left\n", temporary_folder);
     free(temporary_folder);
     temporary_folder = NULL;
   }
   while (path_count > 0) free(paths[--path_count]);
+  return is_removed;
 }
 
 int support_teardown(void **state) {
   (void)state;
-  remove_temporary();
+  bool is_clean = remove_temporary();
   int fds = count_fds();
   for (int i = 0; i < 2000 && fds > fds_before;
        i++) { /* libgrpc closes some in a thread of its own, also after the test before */
@@ -80,11 +84,12 @@ int support_teardown(void **state) {
     fds = count_fds();
   }
   if (fds > fds_before) print_error("%d descriptors before the test, %d after it\n", fds_before, fds);
-  if (child_before) return fds <= fds_before ? 0 : -1;
+  is_clean &= fds <= fds_before;
+  if (child_before) return is_clean ? 0 : -1;
   long child = 0;
   bool none = count_children(&child) == 0 && waitpid(-1, NULL, WNOHANG) == -1 && errno == ECHILD;
   if (!none) print_error("a child process is left: %ld\n", child);
-  return fds <= fds_before && none ? 0 : -1;
+  return is_clean && none ? 0 : -1;
 }
 
 int scaled(int count) {

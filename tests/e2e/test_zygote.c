@@ -62,7 +62,7 @@ static int count_heard(const char *part) {
 
 /* A module of that text which the options' Python finds. */
 static const char *add_module(pyproc_pool_options *options, const char *name, const char *text) {
-  static char variable[PATH_MAX + 16], *env[2] = {variable};
+  static char variable[PATH_MAX + 16], no_cache[] = "PYTHONDONTWRITEBYTECODE=1", *env[3] = {variable, no_cache};
   char file[64], folder[PATH_MAX];
   snprintf(file, sizeof file, "%s.py", name);
   const char *path = temporary_path(file);
