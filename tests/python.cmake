@@ -8,7 +8,7 @@ foreach(file IN LISTS test_files)
   string(REGEX REPLACE "/tests/|/(test_)?" "." name ${name})
   string(REGEX REPLACE "\\.py$" "" name ${name})
   pyproc_add_test(python.${name} python TIMEOUT 600 DIRECTORY ${CMAKE_CURRENT_BINARY_DIR}
-    COMMAND ${PYPROC_TEST_PYTHON} -m pytest -q -p no:cacheprovider --rootdir ${folder} ${file}
-    ENVIRONMENT PYTHONPATH=${PYPROC_WORKER_BUILD_DIR}:${PROJECT_SOURCE_DIR}/codegen PYPROC_GEN=${PYPROC_GENERATOR}
+    COMMAND ${PYPROC_TEST_PYTHON} -m pytest -q -p no:cacheprovider -p leave_nothing --rootdir ${folder} ${file}
+    ENVIRONMENT PYTHONPATH=${PYPROC_WORKER_BUILD_DIR}:${PROJECT_SOURCE_DIR}/codegen:${CMAKE_CURRENT_SOURCE_DIR} PYPROC_GEN=${PYPROC_GENERATOR}
       PYPROC_TEST_WORKER_DIR=${PYPROC_WORKER_BUILD_DIR})
 endforeach()

@@ -193,7 +193,8 @@ def run_python(version: str, executable: str) -> Counts:
                 return Counts(failed=1)
         environment = {name: value for name, value in os.environ.items()
                        if not name.startswith(("PYTHON", "PYPROC_"))}
-        done = subprocess.run([python, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"{work}/tests/worker"],
+        done = subprocess.run([python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--basetemp", f"{work}/tmp",
+                               f"{work}/tests/worker"],
                               cwd=work, env=environment, check=False, text=True,
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         counts = count_pytest(done.stdout)

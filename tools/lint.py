@@ -16,7 +16,8 @@ from run import Counts, record  # noqa: E402
 GENERATED = ("tests/golden/", "build", "gen/")
 MYPY = [["codegen/pyproc_gen"], ["worker/pyproc_worker"],
         ["tests/run.py", "tests/run_all.py", "tests/exports.py", "tests/headers.py",
-         "tests/http_service.py", "tests/processes.py", "tests/soak.py", "tests/programs/daemon.py"],
+         "tests/http_service.py", "tests/leave_nothing.py", "tests/processes.py", "tests/soak.py",
+         "tests/programs/daemon.py"],
         ["tests/install/run.py"], ["tests/conformance/worker.py"], ["tools/lint.py"],
         ["bench/plot.py", "bench/tables.py", "bench/smoke_test.py", "bench/peers/versions.py", "bench/peers/server.py",
          "bench/peers/original/build.py"],
