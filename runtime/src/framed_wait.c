@@ -136,9 +136,28 @@ static void lead(const waiting *w) {
   }
 }
 
+/* Whether this thread is on the processor where the worker wants to run, and there are others for both. The reader's role
+ * is held, which keeps the page. */
+static bool is_in_the_way(const framed *self) {
+  const _Atomic int *workers = self->settings.workers_ready;
+  if (workers == NULL || atomic_load_explicit(workers, memory_order_relaxed) * 2 > self->settings.cpu_count)
+    return false;
+  return framed_is_open(self) && self->base.page != NULL &&
+         status_page_is_worker_at(self->base.page, platform_current_cpu());
+}
+
+/* A caller that comes back in vain to the worker's processor, and only yields there, keeps the worker from running: it
+ * goes elsewhere. The kernel, which spreads threads evenly, sends somebody else there every few milliseconds. */
+static void keep_clear(framed *self, int64_t now) {
+  int64_t last = atomic_load_explicit(&self->cleared_ns, memory_order_relaxed);
+  if (now - last < CLEAR_EVERY_NS || !atomic_compare_exchange_strong(&self->cleared_ns, &last, now)) return;
+  if (!platform_leave_cpu()) atomic_store(&self->cleared_ns, now + CANNOT_CLEAR_NS);
+}
+
 /* One turn of a caller among others. Returns whether its call is settled. */
 static bool take_turn(const waiting *w, int turns, int64_t now) {
   framed *self = w->self;
+  bool clears = false;
   if (!is_settled(w)) {
     /* Those whose replies are there go first: what they bring is written with ours. */
     bool others_first = turns == 0 && atomic_load_explicit(&self->resuming, memory_order_relaxed) > 0;
@@ -146,26 +165,13 @@ static bool take_turn(const waiting *w, int turns, int64_t now) {
     if (!others_first && framed_take_reading(self)) {
       write_if_blocked(self);
       framed_pump(self, now);
+      clears = turns > 0 && is_in_the_way(self);
       atomic_store(&self->reading, false);
     }
   }
-  return is_settled(w);
-}
-
-/* Callers need processors, too. */
-static bool has_room(const framed *self) {
-  const _Atomic int *workers = self->settings.workers_ready;
-  return workers != NULL && atomic_load_explicit(workers, memory_order_relaxed) * 2 <= self->settings.cpu_count;
-}
-
-/* A caller that comes back in vain to the worker's processor, and only yields there, keeps the worker from running: it
- * goes elsewhere. The kernel, which spreads threads evenly, sends somebody else there every few milliseconds. */
-static void keep_clear(framed *self, int64_t now) {
-  const status_page *page = self->base.page;
-  if (page == NULL || !status_page_is_worker_at(page, platform_current_cpu()) || !has_room(self)) return;
-  int64_t last = atomic_load_explicit(&self->cleared_ns, memory_order_relaxed);
-  if (now - last < CLEAR_EVERY_NS || !atomic_compare_exchange_strong(&self->cleared_ns, &last, now)) return;
-  if (!platform_leave_cpu()) atomic_store(&self->cleared_ns, now + CANNOT_CLEAR_NS);
+  if (is_settled(w)) return true;
+  if (clears) keep_clear(self, now);
+  return false;
 }
 
 /* Takes turns with the other callers. Returns true when the call is settled. */
@@ -175,7 +181,6 @@ static bool take_turns(const waiting *w) {
   for (int turns = 0; turns < YIELDS_MIN || now - began < spin->limit_ns; turns++) {
     int64_t before = now;
     if (take_turn(w, turns, now)) return true;
-    if (turns > 0) keep_clear(w->self, now);
     platform_yield();
     now = platform_now_ns();
     if (now - before < CROWDED_NS) continue;
