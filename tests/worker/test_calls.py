@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from support import JSON, PAGE_SIZE, Host, envelope, frame, wait_until
+from support import JSON, PAGE_SIZE, Host, envelope, frame
 
 wrappers = pytest.importorskip("google.protobuf.wrappers_pb2")
 
@@ -237,11 +237,12 @@ def test_status_page(host: Host) -> None:
     worker = host.start(SCRIPT, page=True)
     page = worker.page
     assert page is not None and len(page) == PAGE_SIZE
-    assert worker.call("predict", {"value": 1}).code == 0
+    for _ in range(2):  # the first may come in the turn of the welcome, before there is a page
+        assert worker.call("predict", {"value": 1}).code == 0
     slot = 2048 + worker.next_id % 4096 * 8
     assert struct.unpack_from("=Q", page, slot)[0] == worker.next_id
-    wait_until(lambda: struct.unpack_from("=Q", page, 16)[0] > 0, "a turn")
-    wait_until(lambda: struct.unpack_from("=Q", page, 64)[0] == 0, "the end of the call")
+    assert struct.unpack_from("=Q", page, 16)[0] > 0
+    assert struct.unpack_from("=Q", page, 64)[0] == 0
     id, data = worker.request("predict", {"value": 1})
     slot = 2048 + id % 4096 * 8
     struct.pack_into("=Q", page, slot, id | 1 << 63)

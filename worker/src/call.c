@@ -181,6 +181,13 @@ void call_record_thread(const struct call *call, uint64_t id, uint64_t now_ns) {
   atomic_store_explicit(&record->call_id, id, memory_order_release);
 }
 
+void call_forget_thread(const struct call *call) {
+  const status_page *const page = call->connection->page;
+  if (page == NULL || call->thread >= STATUS_PAGE_THREADS) return;
+  if (atomic_load_explicit(&page->threads[call->thread].call_id, memory_order_relaxed) == call->id)
+    call_record_thread(call, 0, 0);
+}
+
 void call_begin(struct loop *self, const struct call *call) {
   struct control *const control = self->control;
   struct run *const run = call->run;
@@ -224,7 +231,6 @@ static int run_handler(struct loop *self, struct call *call, PyObject *request) 
     return 0;
   }
   const int result = call_answer_outcome(self, call, value);
-  call_record_thread(call, 0, 0);
   Py_XDECREF(value);
   if (call->run == &own) call_forget_context(self, own.context);
   return result;

@@ -54,6 +54,9 @@ PyObject *call_parse(struct loop *self, const struct call *call, PyObject *bytes
 void call_begin(struct loop *self, const struct call *call);
 void call_record_thread(const struct call *call, uint64_t id, uint64_t now_ns);
 
+/* Takes the call out of it, where it is there. */
+void call_forget_thread(const struct call *call);
+
 /* Calls the handler: what it returned, or NULL with a Python exception. */
 PyObject *call_handler(struct loop *self, const struct method *method, PyObject *request, struct run *run);
 

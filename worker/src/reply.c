@@ -76,6 +76,12 @@ static int queue_parts(struct connection *to, const parts *all) {
   return connection_put(to, all->body, all->size) != 0 ? -1 : connection_put(to, "}", all->tail);
 }
 
+/* Before the host hears of its end. The caller holds the control's lock. */
+static void end_run(struct control *control, const struct call *of) {
+  control_end(control, of->run);
+  call_forget_thread(of);
+}
+
 /* Long ones are sent from where they are; the socket is waited for. */
 static int push_body(struct loop *self, const struct call *of, const parts *all) {
   struct control *const control = self->control;
@@ -83,7 +89,7 @@ static int push_body(struct loop *self, const struct call *of, const parts *all)
   parts front = *all;
   front.size = front.tail = 0;
   (void)pthread_mutex_lock(&control->lock);
-  control_end(control, of->run);
+  end_run(control, of);
   const int failed = queue_parts(connection, &front);
   (void)pthread_mutex_unlock(&control->lock);
   return failed != 0 ? 0 : loop_push(self, connection, all->body, all->size);
@@ -94,7 +100,7 @@ static int send_reply(struct loop *self, const struct call *of, const parts *all
   struct control *const control = self->control;
   struct connection *const to = of->connection;
   (void)pthread_mutex_lock(&control->lock);
-  control_end(control, of->run);
+  end_run(control, of);
   (void)queue_parts(to, all);
   const int sent = connection_send(to, NULL, NULL);
   if (sent < 0) to->ended = true;
@@ -107,7 +113,7 @@ static int send_reply(struct loop *self, const struct call *of, const parts *all
 static bool queue_reply(struct control *control, const struct call *of, const parts *all) {
   struct connection *const to = of->connection;
   (void)pthread_mutex_lock(&control->lock);
-  control_end(control, of->run);
+  end_run(control, of);
   (void)queue_parts(to, all);
   const bool sends = connection_is_clear(to) && connection_unsent(to);
   const int sent = sends ? connection_send(to, NULL, NULL) : 0;
