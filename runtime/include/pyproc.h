@@ -239,7 +239,8 @@
  *   modules once, and is then forked for every worker, which runs the script as ever. So a worker is there within
  *   milliseconds, and shares the memory of the modules with all others until it writes to it. pyproc_worker and the parts of
  *   protobuf's Python package that generated modules import are preloaded as well, where they are installed. The script
- *   itself is not; modules of one's own beside it may be.
+ *   itself is not; modules of one's own beside it may be. Name whatever the script imports, small modules of the standard
+ *   library too: each one that is not preloaded costs every worker memory of its own, and time when it starts.
  *   A module that cannot be imported is FAILED_PRECONDITION at pyproc_pool_open or pyproc_pool_reload, with Python's type
  *   and traceback; start_timeout_ms holds for the zygote, and then for each worker. pyproc_pool_reload starts a new zygote, so
  *   that modules that have changed are imported anew.
