@@ -162,7 +162,7 @@ static int flush_turn(struct loop *self, struct connection *connection) {
 /* One connection's turn. Returns how much was done, 0: nothing, -1 with a Python exception. */
 static int turn(struct loop *self, struct connection *connection) {
   const bool looks =
-      self->received_ns == 0 || self->crowded; /* a lone caller sends nothing behind what spinning found */
+      self->received_ns == 0 || self->crowded; /* a lone caller sends nothing behind what was received */
   const ptrdiff_t got = looks ? receive(self, connection) : 0;
   count_turn(connection);
   const int handled = dispatch(self, connection);
@@ -332,19 +332,20 @@ static void disarm_rings(struct loop *self) {
   loop_unlock(self);
 }
 
-/* Deals with what needs no Python, which then goes on sleeping: pings. Needs no GIL. Returns whether that was all. */
+/* Deals with what needs no Python, which then goes on sleeping: pings. Needs no GIL. Returns whether that was all; else
+ * what there was has been received. */
 static bool answer_pings(struct loop *self, const struct pollfd *wanted) {
   if (self->connection_count != 1 || self->connections[0]->rings != NULL || wanted[0].revents != 0 ||
       wanted[1].revents != 0 || wanted[2].revents != POLLIN)
     return false;
   struct connection *const connection = self->connections[0];
+  bool clear = false;
   loop_lock(self);
-  bool clear =
-      connection->stage == CONNECTION_OPEN && connection_is_clear(connection) && connection_receive(connection) > 0;
-  if (clear) {
+  if (connection->stage == CONNECTION_OPEN && connection_is_clear(connection) && connection_receive(connection) > 0) {
     connection_scan(connection);
     clear = connection_is_clear(connection) && self->control->due.first == NULL &&
             connection_send(connection, NULL, NULL) > 0;
+    if (!clear) self->received_ns = connection->received_ns;
   }
   loop_unlock(self);
   return clear;
