@@ -114,7 +114,7 @@ def test_handler_raises(host: Host) -> None:
     assert reply.json["error"] == "'key'" and reply.json["type"] == "KeyError"
     lines = reply.json["traceback"].splitlines()
     assert lines[0] == "Traceback (most recent call last):" and lines[-1] == "KeyError: 'key'"
-    assert "in fails" in lines[1] and "pyproc" not in lines[1]
+    assert lines[1].endswith("in fails") and "pyproc_worker" not in reply.json["traceback"]
     assert worker.call("shop.Math/Lasts", EMPTY).code == 0
 
 
