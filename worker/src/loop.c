@@ -161,8 +161,7 @@ static int flush_turn(struct loop *self, struct connection *connection) {
 
 /* One connection's turn. Returns how much was done, 0: nothing, -1 with a Python exception. */
 static int turn(struct loop *self, struct connection *connection) {
-  const bool looks =
-      self->received_ns == 0 || self->crowded; /* a lone caller sends nothing behind what was received */
+  const bool looks = self->received_ns == 0 || self->crowded; /* a lone caller sends nothing behind what was received */
   const ptrdiff_t got = looks ? receive(self, connection) : 0;
   count_turn(connection);
   const int handled = dispatch(self, connection);
