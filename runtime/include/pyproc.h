@@ -268,8 +268,9 @@
  *   Errors of the worker have a message only and the code UNKNOWN, for a missing method too; there is no metadata, and
  *   there are no streams (UNIMPLEMENTED). Every call that was sent may have run.
  *   A call that was given up (deadline, token) cannot be stopped: its caller returns, and when it has not ended after
- *   cancel_grace_ms the worker is killed and replaced. At close workers get SIGINT, as from the Go library, then
- *   SIGTERM and SIGKILL. On Linux they are killed when the program dies; elsewhere nothing ends them then.
+ *   cancel_grace_ms the worker is killed and replaced. At close workers get SIGINT, as from the Go library, and right
+ *   after it the end of their connection; after drain_timeout_ms SIGTERM, then SIGKILL. On Linux they are killed when the
+ *   program dies; elsewhere nothing ends them then.
  *   A reply that cannot be serialised in the worker makes the Go library's worker give its connection up: the call is
  *   INTERNAL and the worker is replaced.
  *

@@ -697,8 +697,9 @@ void worker_leave(struct worker *self, int64_t grace_ms) {
     return;
   }
   bool is_listening = self->state == WORKER_READY || self->state == WORKER_RETIRING;
-  self->connection->protocol->finish(self->connection);
+  /* The signal first: Python, which misses one that comes just before it reads, sees it when it reads the end. */
   if (self->shop->launch->stop_signal != 0) platform_kill_group(self->pid, self->shop->launch->stop_signal);
+  self->connection->protocol->finish(self->connection);
   self->state = WORKER_LEAVING;
   self->leaving_step = worker_is_attached(self) ? STEP_TERMINATED : STEP_ASKED;
   self->due_ns = is_listening && !worker_is_attached(self) ? platform_now_ns() + ms(grace_ms) : 0;

@@ -331,10 +331,6 @@ bool process_lives(long pid) {
   return state != 0 && state != 'Z' && state != 'X';
 }
 
-bool process_sleeps(long pid) {
-  return state_of(pid) == 'S';
-}
-
 bool is_under_valgrind(void) {
   const char *preloaded = getenv("LD_PRELOAD");
   return preloaded != NULL && strstr(preloaded, "vgpreload") != NULL;

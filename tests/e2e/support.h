@@ -136,9 +136,6 @@ void run_threads(int count, void (*function)(int number, void *argument), void *
 /* Whether there is such a process that is no zombie. */
 bool process_lives(long pid);
 
-/* Whether its main thread waits for something. */
-bool process_sleeps(long pid);
-
 /* Whether valgrind runs this process. */
 bool is_under_valgrind(void);
 
