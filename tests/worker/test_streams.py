@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from stream_support import WINDOW, Stream, read_all, wrappers
-from support import (CANCEL, CREDIT, END, FAILED, HELLO, PING, REPLY, REQUEST, STREAM_DATA, Frame, Host, Worker,
+from support import (CANCEL, CREDIT, END, FAILED, HELLO, PING, PONG, REPLY, REQUEST, STREAM_DATA, Frame, Host, Worker,
                      envelope, frame, wait_until)
 from test_listen import Listener
 
@@ -661,6 +661,8 @@ def test_cancel_before_it_starts(host: Host, tmp_path: Path) -> None:
     stream.cancel()
     upload.cancel(4)
     wait_output(worker, "holding")
+    worker.wire.send(frame(PING, id=1))
+    assert worker.wire.read().kind == PONG  # so what came before the ping has been seen
     flag.touch()
     assert read_all(worker, stream, upload)[held].code == 0
     assert stream.reply is not None and stream.reply.code == 1 and stream.received == []
