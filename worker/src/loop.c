@@ -331,8 +331,8 @@ static void disarm_rings(struct loop *self) {
   loop_unlock(self);
 }
 
-/* Deals with what needs no Python, which then goes on sleeping: pings. Needs no GIL. Returns whether that was all; else
- * what there was has been received. */
+/* Deals with what needs no Python, which then goes on sleeping: pings. Needs no GIL. Returns whether that was all; what
+ * it has received else is left for the turn that comes. */
 static bool answer_pings(struct loop *self, const struct pollfd *wanted) {
   if (self->connection_count != 1 || self->connections[0]->rings != NULL || wanted[0].revents != 0 ||
       wanted[1].revents != 0 || wanted[2].revents != POLLIN)
