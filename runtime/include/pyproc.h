@@ -65,8 +65,9 @@
  *
  *   Callers that look again and again on the processor on which their worker wants to run keep it from that. So where the
  *   pool has at most one worker for two processors, such a caller may go on on another processor of those that it may
- *   use, at most once a millisecond for each worker, by sched_setaffinity(2). Its set of processors is the same afterwards; a
- *   thread that is bound to one stays there. With `spin_us` PYPROC_OFF nothing of this happens, nor where the program's system
+ *   use, by sched_setaffinity(2): at most one every 20 microseconds for each worker, and none for 5 milliseconds once one
+ *   had to wait a millisecond for its turn there. Its set of processors is the same afterwards; a thread that is bound to
+ *   one stays there. With `spin_us` PYPROC_OFF nothing of this happens, nor where the program's system
  *   calls are filtered (seccomp(2)), as they are in most containers.
  *
  *   A call goes to the ready worker with the fewest calls; a worker runs one handler at a time and may hold a few more

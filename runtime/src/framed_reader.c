@@ -64,7 +64,7 @@ static bool fits_request(const reply_view *reply, call_encoding encoding) {
 static void complete(framed *self, struct turn *turn, const reply_view *reply, struct payload *payload) {
   framed_slot slot = {0};
   pthread_mutex_lock(&self->lock);
-  bool may_have_run = framed_may_have_run(self, reply->id);
+  bool may_have_run = reply->error == NULL || framed_may_have_run(self, reply->id);
   bool found = framed_release(self, reply->id, &slot);
   pthread_mutex_unlock(&self->lock);
   struct call *call = slot.call;

@@ -13,7 +13,8 @@ enum {
   YIELDS_MIN = 4,
   CROWDED_NS = 1000000,
   LOOKS_PER_CLOCK = 4,
-  CLEAR_EVERY_NS = 1000000,    /* one caller at a time leaves the worker's processor */
+  CLEAR_EVERY_NS = 20000,      /* one caller at a time leaves the worker's processor */
+  CROWDED_REST_NS = 5000000,   /* none does, since others want the processors it would go to */
   CANNOT_CLEAR_NS = 1000000000 /* until it is tried again */
 };
 
@@ -154,6 +155,14 @@ static void keep_clear(framed *self, int64_t now) {
   if (!platform_leave_cpu()) atomic_store(&self->cleared_ns, now + CANNOT_CLEAR_NS);
 }
 
+/* Somebody else wants the processor to which callers go. Where it is the worker's, that is the worker. */
+static void rest_from_clearing(framed *self, int64_t now) {
+  if (!framed_take_reading(self)) return;
+  if (!is_in_the_way(self) && atomic_load(&self->cleared_ns) < now)
+    atomic_store(&self->cleared_ns, now + CROWDED_REST_NS);
+  atomic_store(&self->reading, false);
+}
+
 /* One turn of a caller among others. Returns whether its call is settled. */
 static bool take_turn(const waiting *w, int turns, int64_t now) {
   framed *self = w->self;
@@ -185,6 +194,7 @@ static bool take_turns(const waiting *w) {
     now = platform_now_ns();
     if (now - before < CROWDED_NS) continue;
     spin_learn(spin, now - before); /* others want the processor: to yield is to give it away */
+    rest_from_clearing(w->self, now);
     break;
   }
   return is_settled(w);

@@ -23,12 +23,15 @@ typedef struct status_page_thread {
 typedef struct status_page {
   uint32_t magic, version, thread_count, slot_count;
   _Atomic uint64_t loop_counter;
-  _Atomic uint64_t stuck_id;             /* of the call for whose handler the worker kills itself; 0: it does not */
-  _Atomic uint64_t beats;                /* turns of the worker's control thread while a handler runs */
-  _Atomic uint32_t host_cpu, worker_cpu; /* where each side waits for the other: processor + 1; 0: unknown */
-  uint64_t reserved_0[2];
+  _Atomic uint64_t stuck_id; /* of the call for whose handler the worker kills itself; 0: it does not */
+  _Atomic uint64_t beats;    /* turns of the worker's control thread while a handler runs */
+  uint64_t reserved_0[3];
   status_page_thread threads[STATUS_PAGE_THREADS];
-  uint64_t reserved_1[120];
+  uint64_t reserved_1[8];
+  /* Where each side waits for the other: processor + 1; 0: unknown. Both read it for each call, and it rarely changes:
+   * nothing that the worker writes for each call is near it. */
+  _Atomic uint32_t host_cpu, worker_cpu;
+  uint64_t reserved_2[111];
   _Atomic uint64_t slots[STATUS_PAGE_SLOTS];
 } status_page;
 
