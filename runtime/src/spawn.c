@@ -406,6 +406,12 @@ int spawn_process(const spawn_request *request, pid_t *ret_pid, int *ret_watch_f
 
 /* ---- environment ---- */
 
+enum { DEFAULTS, HOST, ADDED, OWN, LISTS };
+
+/* What our processes get unless anybody says otherwise: malloc asks for large pages, as wire/bulk.c does. Only glibc looks
+ * at it, from 2.35 on, and only where the system leaves that to programs. */
+static const char *const defaults[] = {"GLIBC_TUNABLES=glibc.malloc.hugetlb=1", NULL};
+
 static size_t name_size(const char *entry) {
   return strcspn(entry, "=");
 }
@@ -419,18 +425,19 @@ static bool names_entry(const char *const *list, const char *entry) {
 }
 
 /* Whether entry `index` of list `which` is the last that gives its name a value. */
-static bool counts(const char *const *const lists[3], int which, size_t index) {
+static bool counts(const char *const *const lists[LISTS], int which, size_t index) {
   const char *entry = lists[which][index];
-  for (int later = which + 1; later < 3; later++)
+  for (int later = which + 1; later < LISTS; later++)
     if (names_entry(lists[later], entry)) return false;
-  return which == 0 || !names_entry(lists[which] + index + 1, entry);
+  return which == HOST || !names_entry(lists[which] + index + 1, entry);
 }
 
 char **spawn_environment(bool is_clear, const char *const *added, const char *const *own) {
-  const char *const *const lists[3] = {is_clear ? NULL : (const char *const *)environ, added, own};
+  const char *const *const lists[LISTS] = {
+      [DEFAULTS] = defaults, [HOST] = is_clear ? NULL : (const char *const *)environ, [ADDED] = added, [OWN] = own};
   size_t entries = 1;
   size_t bytes = 0;
-  for (int which = 0; which < 3; which++)
+  for (int which = 0; which < LISTS; which++)
     for (size_t i = 0; lists[which] != NULL && lists[which][i] != NULL; i++) {
       entries++;
       bytes += strlen(lists[which][i]) + 1;
@@ -440,7 +447,7 @@ char **spawn_environment(bool is_clear, const char *const *added, const char *co
   char *text = (char *)(block + entries);
   const char *end = text + bytes;
   size_t used = 0;
-  for (int which = 0; which < 3; which++)
+  for (int which = 0; which < LISTS; which++)
     for (size_t i = 0; lists[which] != NULL && lists[which][i] != NULL; i++) {
       if (!counts(lists, which, i)) continue;
       size_t size = strlen(lists[which][i]) + 1;

@@ -554,10 +554,34 @@ static void test_environment_later_ones_win(void **state) {
   assert_null(value_in(environment, "PATH", &count));
   free(environment);
   environment = spawn_environment(true, NULL, NULL);
-  assert_null(environment[0]);
+  assert_string_equal(value_in(environment, "GLIBC_TUNABLES", &count), "glibc.malloc.hugetlb=1");
+  assert_null(environment[1]);
   free(environment);
   unsetenv("PYPROC_TEST_A");
   unsetenv("PYPROC_TEST_HOST");
+}
+
+static void test_environment_defaults_yield(void **state) {
+  (void)state;
+  static const char name[] = "GLIBC_TUNABLES";
+  int count = 0;
+  const char *const added[] = {"GLIBC_TUNABLES=", NULL};
+  const char *before = getenv(name);
+  char *kept = before != NULL ? strdup(before) : NULL;
+  setenv(name, "of=host", 1);
+  char **environment = spawn_environment(false, NULL, NULL);
+  assert_string_equal(value_in(environment, name, &count), "of=host");
+  assert_int_equal(count, 1);
+  free(environment);
+  environment = spawn_environment(false, added, NULL);
+  assert_string_equal(value_in(environment, name, &count), "");
+  free(environment);
+  unsetenv(name);
+  environment = spawn_environment(false, NULL, NULL);
+  assert_string_equal(value_in(environment, name, &count), "glibc.malloc.hugetlb=1");
+  free(environment);
+  if (kept != NULL) setenv(name, kept, 1);
+  free(kept);
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
@@ -596,6 +620,7 @@ int main(void) {
       TEST(test_bad_descriptor),
       TEST(test_find_program),
       TEST(test_environment_later_ones_win),
+      TEST(test_environment_defaults_yield),
   };
   return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }
