@@ -126,11 +126,13 @@ static void lead(const waiting *w) {
   int64_t began = platform_now_ns();
   while (!is_settled(w) && framed_is_open(self) && began < w->wait->deadline_ns) {
     int64_t now = began;
+    bool looks_first = self->spin.limit_ns > 0 || !self->channel->ops->polls_room;
     bool spun = spin_pays(&self->spin) && spin(w, &now);
     if (!spun) {
       write_if_blocked(self);
-      if (framed_pump(self, now) == 0) block(w);
+      if (!looks_first || framed_pump(self, now) == 0) block(w);
       now = platform_now_ns();
+      if (!looks_first) framed_pump(self, now);
     }
     spin_learn(&self->spin, now - began);
     began = now;

@@ -18,12 +18,13 @@ static bool is_placed(void *argument) {
 
 static void wait_for(pyproc_pool *pool, struct call *call) {
   call_wait wait = {.call = call, .waiter = &call->waiter, .deadline_ns = call->deadline_ns};
-  while (!atomic_load(&call->done) && !atomic_load(&call->cancelled) && platform_now_ns() < call->deadline_ns) {
+  while (!atomic_load(&call->done) && !atomic_load(&call->cancelled)) {
     struct connection *connection = atomic_load(&call->connection);
     if (connection != NULL)
       connection->protocol->progress(connection, &wait);
     else
       lot_sleep(&pool->lot, &call->waiter, is_placed, call, call->deadline_ns);
+    if (!atomic_load(&call->done) && platform_now_ns() >= call->deadline_ns) break;
   }
 }
 

@@ -174,7 +174,9 @@ static connection_start framed_start(struct connection *base, struct call *call)
   int result = take_call(self, call, &error);
   pid_t pid = base->peer_pid;
   if (result >= 0 && is_stream) framed_begin_stream(self, call, &bits);
-  if (result >= 0 && !(is_put_off && framed_put_off(self))) framed_flush(self);
+  /* Nobody brings another frame to a lone caller's. */
+  bool is_alone = result >= 0 && atomic_load_explicit(&base->load, memory_order_relaxed) == 1;
+  if (result >= 0 && (is_alone || !(is_put_off && framed_put_off(self)))) framed_flush(self);
   pthread_mutex_unlock(&self->lock);
   lot_wake(self->settings.lot, bits);
   if (result < 0) {

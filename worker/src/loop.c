@@ -111,8 +111,8 @@ static int dispatch_frame(struct loop *self, struct connection *connection, cons
 /* Returns how many frames were handled, -1 with a Python exception. */
 static int dispatch(struct loop *self, struct connection *connection) {
   int handled = 0;
-  self->more = false;
-  while (handled < LOOP_BATCH && !self->more && (self->stopping || !is_stopped(self)) &&
+  self->more = self->drained = false;
+  while (handled < LOOP_BATCH && !self->more && !self->drained && (self->stopping || !is_stopped(self)) &&
          atomic_load(&self->jobs) < LOOP_JOBS_MAX) {
     connection_frame frame;
     loop_lock(self);
@@ -174,7 +174,7 @@ static int turn(struct loop *self, struct connection *connection) {
     exception_restore(exception);
     return -1;
   }
-  if (flush_turn(self, connection) < 0) return -1;
+  if (!self->drained && flush_turn(self, connection) < 0) return -1;
   return handled + (got > 0);
 }
 
@@ -438,7 +438,8 @@ static int turn_all(struct loop *self) {
     if (self->abandoned) return 0;
     done += handled;
     self->ready[i] = handled > 0;
-    if (handled < LOOP_BATCH && !self->more && is_over(self, self->connections[i]) && remove_connection(self, i) < 0)
+    if (handled < LOOP_BATCH && !self->more && !self->drained && is_over(self, self->connections[i]) &&
+        remove_connection(self, i) < 0)
       return -1;
   }
   return done;

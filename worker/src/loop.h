@@ -61,6 +61,7 @@ struct loop {
   bool crowded;         /* the last turn that found a frame found several */
   int unyielded;        /* frames handled since other threads of this processor were let in */
   size_t unflushed;     /* replies of the connection whose turn it is */
+  bool drained;         /* its last reply went at once, with all that was to be sent: nothing waited behind it */
   uint64_t unflushed_since_ns;
 };
 

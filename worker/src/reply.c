@@ -137,6 +137,7 @@ static int put_reply(struct loop *self, const struct call *of, const extras *wit
   const bool sent = queue_reply(control, of, &all);
   self->unflushed = sent ? 0 : self->unflushed + 1;
   if (sent) self->unflushed_since_ns = 0;
+  self->drained = sent;
   return 0;
 }
 
