@@ -14,7 +14,7 @@ static double run(const bench_pool *pool, caller_call *call, const void *what, d
     samples_add(to, now - before);
     before = now;
     calls++;
-  } while (before < end);
+  } while (before < end || calls < CALLS_MIN);
   return calls;
 }
 

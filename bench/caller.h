@@ -12,7 +12,7 @@
 /* One call, checked; what goes wrong ends the program. */
 typedef void caller_call(pyproc_pool *pool, const void *what);
 
-/* Calls for `warm_up` seconds, then for `seconds`, at least once each, and sets calls/s, CPU and times of the second part. */
+/* Calls for `warm_up` seconds, then for `seconds`, CALLS_MIN at least each, and sets calls/s, CPU and times of the second part. */
 void caller_measure(const bench_pool *pool, caller_call *call, const void *what, double warm_up, double seconds,
                     figures *to);
 
