@@ -105,8 +105,8 @@ static double memory_of(pid_t pid) {
 
 /* A Python that has imported the messages: its start, and its memory, are what each worker has at the least. */
 static const char *run_python(const bench_case *self, double seconds, figures *to) {
-  static const char program[] = "import sys; sys.path[:0] = ['" BENCH_GEN "']; import bench_pb2; print('ready', "
-                                "flush=True); sys.stdin.read()";
+  static const char program[] = "import sys; sys.path[:0] = ['" BENCH_GEN "']; import bench_pb2, os; "
+                                "os.write(1, b'ready'); sys.stdin.read()";
   const char *const argv[] = {child_python(), "-c", program, NULL};
   child python;
   (void)self, (void)seconds;
