@@ -67,8 +67,8 @@
  *   pool has at most one worker for two processors, such a caller may go on on another processor of those that it may
  *   use, by sched_setaffinity(2): at most one every 20 microseconds for each worker, and none for 5 milliseconds once one
  *   had to wait a millisecond for its turn there. Its set of processors is the same afterwards; a thread that is bound to
- *   one stays there. With `spin_us` PYPROC_OFF nothing of this happens, nor where the program's system
- *   calls are filtered (seccomp(2)), as they are in most containers.
+ *   one stays there. With `spin_us` PYPROC_OFF nothing of this happens, nor where the program's system calls are filtered
+ *   (seccomp(2)), as they are in most containers.
  *
  *   A call goes to the ready worker with the fewest calls; a worker runs one handler at a time and may hold a few more
  *   calls, fewer the slower it answers. All others wait in the pool's queue, in order, until their deadlines; also

@@ -6,10 +6,10 @@
 #include "poison.h"
 
 frame_block *frame_block_new(call_encoding encoding) {
-  frame_block *frame = malloc(sizeof *frame); /* glibc's calloc does not take from a thread's own free blocks */
+  frame_block *frame = calloc(1, sizeof *frame);
   if (frame == NULL) return NULL;
-  *frame = (frame_block){.encoding = encoding};
   atomic_init(&frame->references, 1);
+  frame->encoding = encoding;
   return frame;
 }
 

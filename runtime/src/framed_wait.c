@@ -14,7 +14,7 @@ enum {
   CROWDED_NS = 1000000,
   LOOKS_PER_CLOCK = 4,
   CLEAR_EVERY_NS = 20000,      /* one caller at a time leaves the worker's processor */
-  CROWDED_REST_NS = 5000000,   /* none does, since others want the processors it would go to */
+  CROWDED_REST_NS = 5000000,   /* none does, once others want the processors that it would go to */
   CANNOT_CLEAR_NS = 1000000000 /* until it is tried again */
 };
 
@@ -126,6 +126,7 @@ static void lead(const waiting *w) {
   int64_t began = platform_now_ns();
   while (!is_settled(w) && framed_is_open(self) && began < w->wait->deadline_ns) {
     int64_t now = began;
+    /* Who never spins finds nothing yet, and a look at a socket is a system call. */
     bool looks_first = self->spin.limit_ns > 0 || !self->channel->ops->polls_room;
     bool spun = spin_pays(&self->spin) && spin(w, &now);
     if (!spun) {

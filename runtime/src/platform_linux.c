@@ -39,9 +39,8 @@
 #define MFD_NOEXEC_SEAL 0x0008U
 #endif
 
-enum { POLL_FROM_NS = 100000000 };
-
 enum {
+  POLL_FROM_NS = 100000000, /* to a deadline: before that poll is exact enough */
   ID_PIDFD = 3 /* P_PIDFD, an enumerator that older headers lack */,
   CGROUP_DEPTH = 64,
   CLOSE_LIMIT = 65536,

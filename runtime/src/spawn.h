@@ -49,8 +49,8 @@ int spawn_process(const spawn_request *request, pid_t *ret_pid, int *ret_watch_f
 int spawn_find_program(const char *name, char *path, size_t size, pyproc_error **reterr);
 
 /* The library's defaults, then the host's environment, unless `is_clear`, then `added`, then `own`, each a NULL-terminated
-   list of "NAME=value" or NULL; of a name that stands in several the last value counts. One block, freed with free(); NULL when out of memory. As
-   with getenv, the host must not change its environment meanwhile. */
+   list of "NAME=value" or NULL; of a name that stands in several the last value counts. One block, freed with free(); NULL
+   when out of memory. As with getenv, the host must not change its environment meanwhile. */
 char **spawn_environment(bool is_clear, const char *const *added, const char *const *own);
 
 #endif
