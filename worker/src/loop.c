@@ -136,12 +136,19 @@ static int dispatch(struct loop *self, struct connection *connection) {
 
 /* --- Receive --- */
 
-/* Returns as connection_receive(). Needs no GIL. */
+/* Returns as connection_receive(). Needs no GIL. The lock is held. */
+static ptrdiff_t receive_locked(struct loop *self, struct connection *connection) {
+  const ptrdiff_t got = connection_receive(connection);
+  if (got <= 0) return got;
+  connection_scan(connection);
+  self->received_ns = connection->received_ns;
+  return got;
+}
+
+/* The same, of who does not hold it. */
 static ptrdiff_t receive(struct loop *self, struct connection *connection) {
   loop_lock(self);
-  const ptrdiff_t got = connection_receive(connection);
-  if (got > 0) connection_scan(connection);
-  if (got > 0) self->received_ns = connection->received_ns;
+  const ptrdiff_t got = receive_locked(self, connection);
   loop_unlock(self);
   return got;
 }
@@ -340,12 +347,10 @@ static bool answer_pings(struct loop *self, const struct pollfd *wanted) {
   struct connection *const connection = self->connections[0];
   bool clear = false;
   loop_lock(self);
-  if (connection->stage == CONNECTION_OPEN && connection_is_clear(connection) && connection_receive(connection) > 0) {
-    connection_scan(connection);
+  if (connection->stage == CONNECTION_OPEN && connection_is_clear(connection) && receive_locked(self, connection) > 0)
     clear = connection_is_clear(connection) && self->control->due.first == NULL &&
             connection_send(connection, NULL, NULL) > 0;
-    if (!clear) self->received_ns = connection->received_ns;
-  }
+  if (clear) self->received_ns = 0;
   loop_unlock(self);
   return clear;
 }
