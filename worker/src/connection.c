@@ -129,7 +129,7 @@ static int make_room(struct connection *self) {
 /* An empty buffer starts anew, and gives back what a long frame took. */
 static void rewind_input(struct connection *self) {
   self->input_start = self->input_scanned = self->input_end = 0;
-  self->cancel_count = 0; /* a cancel follows its request: what was cancelled has been answered */
+  self->cancel_count = 0; /* a cancel's frame follows its request's: what was cancelled has been answered */
   if (self->input_capacity <= CONNECTION_BACKLOG) return;
   uint8_t *input = realloc(self->input, CONNECTION_INPUT);
   if (input == NULL) return;
@@ -404,11 +404,9 @@ int connection_take(struct connection *self, connection_frame *ret_frame) {
   if (self->input_scanned == self->input_start) connection_scan(self);
   if (self->fault != NULL && self->input_scanned == self->input_start) return 0;
   if (self->input_scanned == self->input_start) {
-    if (self->input_start == self->input_end) {
-      rewind_input(self);
-      return 0;
-    }
-    return begin_large(self);
+    if (self->input_start < self->input_end) return begin_large(self);
+    rewind_input(self);
+    return 0;
   }
   const size_t size = wire_get32(self->input + self->input_start);
   const uint8_t *payload = self->input + self->input_start + WIRE_LENGTH_SIZE;
@@ -429,6 +427,7 @@ int connection_take(struct connection *self, connection_frame *ret_frame) {
   }
   *ret_frame = (connection_frame){.header = header, .body = body, .metadata = metadata, .deadline_ns = deadline};
   self->input_start += WIRE_LENGTH_SIZE + size;
+  if (self->input_start == self->input_end) rewind_input(self);
   self->greeted = self->stage != CONNECTION_OPEN;
   return 1;
 }
