@@ -63,6 +63,10 @@
  *   blocks. A pool that nobody calls burns no processor time. The supervisor reads a socket only while a worker owes
  *   something that no caller waits for, such as the late reply to a call that was given up.
  *
+ *   Who blocks does so in recv(2) at first, for 2 milliseconds, rounded up to a tick of the kernel's clock (4 ms on most
+ *   systems), and then in poll(2). The former wakes up sooner, but only the worker can wake it: a token that is fired
+ *   meanwhile is noticed that much later. A deadline is not: where it is near, poll comes first.
+ *
  *   Callers that look again and again on the processor on which their worker wants to run keep it from that. So where the
  *   pool has at most one worker for two processors, such a caller may go on on another processor of those that it may
  *   use, by sched_setaffinity(2): at most one every 20 microseconds for each worker, and none for 5 milliseconds once one
@@ -1003,8 +1007,9 @@ int pyproc_pool_drain(pyproc_pool *pool, int64_t timeout_ms, pyproc_error **rete
 
 /*
  * A token cancels all calls that were made with it, now or later, and stays fired. A cancelled call that has not begun
- * never will, and returns CANCELLED at once. One whose handler runs returns within 10 ms, with what its handler's end told
- * where that came soon enough; see HOW A HANDLER IS STOPPED above.
+ * never will, and returns CANCELLED as soon as its thread notices, at once or in a few milliseconds (HOW WAITING WORKS).
+ * One whose handler runs stays up to 10 ms more, to return what its handler's end told where that came soon enough; see
+ * HOW A HANDLER IS STOPPED above.
  */
 
 /* Makes a token, to be freed with pyproc_cancel_free. Errors: RESOURCE_EXHAUSTED. Any thread. */

@@ -3,6 +3,8 @@
  *
  * Contract of the vtable, which protocol_framed.c calls:
  *   read     the reader's role is held (one thread at a time); never blocks.
+ *   read_blocking  like read, but where there is nothing it waits for CHANNEL_BLOCK_MS, or a little longer, at most. Nothing
+ *            ends that before but the other side, shut, and a signal: CHANNEL_AGAIN. Waking up from it is cheaper than from wait.
  *   write    the writer's role is held (one thread at a time); never blocks.
  *   send_fds the writer's role is held, before the first write: like write, with descriptors beside the first byte.
  *   wait     the reader's role is held; blocks until there is something to read, room to write (where wanted), the
@@ -32,7 +34,7 @@ enum {
   CHANNEL_CORRUPT = -4 /* likewise: the other side has spoilt the memory that it shares with us */
 };
 
-enum { CHANNEL_ALSO_MAX = 3 };
+enum { CHANNEL_ALSO_MAX = 3, CHANNEL_BLOCK_MS = 2 };
 
 /* What carries frames: a socket; rings in shared memory, where both sides have them; or those and nothing else. */
 typedef enum channel_choice { CHANNEL_CHOICE_UDS, CHANNEL_CHOICE_AUTO, CHANNEL_CHOICE_SHM } channel_choice;
@@ -44,6 +46,7 @@ typedef struct channel_ops {
   const char *name;
   bool polls_room; /* fd has to be polled for writing, where room is waited for */
   ssize_t (*read)(struct channel *self, void *to, size_t size);
+  ssize_t (*read_blocking)(struct channel *self, void *to, size_t size);
   ssize_t (*write)(struct channel *self, const struct iovec *parts, int count);
   ssize_t (*send_fds)(struct channel *self, const void *data, size_t size, const int *fds, int count);
   void (*wait)(struct channel *self, bool for_write, const int *also, int also_count, int64_t deadline_ns);
@@ -57,8 +60,8 @@ struct channel {
   const channel_ops *ops;
 };
 
-/* A channel over a connected, non-blocking Unix stream socket, which it takes over. NULL: out of memory, the socket
- * is still the caller's. */
+/* A channel over a connected Unix stream socket, which it takes over, and makes blocking. NULL: out of memory, the socket is
+ * still the caller's. */
 struct channel *channel_uds_new(int socket);
 
 /* A channel over two rings of so many bytes (wire/ring.h) in shared memory, whose descriptor, which the caller closes, is

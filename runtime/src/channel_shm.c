@@ -26,6 +26,13 @@ static ssize_t shm_read(struct channel *self, void *to, size_t size) {
   return ring_link_read(&shm_of(self)->link, to, size);
 }
 
+static ssize_t shm_read_blocking(struct channel *self, void *to, size_t size) {
+  ring_link *link = &shm_of(self)->link;
+  if (!ring_link_arm(link, true, false)) ring_link_await(link);
+  ring_link_disarm(link);
+  return shm_read(self, to, size);
+}
+
 static ssize_t shm_write(struct channel *self, const struct iovec *parts, int count) {
   return ring_link_write(&shm_of(self)->link, parts, count);
 }
@@ -71,6 +78,7 @@ static void shm_close(struct channel *self) {
 
 static const channel_ops channel_shm_ops = {.name = "shm",
                                             .read = shm_read,
+                                            .read_blocking = shm_read_blocking,
                                             .write = shm_write,
                                             .send_fds = shm_send_fds,
                                             .wait = shm_wait,

@@ -24,9 +24,17 @@ static ssize_t uds_result(ssize_t count) {
   return errno == EPIPE || errno == ECONNRESET ? CHANNEL_END : CHANNEL_FAILED;
 }
 
-static ssize_t uds_read(struct channel *self, void *to, size_t size) {
-  ssize_t count = recv(uds_of(self)->socket, to, size, MSG_DONTWAIT);
+static ssize_t receive(struct channel *self, void *to, size_t size, int flags) {
+  ssize_t count = recv(uds_of(self)->socket, to, size, flags);
   return count == 0 ? CHANNEL_END : uds_result(count);
+}
+
+static ssize_t uds_read(struct channel *self, void *to, size_t size) {
+  return receive(self, to, size, MSG_DONTWAIT);
+}
+
+static ssize_t uds_read_blocking(struct channel *self, void *to, size_t size) {
+  return receive(self, to, size, 0);
 }
 
 static ssize_t uds_write(struct channel *self, const struct iovec *parts, int count) {
@@ -71,6 +79,7 @@ static void uds_close(struct channel *self) {
 static const channel_ops channel_uds_ops = {.name = "uds",
                                             .polls_room = true,
                                             .read = uds_read,
+                                            .read_blocking = uds_read_blocking,
                                             .write = uds_write,
                                             .send_fds = uds_send_fds,
                                             .wait = uds_wait,
@@ -84,6 +93,7 @@ struct channel *channel_uds_new(int socket) {
   if (self == NULL) return NULL;
   self->base.ops = &channel_uds_ops;
   self->socket = socket;
+  platform_set_receive_timeout(socket, CHANNEL_BLOCK_MS); /* else read_blocking returns at once */
   return &self->base;
 }
 

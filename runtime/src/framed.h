@@ -116,6 +116,9 @@ static inline bool framed_awaits_pong(const framed *self) {
  * frames. `now_ns`: CLOCK_MONOTONIC, where the caller has just looked; 0: it has not. */
 int framed_pump(framed *self, int64_t now_ns);
 
+/* The same; where nothing is there it waits, as the channel's read_blocking. Sets *ret_now_ns. */
+int framed_pump_blocking(framed *self, int64_t *ret_now_ns);
+
 /* The error of a JSON envelope that is a reply and not ok. */
 pyproc_error *framed_envelope_error(const framed *self, const struct envelope *envelope);
 

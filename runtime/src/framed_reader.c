@@ -372,11 +372,10 @@ static bool take_payloads(framed *self, struct turn *turn) {
   return more >= 0;
 }
 
-int framed_pump(framed *self, int64_t now_ns) {
+/* Dispatches what the first fill has brought, and others until there is no more. */
+static int pump(framed *self, ssize_t count, int64_t now_ns) {
   struct turn turn = {.now_ns = now_ns};
-  for (int fills = 0; fills < FILLS_MAX && self->receiving; fills++) {
-    ssize_t count = receiver_fill(&self->receiver, self->channel);
-    if (count == CHANNEL_AGAIN) break;
+  for (int fills = 1; count != CHANNEL_AGAIN; fills++) {
     if (count < 0) {
       self->receiving = false;
       framed_break(self, count == CHANNEL_CORRUPT ? framed_corrupt(self)
@@ -385,9 +384,20 @@ int framed_pump(framed *self, int64_t now_ns) {
       break;
     }
     if (!take_payloads(self, &turn)) break;
-    if (self->receiver.begin == self->receiver.end && self->receiver.block == NULL)
+    if (fills == FILLS_MAX || (self->receiver.begin == self->receiver.end && self->receiver.block == NULL))
       break; /* most likely all there was */
+    count = receiver_fill(&self->receiver, self->channel);
   }
   end_turn(self, &turn);
   return turn.frames;
+}
+
+int framed_pump(framed *self, int64_t now_ns) {
+  return pump(self, self->receiving ? receiver_fill(&self->receiver, self->channel) : CHANNEL_AGAIN, now_ns);
+}
+
+int framed_pump_blocking(framed *self, int64_t *ret_now_ns) {
+  ssize_t count = self->receiving ? receiver_fill_blocking(&self->receiver, self->channel) : CHANNEL_AGAIN;
+  *ret_now_ns = platform_now_ns();
+  return pump(self, count, *ret_now_ns);
 }

@@ -12,6 +12,7 @@
 enum {
   YIELDS_MIN = 4,
   CROWDED_NS = 1000000,
+  DEADLINE_NEAR_NS = 20000000, /* too near for a wait that only the worker, and a tick of the kernel's clock, end */
   LOOKS_PER_CLOCK = 4,
   CLEAR_EVERY_NS = 20000,      /* one caller at a time leaves the worker's processor */
   CROWDED_REST_NS = 5000000,   /* none does, once others want the processors that it would go to */
@@ -86,7 +87,13 @@ static void write_if_blocked(framed *self) {
   pthread_mutex_unlock(&self->lock);
 }
 
-/* Blocks until something happens on the channel. The reader's role is held. */
+/* Whether the worker is on this thread's processor; it is told where we are. */
+static bool shares_cpu(framed *self) {
+  return self->base.page != NULL &&
+         status_page_meet(&self->base.page->host_cpu, &self->base.page->worker_cpu, platform_current_cpu());
+}
+
+/* Blocks until something happens on the channel, or somebody nudges. The reader's role is held. */
 static void block(const waiting *w) {
   framed *self = w->self;
   int also[CHANNEL_ALSO_MAX] = {self->wake.read_fd};
@@ -97,12 +104,6 @@ static void block(const waiting *w) {
   atomic_store(&self->blocked, false);
   if (atomic_exchange(&self->nudged, false)) wake_drain(&self->wake);
   if (logs > 0) self->base.owner_ops->drain(self->base.owner);
-}
-
-/* Whether the worker is on this thread's processor; it is told where we are. */
-static bool shares_cpu(framed *self) {
-  return self->base.page != NULL &&
-         status_page_meet(&self->base.page->host_cpu, &self->base.page->worker_cpu, platform_current_cpu());
 }
 
 /* Looks again and again until something was read, or it has taken too long. Returns whether something was. `*now` is
@@ -120,21 +121,39 @@ static bool spin(const waiting *w, int64_t *now) {
   return is_settled(w);
 }
 
+/* Whether a wait may begin in the channel's read, where nobody can nudge: what is asked of us meanwhile comes that much
+ * later. On one processor it is better to be slower than the worker, which then finds the next request without sleeping. */
+static bool may_block_in_read(const waiting *w, int64_t now) {
+  framed *self = w->self;
+  return !atomic_load(&self->write_blocked) && atomic_load_explicit(&self->base.streams, memory_order_relaxed) == 0 &&
+         w->wait->deadline_ns - now > DEADLINE_NEAR_NS && !shares_cpu(self) && !is_settled(w) && framed_is_open(self);
+}
+
+/* Waits, and reads. Sets *now. The reader's role is held. */
+static void block_and_read(const waiting *w, bool *in_read, int64_t *now) {
+  framed *self = w->self;
+  write_if_blocked(self);
+  *in_read = *in_read && may_block_in_read(w, *now);
+  if (*in_read) {
+    *in_read = framed_pump_blocking(self, now) > 0;
+    return;
+  }
+  /* Who never spins finds nothing yet, and a look at a socket is a system call. */
+  bool looks_first = self->spin.limit_ns > 0 || !self->channel->ops->polls_room;
+  if (!looks_first || framed_pump(self, *now) == 0) block(w);
+  *now = platform_now_ns();
+  if (!looks_first) framed_pump(self, *now);
+}
+
 /* Has the reader's role until its own call is settled. */
 static void lead(const waiting *w) {
   framed *self = w->self;
   int64_t began = platform_now_ns();
+  bool in_read = true;
   while (!is_settled(w) && framed_is_open(self) && began < w->wait->deadline_ns) {
     int64_t now = began;
-    /* Who never spins finds nothing yet, and a look at a socket is a system call. */
-    bool looks_first = self->spin.limit_ns > 0 || !self->channel->ops->polls_room;
     bool spun = spin_pays(&self->spin) && spin(w, &now);
-    if (!spun) {
-      write_if_blocked(self);
-      if (!looks_first || framed_pump(self, now) == 0) block(w);
-      now = platform_now_ns();
-      if (!looks_first) framed_pump(self, now);
-    }
+    if (!spun) block_and_read(w, &in_read, &now);
     spin_learn(&self->spin, now - began);
     began = now;
   }

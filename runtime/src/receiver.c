@@ -23,10 +23,11 @@ void receiver_reset(struct receiver *self) {
   *self = (struct receiver){.data = self->data};
 }
 
-ssize_t receiver_fill(struct receiver *self, struct channel *channel) {
+typedef ssize_t channel_read(struct channel *self, void *to, size_t size);
+
+static ssize_t fill(struct receiver *self, struct channel *channel, channel_read *read) {
   if (self->block != NULL) {
-    ssize_t count =
-        channel->ops->read(channel, self->block + self->block_filled, self->block_size - self->block_filled);
+    ssize_t count = read(channel, self->block + self->block_filled, self->block_size - self->block_filled);
     if (count > 0) self->block_filled += (size_t)count;
     return count;
   }
@@ -37,9 +38,17 @@ ssize_t receiver_fill(struct receiver *self, struct channel *channel) {
     self->end -= self->begin;
     self->begin = 0;
   }
-  ssize_t count = channel->ops->read(channel, self->data + self->end, RECEIVER_CAPACITY - self->end);
+  ssize_t count = read(channel, self->data + self->end, RECEIVER_CAPACITY - self->end);
   if (count > 0) self->end += (size_t)count;
   return count;
+}
+
+ssize_t receiver_fill(struct receiver *self, struct channel *channel) {
+  return fill(self, channel, channel->ops->read);
+}
+
+ssize_t receiver_fill_blocking(struct receiver *self, struct channel *channel) {
+  return fill(self, channel, channel->ops->read_blocking);
 }
 
 /* The frame does not fit in what is left of `data`: it gets a block of its own. */

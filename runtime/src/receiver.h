@@ -29,8 +29,11 @@ void receiver_free(struct receiver *self);
 /* Forgets what was received, for a new connection. */
 void receiver_reset(struct receiver *self);
 
-/* Reads once from the channel, without blocking: bytes read, or CHANNEL_*, or RECEIVER_*. */
+/* Reads once from the channel, as its read: bytes read, or CHANNEL_*, or RECEIVER_*. */
 ssize_t receiver_fill(struct receiver *self, struct channel *channel);
+
+/* The same, as the channel's read_blocking. */
+ssize_t receiver_fill_blocking(struct receiver *self, struct channel *channel);
 
 /* The next complete payload: 1, 0 where there is none yet, or RECEIVER_OVERSIZED (also a length of 0),
  * RECEIVER_NO_MEMORY. */

@@ -1,6 +1,7 @@
 /* Channels, over a Unix socket and over shared memory: full and empty ones, peers that close, waits that end. */
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -101,12 +102,11 @@ static void bytes_go_both_ways(void **state) {
   link_close(&link);
 }
 
-/* A socket that somebody made blocking does not block us either. */
+/* The socket is a blocking one. */
 static void nothing_blocks(void **state) {
   struct link link = link_open(state);
   static char block[256 << 10];
-  int fd = link.channel->ops->fd(link.channel);
-  assert_int_equal(fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK), 0);
+  assert_int_equal(fcntl(link.channel->ops->fd(link.channel), F_GETFL) & O_NONBLOCK, 0);
   assert_int_equal(read_some(&link, block, sizeof block), CHANNEL_AGAIN);
   struct iovec part = {.iov_base = block, .iov_len = sizeof block};
   ssize_t count, total = 0;
@@ -200,6 +200,95 @@ static void waits_end(void **state) {
   link.channel->ops->shut(link.channel, true);
   link.channel->ops->wait(link.channel, false, also, CHANNEL_ALSO_MAX, FAR_NS);
   for (int i = 0; i < CHANNEL_ALSO_MAX; i++) wake_close(&wakes[i]);
+  link_close(&link);
+}
+
+static ssize_t read_blocking(struct link *link, void *to, size_t size) {
+  return link->channel->ops->read_blocking(link->channel, to, size);
+}
+
+static void a_blocking_read_ends(void **state) {
+  struct link link = link_open(state);
+  char text[8];
+  for (int i = 0; i < 2; i++) {
+    assert_int_equal(read_blocking(&link, text, sizeof text), CHANNEL_AGAIN); /* it has waited in vain */
+    assert_int_equal(peer_write(&link, "xyz"), 3);
+    assert_int_equal(read_blocking(&link, text, 2), 2);
+    assert_memory_equal(text, "xy", 2);
+    assert_int_equal(read_blocking(&link, text, sizeof text), 1);
+  }
+  assert_int_equal(peer_write(&link, "last"), 4);
+  peer_close(&link);
+  assert_int_equal(read_blocking(&link, text, sizeof text), 4);
+  assert_int_equal(read_blocking(&link, text, sizeof text), CHANNEL_END);
+  link_close(&link);
+}
+
+static void a_blocking_read_ends_with_our_own_shut(void **state) {
+  struct link link = link_open(state);
+  char text[8];
+  link.channel->ops->shut(link.channel, true);
+  assert_int_equal(read_blocking(&link, text, sizeof text), CHANNEL_END);
+  link_close(&link);
+}
+
+static void *write_later(void *argument) {
+  struct link *link = argument;
+  for (int i = 0; i < 200; i++) {
+    if (i % 3 == 0) usleep(300);
+    while (peer_write(link, "x") != 1) platform_yield();
+  }
+  return NULL;
+}
+
+/* Who writes wakes the one that reads, whenever that falls asleep; none is lost, and what wakes once too often is harmless. */
+static void a_blocking_read_is_woken(void **state) {
+  struct link link = link_open(state);
+  pthread_t thread;
+  char text[8];
+  assert_int_equal(pthread_create(&thread, NULL, write_later, &link), 0);
+  for (int taken = 0; taken < 200;) {
+    ssize_t count = read_blocking(&link, text, 1);
+    assert_true(count == 1 || count == CHANNEL_AGAIN);
+    taken += count == 1;
+  }
+  pthread_join(thread, NULL);
+  assert_int_equal(read_blocking(&link, text, 1), CHANNEL_AGAIN);
+  link_close(&link);
+}
+
+static void on_signal(int number) {
+  (void)number;
+}
+
+struct disturbed {
+  pthread_t reader;
+  atomic_bool over;
+};
+
+static void *disturb(void *argument) {
+  struct disturbed *self = argument;
+  while (!atomic_load(&self->over)) {
+    pthread_kill(self->reader, SIGUSR1);
+    usleep(100);
+  }
+  return NULL;
+}
+
+static void a_blocking_read_bears_signals(void **state) {
+  struct link link = link_open(state);
+  struct disturbed disturbed = {.reader = pthread_self()};
+  struct sigaction action = {.sa_handler = on_signal}, before;
+  pthread_t thread;
+  char text[8];
+  assert_int_equal(sigaction(SIGUSR1, &action, &before), 0);
+  assert_int_equal(pthread_create(&thread, NULL, disturb, &disturbed), 0);
+  for (int i = 0; i < 50; i++) assert_int_equal(read_blocking(&link, text, sizeof text), CHANNEL_AGAIN);
+  assert_int_equal(peer_write(&link, "xyz"), 3);
+  assert_int_equal(read_blocking(&link, text, sizeof text), 3);
+  atomic_store(&disturbed.over, true);
+  pthread_join(thread, NULL);
+  sigaction(SIGUSR1, &before, NULL);
   link_close(&link);
 }
 
@@ -377,6 +466,10 @@ int main(void) {
       BOTH(a_peer_that_dies_unread_is_the_end),
       {"descriptors_beside_the_first_byte", descriptors_beside_the_first_byte, NULL, NULL, "uds"},
       BOTH(waits_end),
+      BOTH(a_blocking_read_ends),
+      BOTH(a_blocking_read_ends_with_our_own_shut),
+      BOTH(a_blocking_read_is_woken),
+      BOTH(a_blocking_read_bears_signals),
       BOTH(shutting_one_way_and_both),
       BOTH(the_descriptor_tells_after_arming),
       BOTH(room_is_told),

@@ -254,6 +254,11 @@ static ssize_t slow_read(struct channel *base, void *to, size_t size) {
   return self->real->ops->read(self->real, to, size);
 }
 
+static ssize_t slow_read_blocking(struct channel *base, void *to, size_t size) {
+  struct slow_channel *self = (struct slow_channel *)base;
+  return self->real->ops->read_blocking(self->real, to, size);
+}
+
 static void slow_shut(struct channel *base, bool both) {
   struct slow_channel *self = (struct slow_channel *)base;
   self->real->ops->shut(self->real, both);
@@ -295,6 +300,7 @@ static void a_loss_under_a_writer(void **state) {
   struct slow_channel slow = {.real = inner->channel, .ops = *inner->channel->ops};
   slow.ops.write = slow_write;
   slow.ops.read = slow_read;
+  slow.ops.read_blocking = slow_read_blocking;
   slow.ops.shut = slow_shut;
   slow.base.ops = &slow.ops;
   inner->channel = &slow.base;

@@ -2,10 +2,12 @@
 #include "connection.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
@@ -31,12 +33,21 @@ uint64_t clock_ns(void) {
   return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
+/* Calls that shall not block say so. */
+static int prepare_socket(int fd) {
+  const struct timeval timeout = {.tv_usec = CONNECTION_BLOCK_MS * 1000};
+  const int flags = fcntl(fd, F_GETFL);
+  if (flags < 0 || fcntl(fd, F_SETFD, FD_CLOEXEC) < 0) return -1;
+  if (setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof timeout) < 0) return -1;
+  return fcntl(fd, F_SETFL, flags & ~O_NONBLOCK) < 0 ? -1 : 0;
+}
+
 struct connection *connection_new(int fd, connection_stage stage, connection_cancel_callback *on_cancel,
                                   connection_stream_callback *on_stream, void *userdata) {
   struct connection *self = calloc(1, sizeof *self);
   if (self == NULL) return NULL;
   self->input = malloc(CONNECTION_INPUT);
-  if (self->input == NULL || descriptor_prepare(fd) < 0) {
+  if (self->input == NULL || prepare_socket(fd) < 0) {
     free(self->input);
     free(self);
     return NULL;
@@ -161,28 +172,31 @@ static ssize_t receive_with_fds(struct connection *self, void *to, size_t size) 
   struct iovec piece = {.iov_base = to, .iov_len = size};
   struct msghdr message = {
       .msg_iov = &piece, .msg_iovlen = 1, .msg_control = &ancillary, .msg_controllen = sizeof ancillary};
-  const ssize_t got = recvmsg(self->fd, &message, MSG_CMSG_CLOEXEC);
+  const ssize_t got = recvmsg(self->fd, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
   if (got >= 0) keep_fds(self, &message);
   return got;
 }
 
-/* Returns the number of bytes, 0 for none, -1 at the end. */
-static ptrdiff_t receive_from_socket(struct connection *self, void *to, size_t size) {
+/* Returns the number of bytes, 0 for none, -1 at the end, CONNECTION_INTERRUPTED. */
+static ptrdiff_t receive_from_socket(struct connection *self, void *to, size_t size, bool blocks) {
+  const int flags = blocks ? 0 : MSG_DONTWAIT;
   ssize_t got;
-  do got = self->stage == CONNECTION_OPEN ? recv(self->fd, to, size, 0) : receive_with_fds(self, to, size);
-  while (got < 0 && errno == EINTR);
+  do got = self->stage == CONNECTION_OPEN ? recv(self->fd, to, size, flags) : receive_with_fds(self, to, size);
+  while (got < 0 && errno == EINTR && !blocks);
   if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return 0;
+  if (got < 0 && errno == EINTR) return CONNECTION_INTERRUPTED;
   return got > 0 ? got : -1;
 }
 
 /* The same. */
-static ptrdiff_t receive_from_rings(struct connection *self, void *to, size_t size) {
+static ptrdiff_t receive_from_rings(struct connection *self, void *to, size_t size, bool blocks) {
+  if (blocks && !rings_await(self)) return CONNECTION_INTERRUPTED;
   const ptrdiff_t got = ring_link_read(self->rings, to, size);
   if (got == RING_CORRUPT) self->fault = spoilt;
   return got == RING_AGAIN ? 0 : got > 0 ? got : -1;
 }
 
-ptrdiff_t connection_receive(struct connection *self) {
+static ptrdiff_t receive(struct connection *self, bool blocks) {
   if (self->ended || self->fault != NULL) return -1;
   if (!connection_has_room(self)) {
     rings_settle(self);
@@ -192,7 +206,9 @@ ptrdiff_t connection_receive(struct connection *self) {
   if (!large && make_room(self) < 0) return -1;
   uint8_t *to = large ? (uint8_t *)PyBytes_AS_STRING(self->large) + self->large_got : self->input + self->input_end;
   const size_t size = large ? self->large_size - self->large_got : self->input_capacity - self->input_end;
-  const ptrdiff_t got = self->rings != NULL ? receive_from_rings(self, to, size) : receive_from_socket(self, to, size);
+  const ptrdiff_t got =
+      self->rings != NULL ? receive_from_rings(self, to, size, blocks) : receive_from_socket(self, to, size, blocks);
+  if (got == CONNECTION_INTERRUPTED) return got;
   if (got <= 0) {
     self->ended = got < 0 && self->fault == NULL;
     return got;
@@ -203,6 +219,14 @@ ptrdiff_t connection_receive(struct connection *self) {
     self->input_end += (size_t)got;
   self->received_ns = clock_ns();
   return got;
+}
+
+ptrdiff_t connection_receive(struct connection *self) {
+  return receive(self, false);
+}
+
+ptrdiff_t connection_receive_blocking(struct connection *self) {
+  return receive(self, true);
 }
 
 static void remember_cancel(struct connection *self, uint64_t id, uint16_t code) {
@@ -501,8 +525,9 @@ static ptrdiff_t send_pieces(struct connection *self, struct iovec *pieces, size
   const struct msghdr message = {.msg_iov = pieces, .msg_iovlen = count};
   ssize_t sent;
   do
-    sent = count == 1 ? send(self->fd, pieces->iov_base, pieces->iov_len, MSG_NOSIGNAL) /* is cheaper */
-                      : sendmsg(self->fd, &message, MSG_NOSIGNAL);
+    sent = count == 1 /* is cheaper */
+               ? send(self->fd, pieces->iov_base, pieces->iov_len, MSG_NOSIGNAL | MSG_DONTWAIT)
+               : sendmsg(self->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
   while (sent < 0 && errno == EINTR);
   return sent >= 0 ? sent : errno == EAGAIN || errno == EWOULDBLOCK ? 0 : -1;
 }

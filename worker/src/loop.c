@@ -136,12 +136,16 @@ static int dispatch(struct loop *self, struct connection *connection) {
 
 /* --- Receive --- */
 
+/* Something has come. The lock is held. */
+static void note_received(struct loop *self, struct connection *connection) {
+  connection_scan(connection);
+  self->received_ns = connection->received_ns;
+}
+
 /* Returns as connection_receive(). Needs no GIL. The lock is held. */
 static ptrdiff_t receive_locked(struct loop *self, struct connection *connection) {
   const ptrdiff_t got = connection_receive(connection);
-  if (got <= 0) return got;
-  connection_scan(connection);
-  self->received_ns = connection->received_ns;
+  if (got > 0) note_received(self, connection);
   return got;
 }
 
@@ -338,8 +342,16 @@ static void disarm_rings(struct loop *self) {
   loop_unlock(self);
 }
 
-/* Deals with what needs no Python, which then goes on sleeping: pings. Needs no GIL. Returns whether that was all; what
- * it has received else is left for the turn that comes. */
+/* Whether what was received is dealt with, without Python: pings, which are answered. The rest is left for the turn that
+ * comes. The lock is held. */
+static bool was_pings(struct loop *self, struct connection *connection) {
+  const bool clear = connection_is_clear(connection) && self->control->due.first == NULL &&
+                     connection_send(connection, NULL, NULL) > 0;
+  if (clear) self->received_ns = 0;
+  return clear;
+}
+
+/* Deals with pings, so that Python goes on sleeping. Needs no GIL. Returns whether that was all. */
 static bool answer_pings(struct loop *self, const struct pollfd *wanted) {
   if (self->connection_count != 1 || self->connections[0]->rings != NULL || wanted[0].revents != 0 ||
       wanted[1].revents != 0 || wanted[2].revents != POLLIN)
@@ -348,18 +360,46 @@ static bool answer_pings(struct loop *self, const struct pollfd *wanted) {
   bool clear = false;
   loop_lock(self);
   if (connection->stage == CONNECTION_OPEN && connection_is_clear(connection) && receive_locked(self, connection) > 0)
-    clear = connection_is_clear(connection) && self->control->due.first == NULL &&
-            connection_send(connection, NULL, NULL) > 0;
-  if (clear) self->received_ns = 0;
+    clear = was_pings(self, connection);
   loop_unlock(self);
   return clear;
+}
+
+/* Whether only the peer, and signals, bring something in the moments that come, or what can wait for so long; and no other
+ * thread uses the connection. */
+static bool may_receive_blocking(struct loop *self) {
+  struct connection *const connection = self->connections[0];
+  if (self->shared || self->connection_count != 1 || atomic_load(&self->jobs) > 0) return false;
+  (void)page_shares_cpu(connection->page); /* the host wants to know */
+  loop_lock(self);
+  const bool may = connection->stage == CONNECTION_OPEN && !connection->ended && connection->fault == NULL &&
+                   connection->jobs == 0 && connection_has_room(connection) && !connection_unsent(connection);
+  loop_unlock(self);
+  return may;
+}
+
+/* Waking up from a receive is cheaper than from poll(). Needs no GIL. Returns 0 when it was in vain, else as
+ * poll_wire(). */
+static int receive_blocking(struct loop *self) {
+  struct connection *const connection = self->connections[0];
+  for (;;) {
+    const ptrdiff_t got = connection_receive_blocking(connection);
+    if (got == CONNECTION_INTERRUPTED) errno = EINTR;
+    if (got <= 0) return got == 0 ? 0 : got == CONNECTION_INTERRUPTED ? -1 : -2;
+    loop_lock(self);
+    note_received(self, connection);
+    const bool clear = was_pings(self, connection);
+    loop_unlock(self);
+    if (!clear) return -2;
+  }
 }
 
 /* Needs no GIL. Returns as poll(), or -2 where there is something on the only connection already. */
 static int poll_wire(struct loop *self, struct pollfd *wanted, nfds_t count, bool stalls) {
   const bool sleeps = !(self->stalled && end_stall(self)) && !(spinning_pays(self) && spin(self));
   self->stalled = stalls;
-  int ready = !sleeps || arm_rings(self) ? -2 : poll(wanted, count, -1);
+  int ready = !sleeps ? -2 : may_receive_blocking(self) ? receive_blocking(self) : 0;
+  if (ready == 0) ready = arm_rings(self) ? -2 : poll(wanted, count, -1);
   while (ready == 1 && answer_pings(self, wanted)) ready = poll(wanted, count, -1);
   const int problem = errno;
   if (sleeps) disarm_rings(self);

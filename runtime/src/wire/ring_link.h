@@ -20,7 +20,7 @@ typedef struct ring_link {
   ring_end in, out;
   void *memory;
   size_t mapped;
-  int socket;          /* the owner's; non-blocking or not */
+  int socket;          /* the owner's; non-blocking or not, but for ring_link_await */
   atomic_bool armed;   /* the other side was asked to wake us: there may be something on the socket */
   atomic_bool is_over; /* nothing more can be sent */
 } ring_link;
@@ -42,6 +42,10 @@ ptrdiff_t ring_link_write(ring_link *self, const struct iovec *parts, int count)
  * the other side is gone. Returns whether that is so already. Any thread. One that reads or writes at the same time may
  * take it back: it asks again before it leaves. */
 bool ring_link_arm(ring_link *self, bool to_read, bool to_write);
+
+/* Sleeps until the other side wakes us, as ring_link_arm() has asked it to, or as long as the socket blocks (SO_RCVTIMEO).
+ * Returns false when a signal's handler has run. As reading. */
+bool ring_link_await(ring_link *self);
 
 /* We do not sleep any more. Any thread. */
 void ring_link_disarm(ring_link *self);
