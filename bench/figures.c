@@ -52,7 +52,7 @@ static int compare(const void *a, const void *b) {
   return (left > right) - (left < right);
 }
 
-static double median(double *values, int count) {
+double median(double *values, int count) {
   if (count == 0) return NAN;
   qsort(values, (size_t)count, sizeof *values, compare);
   return count % 2 == 1 ? values[count / 2] : (values[count / 2 - 1] + values[count / 2]) / 2;

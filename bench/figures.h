@@ -41,6 +41,9 @@ void figures_set_times(figures *self, samples *times);
 /* Sets MiB per second, from the rate, which is set, of messages of so many bytes. */
 void figures_set_bytes(figures *self, size_t bytes);
 
+/* Sorts the values; NAN where there are none. */
+double median(double *values, int count);
+
 /* The median of each metric over `count` rounds, those without a value left out. */
 figures figures_median(const figures *rounds, int count);
 

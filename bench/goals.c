@@ -81,27 +81,43 @@ const goal goals[] = {
 
 const int goal_count = (int)(sizeof goals / sizeof *goals);
 
-/* Sets what the goal is measured by. Returns why it cannot be known, or NULL. */
-static const char *sum(const goal *self, results *in, double *ret_sum) {
-  *ret_sum = self->against[0] == NULL ? 1 : 0;
+/* What the goal is compared with in one round, NAN where that was not measured. */
+static double sum(const goal *self, results *in, int round) {
+  double total = 0;
   for (int i = 0; i < GOAL_TERMS && self->against[i] != NULL; i++) {
     const result *other = results_find(in, self->against[i]);
-    double value = results_value(in, self->against[i], self->against_metric);
-    if (isnan(value)) return other->skipped != NULL ? other->skipped : "not measured";
-    *ret_sum += value * (self->weight[i] > 0 ? self->weight[i] : 1);
+    double value = round < other->rounds ? other->round[round].of[self->against_metric] : NAN;
+    total += value * (self->weight[i] > 0 ? self->weight[i] : 1);
   }
-  return NULL;
+  return total;
+}
+
+static double median_ratio(const goal *self, results *in, const result *own) {
+  double ratios[ROUNDS_MAX];
+  int count = 0;
+  for (int i = 0; i < own->rounds; i++) {
+    double ratio = own->round[i].of[self->metric] / sum(self, in, i);
+    if (!isnan(ratio)) ratios[count++] = ratio;
+  }
+  return median(ratios, count);
+}
+
+/* Why the case has no figures, or NULL. */
+static const char *why_not(results *in, const char *name, metric which) {
+  if (!isnan(results_value(in, name, which))) return NULL;
+  const result *found = results_find(in, name);
+  return found->skipped != NULL ? found->skipped : "not measured";
 }
 
 goal_state goal_look(const goal *self, results *in) {
   const result *own = results_find(in, self->name);
-  goal_state state = {.value = results_value(in, self->name, self->metric)};
-  if (isnan(state.value)) {
-    state.skipped = own->skipped != NULL ? own->skipped : "not measured";
-    return state;
-  }
-  state.skipped = sum(self, in, &state.against);
-  state.threshold = self->factor * state.against;
+  goal_state state = {.value = results_value(in, self->name, self->metric), .ratio = NAN};
+  state.skipped = why_not(in, self->name, self->metric);
+  for (int i = 0; i < GOAL_TERMS && self->against[i] != NULL && state.skipped == NULL; i++)
+    state.skipped = why_not(in, self->against[i], self->against_metric);
+  if (state.skipped != NULL) return state;
+  if (self->against[0] != NULL) state.ratio = median_ratio(self, in, own);
+  state.threshold = isnan(state.ratio) ? self->factor : self->factor * state.value / state.ratio;
   state.met = self->at_least ? state.value >= state.threshold : state.value <= state.threshold;
   return state;
 }

@@ -27,7 +27,9 @@ extern const int goal_count;
 /* How a goal stands. */
 typedef struct goal_state {
   const char *skipped; /* why nobody knows; NULL: it was measured */
-  double value, against, threshold;
+  double value;        /* the median over the rounds */
+  double ratio;        /* the median of the rounds' ratios to what it is compared with; NAN: to nothing */
+  double threshold;    /* of `value`, by that ratio */
   bool met;
 } goal_state;
 

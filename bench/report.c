@@ -47,18 +47,14 @@ static void print_value(double value, int width) {
     printf(" %*.*f", width, value < 1 ? 3 : 2, value);
 }
 
-static bool both_have(results *in, const result *own, const char *other, metric which) {
-  return !isnan(own->median.of[which]) && !isnan(results_value(in, other, which));
-}
-
 /* In terms of another case's; of calls it is the p50, or the rate where one of the two has no p50. */
 static void print_ratio(results *in, const result *own, const char *other, metric which) {
-  if (which == METRIC_P50 && !both_have(in, own, other, which)) which = METRIC_RATE;
-  if (!both_have(in, own, other, which)) {
+  double ratio = results_ratio(in, own, other, which);
+  if (isnan(ratio) && which == METRIC_P50) ratio = results_ratio(in, own, other, which = METRIC_RATE);
+  if (isnan(ratio)) {
     printf(" %9s", "");
     return;
   }
-  double ratio = own->median.of[which] / results_value(in, other, which);
   char text[32];
   snprintf(text, sizeof text, ratio < 0.1 ? "%.4f%s" : "%.2f%s", ratio, which == METRIC_RATE ? "r" : "");
   printf(" %9s", text);
@@ -100,7 +96,7 @@ static void print_figures(results *of) {
   puts("\nMedians over the rounds. fair: calls of the slowest thread / those of the fastest. host CPU, all CPU: us of "
        "one\n"
        "processor for each call, of the calling process and of all. wakes: sleeps and wake-ups for each call, of all.\n"
-       "x limit, x peer: p50 as a multiple of theirs; with an r: calls/s.");
+       "x limit, x peer: p50 as a multiple of theirs, the median of the rounds' ratios; with an r: calls/s.");
 }
 
 static void print_goal(results *of, const goal *one) {
@@ -130,7 +126,7 @@ static void print_goal(results *of, const goal *one) {
   if (one->against_text == NULL)
     printf(" %10s", "");
   else
-    printf("  is %7.3g", state.value / state.against);
+    printf("  is %7.3g", state.ratio);
   printf("  %s\n", state.met ? "met" : "MISSED");
 }
 
@@ -183,8 +179,8 @@ static void add_figures(json_t *rows, results *of, const result *one) {
     double value = one->median.of[which];
     if (isnan(value)) continue;
     json_t *row = make_row(one->of->name, which, value);
-    compare(row, false, one->of->limit, value / results_value(of, one->of->limit, which));
-    compare(row, true, one->of->peer, value / results_value(of, one->of->peer, which));
+    compare(row, false, one->of->limit, results_ratio(of, one, one->of->limit, which));
+    compare(row, true, one->of->peer, results_ratio(of, one, one->of->peer, which));
     json_array_append_new(rows, row);
   }
 }
@@ -194,7 +190,7 @@ static void add_goal(json_t *rows, results *of, const goal *one) {
   goal_state state = goal_look(one, of);
   json_t *row = make_row(one->name, one->metric, state.value);
   if (state.skipped == NULL) {
-    compare(row, one->peer, one->against_text, state.value / state.against);
+    compare(row, one->peer, one->against_text, state.ratio);
     json_object_set_new(row, "goal", number(state.threshold));
     json_object_set_new(row, "met", json_boolean(state.met));
   }

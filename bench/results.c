@@ -23,6 +23,17 @@ double results_value(results *self, const char *name, metric which) {
   return found == NULL || found->rounds == 0 ? NAN : found->median.of[which];
 }
 
+double results_ratio(results *self, const result *own, const char *other, metric which) {
+  const result *found = results_find(self, other);
+  double ratios[ROUNDS_MAX];
+  int count = 0;
+  for (int i = 0; found != NULL && i < own->rounds && i < found->rounds; i++) {
+    double ratio = own->round[i].of[which] / found->round[i].of[which];
+    if (!isnan(ratio)) ratios[count++] = ratio;
+  }
+  return median(ratios, count);
+}
+
 static bool contains(const char *name, const char *text, size_t size) {
   if (size > 0 && *text == '=') return strlen(name) == size - 1 && strncmp(name, text + 1, size - 1) == 0;
   for (; strlen(name) >= size; name++)
@@ -70,6 +81,19 @@ static void check_names(results *self) {
     }
 }
 
+static void set_order(results *self) {
+  int count = 0;
+  for (int i = 0; i < goal_count; i++)
+    for (int j = -1; j < GOAL_TERMS; j++) {
+      result *found = results_find(self, j < 0 ? goals[i].name : goals[i].against[j]);
+      if (found == NULL || found->in_goal) continue;
+      found->in_goal = true;
+      self->order[count++] = found;
+    }
+  for (int i = 0; i < self->count; i++)
+    if (!self->all[i].in_goal) self->order[count++] = &self->all[i];
+}
+
 void results_init(results *self, const selection *asked) {
   self->count = 0;
   for (size_t i = 0; i < sizeof tables / sizeof *tables; i++)
@@ -78,6 +102,7 @@ void results_init(results *self, const selection *asked) {
       self->all[self->count++] = (result){.of = &tables[i]->cases[j]};
     }
   check_names(self);
+  set_order(self);
   bool direct[RESULTS_MAX];
   for (int i = 0; i < self->count; i++) {
     result *one = &self->all[i];

@@ -7,6 +7,7 @@
 typedef struct result {
   const bench_case *of;
   bool wanted;
+  bool in_goal;        /* a goal names it */
   const char *skipped; /* why it was not measured, or NULL */
   int rounds;
   figures round[ROUNDS_MAX], median;
@@ -17,6 +18,7 @@ enum { RESULTS_MAX = 256 };
 typedef struct results {
   result all[RESULTS_MAX];
   int count;
+  result *order[RESULTS_MAX]; /* in which they run: what a goal compares in turn, then the others */
 } results;
 
 /* What is asked for. */
@@ -34,5 +36,9 @@ result *results_find(results *self, const char *name);
 
 /* The median of a metric, NAN where it was not measured. */
 double results_value(results *self, const char *name, metric which);
+
+/* The metric in terms of the other case's: the median of the rounds' ratios, so that a change of the machine's speed from
+ * round to round cancels out. NAN where one of them was not measured. */
+double results_ratio(results *self, const result *own, const char *other, metric which);
 
 #endif
