@@ -34,7 +34,7 @@ typedef struct case_table {
   int count;
 } case_table;
 
-extern const case_table limit_cases, unary_cases, submit_cases, payload_cases, stream_cases, handler_cases,
+extern const case_table limit_cases, turn_cases, unary_cases, submit_cases, payload_cases, stream_cases, handler_cases,
     deadline_cases, life_cases, syscall_cases, peer_cases;
 
 /* What unary.c and submit.c run, with other pools. */

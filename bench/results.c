@@ -8,9 +8,9 @@
 
 #include "goals.h"
 
-static const case_table *const tables[] = {&limit_cases,  &unary_cases,   &submit_cases,   &payload_cases,
-                                           &stream_cases, &handler_cases, &deadline_cases, &syscall_cases,
-                                           &peer_cases,   &life_cases};
+static const case_table *const tables[] = {&limit_cases,   &turn_cases,   &unary_cases,   &submit_cases,
+                                           &payload_cases, &stream_cases, &handler_cases, &deadline_cases,
+                                           &syscall_cases, &peer_cases,   &life_cases};
 
 result *results_find(results *self, const char *name) {
   for (int i = 0; name != NULL && i < self->count; i++)
