@@ -81,15 +81,22 @@ static void check_names(results *self) {
     }
 }
 
+static void add_goal(results *self, const char *name, int *count) {
+  result *found = results_find(self, name);
+  if (found == NULL || found->in_goal) return;
+  found->in_goal = true;
+  self->order[(*count)++] = found;
+}
+
+/* Programs of others, which mostly sleep, come after those that need processors that are awake. */
 static void set_order(results *self) {
   int count = 0;
+  for (int i = 0; i < goal_count; i++) {
+    add_goal(self, goals[i].name, &count);
+    for (int j = 0; j < GOAL_TERMS && !goals[i].peer; j++) add_goal(self, goals[i].against[j], &count);
+  }
   for (int i = 0; i < goal_count; i++)
-    for (int j = -1; j < GOAL_TERMS; j++) {
-      result *found = results_find(self, j < 0 ? goals[i].name : goals[i].against[j]);
-      if (found == NULL || found->in_goal) continue;
-      found->in_goal = true;
-      self->order[count++] = found;
-    }
+    for (int j = 0; j < GOAL_TERMS; j++) add_goal(self, goals[i].against[j], &count);
   for (int i = 0; i < self->count; i++)
     if (!self->all[i].in_goal) self->order[count++] = &self->all[i];
 }

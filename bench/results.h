@@ -18,7 +18,7 @@ enum { RESULTS_MAX = 256 };
 typedef struct results {
   result all[RESULTS_MAX];
   int count;
-  result *order[RESULTS_MAX]; /* in which they run: what a goal compares in turn, then the others */
+  result *order[RESULTS_MAX]; /* in which they run: what a goal compares, then the others */
 } results;
 
 /* What is asked for. */
