@@ -389,6 +389,37 @@ def test_signal_on_another_thread(host: Host, number: int) -> None:
     assert worker.output().splitlines()[-1] == "stopped"
 
 
+SLOW_START = '''
+import asyncio, signal, threading, time
+from pyproc_worker import expose
+
+
+@expose
+async def go_on(request):
+    signal.raise_signal(request)
+    await asyncio.sleep(1)
+    return "went on"
+
+
+class SlowThread(threading.Thread):
+    def start(self):
+        super().start()
+        if self.name == "pyproc-dispatch":
+            time.sleep(0.5)
+
+
+threading.Thread = SlowThread
+'''
+
+
+def test_signal_before_the_main_thread_works(host: Host) -> None:
+    """A call that is served while the main thread still starts the others has its reply."""
+    worker = host.start(SLOW_START + SCRIPT)
+    assert worker.call("go_on", int(signal.SIGINT)).json == "went on"
+    assert worker.process.wait(30) == 0
+    assert worker.output().splitlines()[-1] == "stopped"
+
+
 def test_dead_host(host: Host) -> None:
     life, host_fd = os.pipe()
     worker = host.start(SCRIPT, host_fd=life)

@@ -32,6 +32,7 @@ class Crew:
         self._loop: Dispatcher | None = None
         self._failure: BaseException | None = None
         self._over = False  # no more work comes
+        self._ready = threading.Event()  # the calling thread bears what a signal's handler raises
 
     def submit(self, job: Job | StreamJob, is_async: bool) -> None:
         """Called for each call, and for each step of a stream."""
@@ -79,6 +80,7 @@ class Crew:
 
     def _dispatch(self) -> None:
         assert self._loop is not None
+        self._ready.wait()
         try:
             self._loop.run()
         except BaseException as error:
@@ -91,14 +93,22 @@ class Crew:
     def _work(self, number: int) -> None:
         while True:
             try:
-                job = self._jobs.get()
-                if job is None:
-                    return
-                job.run(number)
+                if number == 0:
+                    self._ready.set()
+                self._run_jobs(number)
+                return
             except BaseException as error:  # SystemExit of a handler; KeyboardInterrupt, at any time
                 self.fail(error)
                 if self._over:  # it may have come just when the end had been taken from the queue
                     self._jobs.put(None)
+            self._check_child()
+
+    def _run_jobs(self, number: int) -> None:
+        while True:
+            job = self._jobs.get()
+            if job is None:
+                return
+            job.run(number)
             self._check_child()
 
     def _check_child(self) -> None:
