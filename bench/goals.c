@@ -86,20 +86,15 @@ static double sum(const goal *self, results *in, int round) {
   double total = 0;
   for (int i = 0; i < GOAL_TERMS && self->against[i] != NULL; i++) {
     const result *other = results_find(in, self->against[i]);
-    double value = round < other->rounds ? other->round[round].of[self->against_metric] : NAN;
-    total += value * (self->weight[i] > 0 ? self->weight[i] : 1);
+    total += results_round(other, round, self->against_metric) * (self->weight[i] > 0 ? self->weight[i] : 1);
   }
   return total;
 }
 
 static double median_ratio(const goal *self, results *in, const result *own) {
-  double ratios[ROUNDS_MAX];
-  int count = 0;
-  for (int i = 0; i < own->rounds; i++) {
-    double ratio = own->round[i].of[self->metric] / sum(self, in, i);
-    if (!isnan(ratio)) ratios[count++] = ratio;
-  }
-  return median(ratios, count);
+  double by[ROUNDS_MAX];
+  for (int i = 0; i < ROUNDS_MAX; i++) by[i] = sum(self, in, i);
+  return results_divided(own, self->metric, by);
 }
 
 /* Why the case has no figures, or NULL. */

@@ -2,7 +2,6 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "bench.pyproc.h"
@@ -25,11 +24,6 @@ static int predict(pyproc_pool *pool) {
   int result = bench_predictor_predict(pool, &request, &reply, NULL);
   pyproc_reply_free(reply);
   return result;
-}
-
-static void sleep_seconds(double seconds) {
-  struct timespec pause = {(time_t)seconds, (long)((seconds - (double)(time_t)seconds) * 1e9)};
-  nanosleep(&pause, NULL);
 }
 
 /* From nothing until all workers can be called. */

@@ -23,15 +23,25 @@ double results_value(results *self, const char *name, metric which) {
   return found == NULL || found->rounds == 0 ? NAN : found->median.of[which];
 }
 
-double results_ratio(results *self, const result *own, const char *other, metric which) {
-  const result *found = results_find(self, other);
+double results_round(const result *self, int round, metric which) {
+  return round < self->rounds ? self->round[round].of[which] : NAN;
+}
+
+double results_divided(const result *self, metric which, const double by[ROUNDS_MAX]) {
   double ratios[ROUNDS_MAX];
   int count = 0;
-  for (int i = 0; found != NULL && i < own->rounds && i < found->rounds; i++) {
-    double ratio = own->round[i].of[which] / found->round[i].of[which];
+  for (int i = 0; i < self->rounds; i++) {
+    double ratio = self->round[i].of[which] / by[i];
     if (!isnan(ratio)) ratios[count++] = ratio;
   }
   return median(ratios, count);
+}
+
+double results_ratio(results *self, const result *own, const char *other, metric which) {
+  const result *found = results_find(self, other);
+  double by[ROUNDS_MAX];
+  for (int i = 0; i < ROUNDS_MAX; i++) by[i] = found != NULL ? results_round(found, i, which) : NAN;
+  return results_divided(own, which, by);
 }
 
 static bool contains(const char *name, const char *text, size_t size) {
@@ -81,7 +91,7 @@ static void check_names(results *self) {
     }
 }
 
-static void add_goal(results *self, const char *name, int *count) {
+static void add_to_order(results *self, const char *name, int *count) {
   result *found = results_find(self, name);
   if (found == NULL || found->in_goal) return;
   found->in_goal = true;
@@ -92,11 +102,11 @@ static void add_goal(results *self, const char *name, int *count) {
 static void set_order(results *self) {
   int count = 0;
   for (int i = 0; i < goal_count; i++) {
-    add_goal(self, goals[i].name, &count);
-    for (int j = 0; j < GOAL_TERMS && !goals[i].peer; j++) add_goal(self, goals[i].against[j], &count);
+    add_to_order(self, goals[i].name, &count);
+    for (int j = 0; j < GOAL_TERMS && !goals[i].peer; j++) add_to_order(self, goals[i].against[j], &count);
   }
   for (int i = 0; i < goal_count; i++)
-    for (int j = 0; j < GOAL_TERMS; j++) add_goal(self, goals[i].against[j], &count);
+    for (int j = 0; j < GOAL_TERMS; j++) add_to_order(self, goals[i].against[j], &count);
   for (int i = 0; i < self->count; i++)
     if (!self->all[i].in_goal) self->order[count++] = &self->all[i];
 }

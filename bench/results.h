@@ -37,6 +37,12 @@ result *results_find(results *self, const char *name);
 /* The median of a metric, NAN where it was not measured. */
 double results_value(results *self, const char *name, metric which);
 
+/* The metric in one round, NAN where it was not measured. */
+double results_round(const result *self, int round, metric which);
+
+/* The median of what the rounds of a metric are, each divided by its own of `by`; NAN counts for nothing. */
+double results_divided(const result *self, metric which, const double by[ROUNDS_MAX]);
+
 /* The metric in terms of the other case's: the median of the rounds' ratios, so that a change of the machine's speed from
  * round to round cancels out. NAN where one of them was not measured. */
 double results_ratio(results *self, const result *own, const char *other, metric which);

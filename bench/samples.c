@@ -11,6 +11,11 @@ int64_t now_ns(void) {
   return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
+void sleep_seconds(double seconds) {
+  struct timespec pause = {(time_t)seconds, (long)((seconds - (double)(time_t)seconds) * 1e9)};
+  nanosleep(&pause, NULL);
+}
+
 void samples_init(samples *self, size_t capacity) {
   *self = (samples){.ns = malloc(capacity * sizeof *self->ns), .capacity = capacity};
   if (self->ns != NULL) return;

@@ -17,6 +17,8 @@ typedef struct samples {
 /* CLOCK_MONOTONIC. */
 int64_t now_ns(void);
 
+void sleep_seconds(double seconds);
+
 /* Room for `capacity` times; ends the program when there is none. */
 void samples_init(samples *self, size_t capacity);
 

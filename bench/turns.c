@@ -1,9 +1,7 @@
 /* What callers of which each blocks cannot be faster than: threads of one program that yield to each other. */
-#include <math.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
-#include <time.h>
 
 #include "case.h"
 #include "cpus.h"
@@ -23,7 +21,6 @@ static void *yield_on(void *argument) {
 static const char *run_turns(const bench_case *self, double seconds, figures *to) {
   pthread_t threads[THREADS_MAX];
   long turns[THREADS_MAX] = {0}, total = 0;
-  const struct timespec pause = {.tv_sec = (time_t)seconds, .tv_nsec = (long)((seconds - floor(seconds)) * 1e9)};
   meter cost;
   cpus_pin(0, 0); /* the threads inherit that */
   atomic_store(&over, false);
@@ -31,7 +28,7 @@ static const char *run_turns(const bench_case *self, double seconds, figures *to
   int64_t began = now_ns();
   for (int i = 0; i < self->callers; i++)
     if (pthread_create(&threads[i], NULL, yield_on, &turns[i]) != 0) bench_die("pthread_create", NULL);
-  nanosleep(&pause, NULL);
+  sleep_seconds(seconds);
   atomic_store(&over, true);
   for (int i = 0; i < self->callers; i++) {
     pthread_join(threads[i], NULL);

@@ -3,7 +3,7 @@
  *
  * Contract of the vtable, which protocol_framed.c calls:
  *   read     the reader's role is held (one thread at a time); never blocks.
- *   read_blocking  like read, but where there is nothing it waits for CHANNEL_BLOCK_MS, or a little longer, at most. Nothing
+ *   read_blocking  like read, but where there is nothing it waits for BLOCKING_MS (wire/blocking.h), or a little longer, at most. Nothing
  *            ends that before but the other side, shut, and a signal: CHANNEL_AGAIN. Waking up from it is cheaper than from wait.
  *   write    the writer's role is held (one thread at a time); never blocks.
  *   send_fds the writer's role is held, before the first write: like write, with descriptors beside the first byte.
@@ -34,7 +34,7 @@ enum {
   CHANNEL_CORRUPT = -4 /* likewise: the other side has spoilt the memory that it shares with us */
 };
 
-enum { CHANNEL_ALSO_MAX = 3, CHANNEL_BLOCK_MS = 2 };
+enum { CHANNEL_ALSO_MAX = 3 };
 
 /* What carries frames: a socket; rings in shared memory, where both sides have them; or those and nothing else. */
 typedef enum channel_choice { CHANNEL_CHOICE_UDS, CHANNEL_CHOICE_AUTO, CHANNEL_CHOICE_SHM } channel_choice;

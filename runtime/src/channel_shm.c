@@ -27,9 +27,7 @@ static ssize_t shm_read(struct channel *self, void *to, size_t size) {
 }
 
 static ssize_t shm_read_blocking(struct channel *self, void *to, size_t size) {
-  ring_link *link = &shm_of(self)->link;
-  if (!ring_link_arm(link, true, false)) ring_link_await(link);
-  ring_link_disarm(link);
+  ring_link_await(&shm_of(self)->link);
   return shm_read(self, to, size);
 }
 

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "platform.h"
+#include "wire/blocking.h"
 
 typedef struct channel_uds {
   struct channel base;
@@ -93,7 +94,7 @@ struct channel *channel_uds_new(int socket) {
   if (self == NULL) return NULL;
   self->base.ops = &channel_uds_ops;
   self->socket = socket;
-  platform_set_receive_timeout(socket, CHANNEL_BLOCK_MS); /* else read_blocking returns at once */
+  blocking_begin(socket); /* else read_blocking returns at once */
   return &self->base;
 }
 

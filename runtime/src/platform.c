@@ -11,7 +11,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/time.h>
 #include <sys/uio.h>
 #include <sys/un.h>
 #include <time.h>
@@ -37,13 +36,6 @@ int platform_lift_fd(int fd) {
 int platform_set_nonblocking(int fd) {
   int flags = fcntl(fd, F_GETFL);
   return flags < 0 ? -1 : fcntl(fd, F_SETFL, flags | O_NONBLOCK);
-}
-
-int platform_set_receive_timeout(int socket, int timeout_ms) {
-  const struct timeval timeout = {.tv_sec = timeout_ms / 1000, .tv_usec = timeout_ms % 1000 * 1000};
-  int flags = fcntl(socket, F_GETFL);
-  if (flags < 0 || setsockopt(socket, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof timeout) < 0) return -1;
-  return fcntl(socket, F_SETFL, flags & ~O_NONBLOCK);
 }
 
 void platform_close_fd(int fd) {

@@ -77,10 +77,6 @@ int platform_lift_fd(int fd);
 
 int platform_set_nonblocking(int fd);
 
-/* From now on recv(2) blocks, for so long or a little longer at most; MSG_DONTWAIT as ever. Returns 0, or -1 with errno and
-   the socket as it was. */
-int platform_set_receive_timeout(int socket, int timeout_ms);
-
 /* close(2) that leaves errno alone and takes -1. */
 void platform_close_fd(int fd);
 

@@ -9,8 +9,10 @@
 
 #include "channel.h"
 #include "platform.h"
+#include "wire/blocking.h"
 #include "wire/ring_link.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
@@ -102,11 +104,15 @@ static void bytes_go_both_ways(void **state) {
   link_close(&link);
 }
 
+static bool is_nonblocking(int fd) {
+  return (fcntl(fd, F_GETFL) & O_NONBLOCK) != 0;
+}
+
 /* The socket is a blocking one. */
 static void nothing_blocks(void **state) {
   struct link link = link_open(state);
   static char block[256 << 10];
-  assert_int_equal(fcntl(link.channel->ops->fd(link.channel), F_GETFL) & O_NONBLOCK, 0);
+  assert_false(is_nonblocking(link.channel->ops->fd(link.channel)));
   assert_int_equal(read_some(&link, block, sizeof block), CHANNEL_AGAIN);
   struct iovec part = {.iov_base = block, .iov_len = sizeof block};
   ssize_t count, total = 0;
@@ -201,6 +207,28 @@ static void waits_end(void **state) {
   link.channel->ops->wait(link.channel, false, also, CHANNEL_ALSO_MAX, FAR_NS);
   for (int i = 0; i < CHANNEL_ALSO_MAX; i++) wake_close(&wakes[i]);
   link_close(&link);
+}
+
+static void a_receive_blocks_for_a_while(void **state) {
+  (void)state;
+  int sockets[2], pipe_fds[2];
+  char byte;
+  assert_int_equal(platform_socketpair(sockets), 0);
+  assert_int_equal(blocking_begin(sockets[0]), 0);
+  assert_false(is_nonblocking(sockets[0]));
+  assert_int_equal(recv(sockets[0], &byte, 1, 0), -1);
+  assert_true(errno == EAGAIN || errno == EWOULDBLOCK);
+  assert_int_equal(send(sockets[1], "x", 1, 0), 1);
+  assert_int_equal(recv(sockets[0], &byte, 1, 0), 1);
+  assert_int_equal(platform_pipe(pipe_fds), 0);
+  assert_int_equal(platform_set_nonblocking(pipe_fds[0]), 0);
+  assert_int_equal(blocking_begin(pipe_fds[0]), -1);
+  assert_int_equal(errno, ENOTSOCK);
+  assert_true(is_nonblocking(pipe_fds[0]));
+  for (int i = 0; i < 2; i++) {
+    platform_close_fd(sockets[i]);
+    platform_close_fd(pipe_fds[i]);
+  }
 }
 
 static ssize_t read_blocking(struct link *link, void *to, size_t size) {
@@ -466,6 +494,7 @@ int main(void) {
       BOTH(a_peer_that_dies_unread_is_the_end),
       {"descriptors_beside_the_first_byte", descriptors_beside_the_first_byte, NULL, NULL, "uds"},
       BOTH(waits_end),
+      cmocka_unit_test(a_receive_blocks_for_a_while),
       BOTH(a_blocking_read_ends),
       BOTH(a_blocking_read_ends_with_our_own_shut),
       BOTH(a_blocking_read_is_woken),

@@ -23,7 +23,6 @@
 #ifdef PYPROC_PLATFORM_LINUX
 #include <sys/prctl.h>
 #endif
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -240,28 +239,6 @@ static void test_oom_rose(void **state) {
 }
 
 /* ---- descriptors ---- */
-
-static void test_receive_timeout(void **state) {
-  (void)state;
-  int sockets[2], pipe_fds[2];
-  char byte;
-  assert_int_equal(platform_socketpair(sockets), 0);
-  assert_int_equal(platform_set_receive_timeout(sockets[0], 1), 0);
-  assert_false(is_nonblocking(sockets[0]));
-  assert_int_equal(recv(sockets[0], &byte, 1, 0), -1);
-  assert_true(errno == EAGAIN || errno == EWOULDBLOCK);
-  assert_int_equal(send(sockets[1], "x", 1, 0), 1);
-  assert_int_equal(recv(sockets[0], &byte, 1, 0), 1);
-  assert_int_equal(platform_pipe(pipe_fds), 0);
-  assert_int_equal(platform_set_nonblocking(pipe_fds[0]), 0);
-  assert_int_equal(platform_set_receive_timeout(pipe_fds[0], 1), -1);
-  assert_int_equal(errno, ENOTSOCK);
-  assert_true(is_nonblocking(pipe_fds[0]));
-  for (int i = 0; i < 2; i++) {
-    platform_close_fd(sockets[i]);
-    platform_close_fd(pipe_fds[i]);
-  }
-}
 
 static void test_pipe_and_socketpair(void **state) {
   (void)state;
@@ -713,7 +690,6 @@ int main(void) {
       TEST(test_oom_count),
       TEST(test_oom_rose),
       TEST(test_pipe_and_socketpair),
-      TEST(test_receive_timeout),
       TEST(test_close_leaves_errno),
       TEST(test_send_fd),
       TEST(test_several_fds),

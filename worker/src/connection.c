@@ -7,16 +7,15 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/time.h>
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "blocking.h"
 #include "bulk.h"
 #include "envelope.h"
 #include "page.h"
 #include "rings.h"
-#include "wake.h"
 
 #ifndef MSG_CMSG_CLOEXEC
 #define MSG_CMSG_CLOEXEC 0
@@ -33,21 +32,12 @@ uint64_t clock_ns(void) {
   return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
-/* Calls that shall not block say so. */
-static int prepare_socket(int fd) {
-  const struct timeval timeout = {.tv_usec = CONNECTION_BLOCK_MS * 1000};
-  const int flags = fcntl(fd, F_GETFL);
-  if (flags < 0 || fcntl(fd, F_SETFD, FD_CLOEXEC) < 0) return -1;
-  if (setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof timeout) < 0) return -1;
-  return fcntl(fd, F_SETFL, flags & ~O_NONBLOCK) < 0 ? -1 : 0;
-}
-
 struct connection *connection_new(int fd, connection_stage stage, connection_cancel_callback *on_cancel,
                                   connection_stream_callback *on_stream, void *userdata) {
   struct connection *self = calloc(1, sizeof *self);
   if (self == NULL) return NULL;
   self->input = malloc(CONNECTION_INPUT);
-  if (self->input == NULL || prepare_socket(fd) < 0) {
+  if (self->input == NULL || fcntl(fd, F_SETFD, FD_CLOEXEC) < 0 || blocking_begin(fd) < 0) {
     free(self->input);
     free(self);
     return NULL;
@@ -190,7 +180,7 @@ static ptrdiff_t receive_from_socket(struct connection *self, void *to, size_t s
 
 /* The same. */
 static ptrdiff_t receive_from_rings(struct connection *self, void *to, size_t size, bool blocks) {
-  if (blocks && !rings_await(self)) return CONNECTION_INTERRUPTED;
+  if (blocks && !ring_link_await(self->rings)) return CONNECTION_INTERRUPTED;
   const ptrdiff_t got = ring_link_read(self->rings, to, size);
   if (got == RING_CORRUPT) self->fault = spoilt;
   return got == RING_AGAIN ? 0 : got > 0 ? got : -1;

@@ -28,7 +28,6 @@ enum {
   CONNECTION_BACKLOG = 1 << 20,  /* nothing is read while more than this waits to be handled or sent */
   CONNECTION_CANCELS_MAX = 4096, /* ids that are remembered as cancelled before they start */
   CONNECTION_PING_MAX = 64,
-  CONNECTION_BLOCK_MS = 2,
   CONNECTION_FDS_MAX = 2 /* that may come with the welcome */
 };
 
@@ -102,7 +101,7 @@ typedef struct connection_frame {
 
 uint64_t clock_ns(void);
 
-/* Takes the socket over. Returns NULL with errno set. Needs no lock. */
+/* Takes the socket over, and makes it blocking. Returns NULL with errno set. Needs no lock. */
 struct connection *connection_new(int fd, connection_stage stage, connection_cancel_callback *on_cancel,
                                   connection_stream_callback *on_stream, void *userdata);
 
@@ -115,9 +114,10 @@ void connection_abandon(struct connection *self);
 /* Reads once what is there. Returns the number of bytes, 0 for none or when the backlog is full, -1 at the end. */
 ptrdiff_t connection_receive(struct connection *self);
 
-/* The same; where nothing is there it waits for CONNECTION_BLOCK_MS, or a little longer, at most. Returns
- * CONNECTION_INTERRUPTED when a signal's handler has run meanwhile. Needs no lock: no other thread may use the connection. */
 enum { CONNECTION_INTERRUPTED = -2 };
+
+/* The same; where nothing is there it waits for BLOCKING_MS (blocking.h), or a little longer, at most. Returns
+ * CONNECTION_INTERRUPTED when a signal's handler has run meanwhile. Needs no lock: no other thread may use the connection. */
 ptrdiff_t connection_receive_blocking(struct connection *self);
 
 /* Whether connection_receive() would take anything. */

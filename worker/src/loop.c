@@ -384,8 +384,12 @@ static int receive_blocking(struct loop *self) {
   struct connection *const connection = self->connections[0];
   for (;;) {
     const ptrdiff_t got = connection_receive_blocking(connection);
-    if (got == CONNECTION_INTERRUPTED) errno = EINTR;
-    if (got <= 0) return got == 0 ? 0 : got == CONNECTION_INTERRUPTED ? -1 : -2;
+    if (got == 0) return 0;
+    if (got == CONNECTION_INTERRUPTED) {
+      errno = EINTR;
+      return -1;
+    }
+    if (got < 0) return -2;
     loop_lock(self);
     note_received(self, connection);
     const bool clear = was_pings(self, connection);
@@ -394,15 +398,23 @@ static int receive_blocking(struct loop *self) {
   }
 }
 
+/* Needs no GIL. Returns as poll_wire(). */
+static int poll_armed(struct loop *self, struct pollfd *wanted, nfds_t count) {
+  int ready = arm_rings(self) ? -2 : poll(wanted, count, -1);
+  while (ready == 1 && answer_pings(self, wanted)) ready = poll(wanted, count, -1);
+  const int problem = errno;
+  disarm_rings(self);
+  errno = problem;
+  return ready;
+}
+
 /* Needs no GIL. Returns as poll(), or -2 where there is something on the only connection already. */
 static int poll_wire(struct loop *self, struct pollfd *wanted, nfds_t count, bool stalls) {
   const bool sleeps = !(self->stalled && end_stall(self)) && !(spinning_pays(self) && spin(self));
   self->stalled = stalls;
   int ready = !sleeps ? -2 : may_receive_blocking(self) ? receive_blocking(self) : 0;
-  if (ready == 0) ready = arm_rings(self) ? -2 : poll(wanted, count, -1);
-  while (ready == 1 && answer_pings(self, wanted)) ready = poll(wanted, count, -1);
+  if (ready == 0) ready = poll_armed(self, wanted, count);
   const int problem = errno;
-  if (sleeps) disarm_rings(self);
   if (self->stalled) control_stall(self->control, self->connections[0]);
   errno = problem;
   return ready;

@@ -52,13 +52,6 @@ void rings_disarm(struct connection *connection) {
   if (connection->rings != NULL) ring_link_disarm(connection->rings);
 }
 
-bool rings_await(struct connection *connection) {
-  const bool there = ring_link_arm(connection->rings, true, false);
-  const bool slept = there || ring_link_await(connection->rings);
-  ring_link_disarm(connection->rings);
-  return slept;
-}
-
 void rings_settle(struct connection *connection) {
   if (connection->rings != NULL) ring_link_settle(connection->rings);
 }

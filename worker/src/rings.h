@@ -21,9 +21,6 @@ bool rings_are_possible(void);
 bool rings_arm(struct connection *connection);
 void rings_disarm(struct connection *connection);
 
-/* Waits for what there is to read, as connection_receive_blocking(). Returns false when a signal's handler has run. */
-bool rings_await(struct connection *connection);
-
 /* Takes what the host has sent to wake this thread, or another one that looks at the socket later: so only the thread that
  * reads does that. The caller holds the control's lock. */
 void rings_settle(struct connection *connection);

@@ -5,11 +5,13 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-int descriptor_prepare(int fd) {
+#ifndef __linux__
+static int prepare(int fd) {
   const int flags = fcntl(fd, F_GETFL);
   if (flags < 0 || fcntl(fd, F_SETFD, FD_CLOEXEC) < 0) return -1;
   return fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0 ? -1 : 0;
 }
+#endif
 
 int wake_open(wake *self) {
   int fds[2];
@@ -17,7 +19,7 @@ int wake_open(wake *self) {
   if (pipe2(fds, O_CLOEXEC | O_NONBLOCK) < 0) return -1;
 #else
   if (pipe(fds) < 0) return -1;
-  if (descriptor_prepare(fds[0]) < 0 || descriptor_prepare(fds[1]) < 0) {
+  if (prepare(fds[0]) < 0 || prepare(fds[1]) < 0) {
     (void)close(fds[0]);
     (void)close(fds[1]);
     return -1;

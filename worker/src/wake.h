@@ -25,7 +25,4 @@ void wake_drain(const wake *self);
 /* Drains. Returns which bytes came, as a set of bits, of those that are less than 64: the numbers of signals. */
 uint64_t wake_take(const wake *self);
 
-/* Makes a descriptor close-on-exec and non-blocking. Returns 0, or -1 with errno set. */
-int descriptor_prepare(int fd);
-
 #endif

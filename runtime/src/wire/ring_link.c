@@ -149,17 +149,22 @@ bool ring_link_arm(ring_link *self, bool to_read, bool to_write) {
   return ready;
 }
 
-bool ring_link_await(ring_link *self) {
-  char bytes[64];
-  const ssize_t got = recv(self->socket, bytes, sizeof bytes, 0);
-  /* One that comes later wakes once too often. The end stays for ring_link_settle(). */
-  if (got > 0) atomic_store(&self->armed, false);
-  return got >= 0 || errno != EINTR;
-}
-
 void ring_link_disarm(ring_link *self) {
   ring_awake(&self->in);
   ring_await_no_room(&self->out);
+}
+
+bool ring_link_await(ring_link *self) {
+  char bytes[64];
+  bool is_interrupted = false;
+  if (!ring_link_arm(self, true, false)) {
+    const ssize_t got = recv(self->socket, bytes, sizeof bytes, 0);
+    is_interrupted = got < 0 && errno == EINTR;
+    /* One that comes later wakes once too often. The end stays for ring_link_settle(). */
+    if (got > 0) atomic_store(&self->armed, false);
+  }
+  ring_link_disarm(self);
+  return !is_interrupted;
 }
 
 void ring_link_finish(ring_link *self) {

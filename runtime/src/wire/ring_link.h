@@ -43,12 +43,12 @@ ptrdiff_t ring_link_write(ring_link *self, const struct iovec *parts, int count)
  * take it back: it asks again before it leaves. */
 bool ring_link_arm(ring_link *self, bool to_read, bool to_write);
 
-/* Sleeps until the other side wakes us, as ring_link_arm() has asked it to, or as long as the socket blocks (SO_RCVTIMEO).
- * Returns false when a signal's handler has run. As reading. */
-bool ring_link_await(ring_link *self);
-
 /* We do not sleep any more. Any thread. */
 void ring_link_disarm(ring_link *self);
+
+/* Sleeps until there may be something to read, as long as the socket blocks (blocking.h). Returns false when a signal's
+ * handler has run. As reading. */
+bool ring_link_await(ring_link *self);
 
 /* Takes what is on the socket, if there may be something, and sees its end. As reading. */
 void ring_link_settle(ring_link *self);
