@@ -50,7 +50,7 @@ grpc_server grpc_server_start(const char *address, const char *name, const char 
   grpc_server server = {0};
   assert_int_equal(pipe2(in, O_CLOEXEC), 0);
   assert_int_equal(pipe2(out, O_CLOEXEC), 0);
-  const char *const argv[] = {getenv("PYPROC_PYTHON"), gen_path("grpc_server.py"), address, name, tls, NULL};
+  const char *const argv[] = {test_python(), gen_path("grpc_server.py"), address, name, tls, NULL};
   server.pid = start_process(argv, in[0], out[1]);
   close(in[0]);
   close(out[1]);

@@ -133,6 +133,11 @@ const char *source_path(const char *name) {
   return keep_path(folder_of("PYPROC_TEST_SOURCE"), name);
 }
 
+const char *test_python(void) {
+  const char *python = getenv("PYPROC_PYTHON");
+  return python != NULL ? python : "python3";
+}
+
 const char *temporary_path(const char *name) {
   if (temporary_folder == NULL) {
     char folder[] = "/tmp/pyproc-e2e-XXXXXX";
@@ -359,13 +364,12 @@ long worker_pid(pyproc_pool *pool) {
 }
 
 bool nobody_can_run(const char *script) {
-  const char *python = getenv("PYPROC_PYTHON");
   int status = -1;
   pid_t pid = geteuid() == 0 ? fork() : -1;
   if (pid == 0) {
     if (setgroups(0, NULL) < 0 || setgid(NOBODY) < 0 || setuid(NOBODY) < 0 || access(script, R_OK) < 0) _exit(1);
     if (access(source_path("worker"), X_OK) < 0) _exit(1);
-    execlp(python != NULL ? python : "python3", "python3", "-c", "", (char *)NULL);
+    execlp(test_python(), test_python(), "-c", "", (char *)NULL);
     _exit(1);
   }
   bool can = pid > 0 && waitpid(pid, &status, 0) == pid && WIFEXITED(status) && WEXITSTATUS(status) == 0;

@@ -75,6 +75,8 @@ int64_t now_ms(void);
 /* A path in the folder of the scripts, or in the source tree; valid until the process ends. */
 const char *gen_path(const char *name);
 const char *source_path(const char *name);
+/* The Python to test with. Start it by this name: one called just "python3" looks for its modules where PATH's lies. */
+const char *test_python(void);
 
 /* A new file name in a temporary folder of this test, which the teardown removes. */
 const char *temporary_path(const char *name);

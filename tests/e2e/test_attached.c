@@ -21,7 +21,7 @@ typedef struct sidecar {
 
 static void start_sidecar(sidecar *self, const char *script) {
   char bootstrap[4096];
-  const char *build = getenv("PYPROC_TEST_BUILD"), *python = getenv("PYPROC_PYTHON");
+  const char *build = getenv("PYPROC_TEST_BUILD"), *python = test_python();
   snprintf(bootstrap, sizeof bootstrap, "%s/lib/pyproc/worker/pyproc_bootstrap.py", build != NULL ? build : ".");
   const char *path = gen_path(script);
   self->pid = fork();
@@ -29,7 +29,7 @@ static void start_sidecar(sidecar *self, const char *script) {
   if (self->pid > 0) return;
   prctl(PR_SET_PDEATHSIG, SIGKILL); /* where the test fails */
   setenv("PYPROC_SOCKET_PATH", self->path, 1);
-  execlp(python != NULL ? python : "python3", "python3", bootstrap, path, (char *)NULL);
+  execlp(python, python, bootstrap, path, (char *)NULL);
   _exit(127);
 }
 
