@@ -95,6 +95,12 @@ uint32_t call_finish(struct call *self) {
   return bit;
 }
 
+void call_resume(struct call *self) {
+  if (!atomic_load(&self->done) || self->resuming == NULL) return;
+  atomic_fetch_sub_explicit(self->resuming, 1, memory_order_relaxed);
+  self->resuming = NULL;
+}
+
 uint32_t call_fail(struct call *self, pyproc_error *error, bool may_have_run) {
   self->error = error;
   self->may_have_run = may_have_run;

@@ -171,6 +171,9 @@ void call_clear(struct call *self);
  * Returns the bits for lot_wake. The call may be gone afterwards. */
 uint32_t call_finish(struct call *self);
 
+/* The thread that waited for the call runs, and has seen its end, if there was one: nobody expects it any more. */
+void call_resume(struct call *self);
+
 /* Ends the call with an error, which it takes over. The caller has just taken the call out of the table or queue.
  * Returns the bits for lot_wake. */
 uint32_t call_fail(struct call *self, pyproc_error *error, bool may_have_run);

@@ -222,10 +222,12 @@ static bool take_turns(const waiting *w) {
   return is_settled(w);
 }
 
-/* Several calls are in flight. */
+/* Several calls are in flight, or were, and their callers wait to run: whoever took itself for a lone caller would leave
+ * them no time until the kernel did. */
 static bool may_take_turns(const framed *self) {
   return atomic_load_explicit(&self->base.load, memory_order_relaxed) +
-             atomic_load_explicit(&self->base.streams, memory_order_relaxed) >
+             atomic_load_explicit(&self->base.streams, memory_order_relaxed) +
+             atomic_load_explicit(&self->resuming, memory_order_relaxed) >
          1;
 }
 

@@ -28,13 +28,6 @@ static void wait_for(pyproc_pool *pool, struct call *call) {
   }
 }
 
-/* The thread runs: nobody expects it any more. */
-static void resume(struct call *call) {
-  if (!atomic_load(&call->done) || call->resuming == NULL) return;
-  atomic_fetch_sub_explicit(call->resuming, 1, memory_order_relaxed);
-  call->resuming = NULL;
-}
-
 /* Withdraws the call, or asks its worker to stop it. -1: it is done. */
 static int leave(pyproc_pool *pool, struct call *call, int code, int (*how)(struct admission *, struct call *, int)) {
   int result = -1;
@@ -86,7 +79,7 @@ static int run(pyproc_pool *pool, struct call *call, int64_t timeout_ms, pyproc_
   if (result >= 0) wait_for(pool, call);
   if (token != NULL) cancel_detach(token, &entry);
   if (result >= 0 && !atomic_load(&call->done)) result = give_up(pool, call, timeout_ms, reterr);
-  resume(call);
+  call_resume(call);
   if (result < 0) return result;
   if (call->error == NULL || pyproc_error_type(call->error) != NULL) admission_absolve(&pool->admission, call);
   call_setup_stopped(call, timeout_ms);

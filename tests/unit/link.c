@@ -223,6 +223,7 @@ call_list link_lose(struct link *self) {
 void link_close(struct link *self) {
   call_list unstarted = link_lose(self);
   assert_null(unstarted.first);
+  assert_int_equal(atomic_load(&framed_of(self->connection)->resuming), 0);
   protocol_framed.destroy(self->connection);
   lot_destroy(&self->lot);
 }
@@ -231,6 +232,7 @@ void link_close(struct link *self) {
 void link_progress(struct connection *connection, struct call *call) {
   call_wait wait = {.call = call, .waiter = &call->waiter, .deadline_ns = call->deadline_ns};
   protocol_framed.progress(connection, &wait);
+  call_resume(call);
 }
 
 void link_prepare(struct link *self, struct call *call, const char *method, const char *body) {
@@ -249,6 +251,7 @@ void link_begin(struct link *self, struct call *call, const char *body) {
 void link_finish(struct link *self, struct call *call, const char *body) {
   if (!atomic_load(&call->done)) link_progress(self->connection, call);
   assert_true(atomic_load(&call->done));
+  call_resume(call);
   if (call->error != NULL) fail_msg("%s", pyproc_error_message(call->error));
   assert_int_equal(call->body_size, strlen(body));
   assert_memory_equal(call->body, body, call->body_size);
@@ -258,6 +261,7 @@ void link_finish(struct link *self, struct call *call, const char *body) {
 void link_finish_badly(struct link *self, struct call *call, int code, const char *text) {
   if (!atomic_load(&call->done)) link_progress(self->connection, call);
   assert_true(atomic_load(&call->done));
+  call_resume(call);
   assert_non_null(call->error);
   assert_int_equal(pyproc_error_code(call->error), code);
   if (strstr(pyproc_error_message(call->error), text) == NULL) fail_msg("%s", pyproc_error_message(call->error));

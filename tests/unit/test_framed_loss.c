@@ -91,8 +91,8 @@ static void last_words(void **state) {
   self.peer = -1;
   protocol_framed.drain(self.connection);
   assert_non_null(strstr(pyproc_error_message(self.connection->reason), "out of luck"));
-  link_close(&self);
   link_finish(&self, &answered, "\"last\"");
+  link_close(&self);
   link_finish_badly(&self, &lost, PYPROC_E_UNAVAILABLE, "died");
 }
 
@@ -196,6 +196,48 @@ static void nudged_after_a_cancel(void **state) {
     assert_int_equal(protocol_framed.withdraw(self.connection, &calls[i], PYPROC_E_CANCELLED), 0);
     call_clear(&calls[i]);
   }
+  link_close(&self);
+}
+
+/* Whether the reader's role is taken and let go of again, within ten milliseconds. */
+static bool role_comes_and_goes(const framed *self) {
+  int64_t until = platform_now_ns() + 10000000;
+  bool taken = false;
+  while (platform_now_ns() < until) {
+    bool is_taken = atomic_load(&self->reading);
+    if (taken && !is_taken) return true;
+    taken |= is_taken;
+  }
+  return false;
+}
+
+/* A caller is not alone as long as others, whose replies have come, have not run since: it yields to them, and looks only
+ * now and then. On a busy machine it may give that up: once in many times is enough. */
+static void others_that_have_their_replies_can_run(void **state) {
+  (void)state;
+  if (platform_cpu_count() < 2) skip();
+  struct link self;
+  bool yields = false;
+  link_create(&self, &codec_protobuf, LINK_LIMIT, LINK_PATIENCE_S * INT64_C(1000000000));
+  link_connect(&self);
+  link_shake_hands(&self, PAGE_HELLO);
+  for (int times = 0; times < 200 && !yields; times++) {
+    struct call calls[2];
+    pthread_t thread;
+    for (int i = 0; i < 2; i++) {
+      link_begin(&self, &calls[i], "1");
+      peer_expect(&self, WIRE_REQUEST);
+    }
+    peer_reply(&self, calls[0].id, "2");
+    assert_true(protocol_framed.pump(self.connection));
+    assert_true(atomic_load(&calls[0].done));
+    assert_int_equal(pthread_create(&thread, NULL, progress_alone, &calls[1]), 0);
+    yields = role_comes_and_goes(framed_of(self.connection));
+    peer_reply(&self, calls[1].id, "2");
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    for (int i = 0; i < 2; i++) link_finish(&self, &calls[i], "2");
+  }
+  assert_true(yields);
   link_close(&self);
 }
 
@@ -403,6 +445,7 @@ int main(void) {
       cmocka_unit_test(no_more_requests),
       cmocka_unit_test(the_supervisor_leaves_a_reader_alone),
       cmocka_unit_test(nudged_after_a_cancel),
+      cmocka_unit_test(others_that_have_their_replies_can_run),
       cmocka_unit_test(a_death_under_waiting_threads),
       cmocka_unit_test(a_loss_under_a_writer),
       cmocka_unit_test(many_threads_take_turns),
