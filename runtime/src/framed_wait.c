@@ -211,7 +211,10 @@ static bool take_turns(const waiting *w) {
   int64_t began = platform_now_ns(), now = began;
   for (int turns = 0; turns < YIELDS_MIN || now - began < spin->limit_ns; turns++) {
     int64_t before = now;
-    if (take_turn(w, turns, now)) return true;
+    if (take_turn(w, turns, now)) {
+      spin_paid(spin);
+      return true;
+    }
     platform_yield();
     now = platform_now_ns();
     if (now - before < CROWDED_NS) continue;

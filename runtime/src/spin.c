@@ -25,6 +25,11 @@ void spin_learn(spin_gauge *self, int64_t waited_ns) {
   atomic_store_explicit(&self->waited_ns, average + ((waited_ns - average) >> AVERAGE_SHIFT), memory_order_relaxed);
 }
 
+void spin_paid(spin_gauge *self) {
+  /* Most of the time nothing is to be learnt from it, and nothing is written. */
+  if (atomic_load_explicit(&self->waited_ns, memory_order_relaxed) > self->limit_ns / 2) spin_learn(self, 0);
+}
+
 bool spin_pause(int64_t spent_ns, bool shared) {
   bool is_short = spent_ns < PURE_SPIN_NS && !shared;
   if (is_short)

@@ -30,6 +30,9 @@ bool spin_pays(spin_gauge *self);
 /* A wait took so long. */
 void spin_learn(spin_gauge *self, int64_t waited_ns);
 
+/* Spinning has paid, however long it took: others had the time meanwhile. */
+void spin_paid(spin_gauge *self);
+
 /* Between two looks, `spent_ns` after the first one: lets the processor rest, then lets other threads run. `shared`:
  * who is waited for is on this processor, so that they have to run at once. Returns whether it took no time to speak of. */
 bool spin_pause(int64_t spent_ns, bool shared);
