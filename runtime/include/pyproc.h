@@ -652,7 +652,9 @@ typedef struct pyproc_pool_options {
    * at its first call. The tables are kept, not copied. */
   const pyproc_service *const *services;
 
-  /* Number of processes, 1 to 1024. Default: the processors that this process may use (affinity, cgroup quota). */
+  /* Number of processes, 1 to 1024. Default: the processors that this process may use (affinity, cgroup quota). Where calls
+   * take less than 0.2 ms and half as many workers as processors answer more of them than all do, which is tried now and
+   * then, the others get a call only now and then. */
   int64_t workers;
 
   /* Calls that one worker may hold, 1 to 4096. Default: 1024. It is an upper bound: how many more than it runs a worker

@@ -6,13 +6,19 @@
 #include "poison.h"
 
 enum {
-  ATTEMPTS_MAX = 5, /* workers that may die before they have started the call */
-  TURN_EVERY = 64   /* calls of which one goes to another worker than the first */
+  ATTEMPTS_MAX = 5,          /* workers that may die before they have started the call */
+  TURN_EVERY_NS = 100000000, /* a call goes to another worker than the first */
+  QUICK_NS = 200000,         /* between two answers, of which it may be tried whether fewer workers give more */
+  STUCK_NS = 1000000         /* without an answer: what the worker runs is not quick */
 };
 
 void admission_init(struct admission *self, struct lot *lot, int64_t queue_limit, int max_in_flight, int max_streams) {
   *self = (struct admission){
       .lot = lot, .queue_limit = queue_limit, .max_in_flight = max_in_flight, .max_streams = max_streams};
+  const int cpu_count = platform_cpu_count();
+  self->few = cpu_count > 1 ? cpu_count / 2 : 1;
+  self->turned_ns = platform_now_ns();
+  trial_init(&self->narrow);
   pthread_mutex_init(&self->lock, NULL);
 }
 
@@ -43,15 +49,52 @@ static int stream_room_of(const struct admission *self, const struct connection 
 
 /* Of idle workers the first is busy most often, so that few calls keep few workers awake, with warm caches. But none is left
  * unused: one that has not answered yet comes first, and now and then the search begins at another one. */
-static int first_of(struct admission *self) {
-  uint32_t turn = ++self->turn;
-  return turn % TURN_EVERY == 0 ? (int)(turn / TURN_EVERY % (uint32_t)self->count) : 0;
+static int first_of(struct admission *self, int64_t now_ns) {
+  if (self->count == 1 || now_ns - self->turned_ns < TURN_EVERY_NS) return 0;
+  self->turned_ns = now_ns;
+  return 1 + (int)(++self->turn % (uint32_t)(self->count - 1));
+}
+
+static uint64_t count_answers(const struct admission *self) {
+  uint64_t count = 0;
+  for (int i = 0; i < self->count; i++)
+    count += atomic_load_explicit(&self->connections[i]->good_calls, memory_order_relaxed);
+  return count;
+}
+
+static bool is_quick(const struct connection *candidate, int64_t now_ns) {
+  if (atomic_load_explicit(&candidate->load, memory_order_relaxed) == 0) return true;
+  return atomic_load_explicit(&candidate->quick_ns, memory_order_relaxed) <= QUICK_NS &&
+         now_ns - atomic_load_explicit(&candidate->progress_ns, memory_order_relaxed) <= STUCK_NS;
+}
+
+/* Of the first workers, as many as there are processors for beside those that call, the one with the least to do; NULL
+ * where that is not the better way for now, or one of them is not quick, or has no room. Where calls are short, more workers
+ * than that only take time from these. One that is short as a rule may be long for once: the supervisor sees to those behind
+ * it. The lock is held. */
+static struct connection *choose_of_few(struct admission *self, int64_t now_ns) {
+  struct connection *best = NULL;
+  int best_load = 0;
+  if (self->count <= self->few) return NULL;
+  if (trial_is_due(&self->narrow, now_ns)) trial_tell(&self->narrow, (int64_t)count_answers(self), now_ns);
+  if (!self->narrow.way) return NULL;
+  for (int i = 0; i < self->few; i++) {
+    struct connection *candidate = self->connections[i];
+    if (room_of(self, candidate) <= 0 || !is_quick(candidate, now_ns)) return NULL;
+    const int load = atomic_load(&candidate->load);
+    if (best != NULL && load >= best_load) continue;
+    best = candidate;
+    best_load = load;
+  }
+  if (best != NULL && best_load >= atomic_load(&best->capacity)) best->owner_ops->crowded(best->owner);
+  return best;
 }
 
 /* The open connection with the least to do that has room, or NULL. A stream counts like a call. The lock is held. */
-static struct connection *choose(struct admission *self, bool for_stream) {
-  struct connection *best = NULL;
-  int best_load = 0, first = self->count > 1 ? first_of(self) : 0;
+static struct connection *choose(struct admission *self, bool for_stream, int64_t now_ns) {
+  int best_load = 0, first = first_of(self, now_ns);
+  struct connection *best = for_stream || first > 0 ? NULL : choose_of_few(self, now_ns);
+  if (best != NULL) return best;
   for (int i = 0; i < self->count; i++) {
     struct connection *candidate = self->connections[(first + i) % self->count];
     int load = atomic_load(&candidate->load) + atomic_load(&candidate->streams);
@@ -96,7 +139,8 @@ static int find_place(struct admission *self, struct call *call, struct connecti
   *ret_connection = NULL;
   if (self->closed) return error_set(reterr, PYPROC_E_UNAVAILABLE, "the pool is being closed");
   if (self->broken != NULL) return error_give(reterr, error_copy(self->broken));
-  if (queue_of(self, call)->first == NULL) *ret_connection = choose(self, call->stream != NULL);
+  const int64_t now_ns = call->now_ns != 0 ? call->now_ns : platform_now_ns();
+  if (queue_of(self, call)->first == NULL) *ret_connection = choose(self, call->stream != NULL, now_ns);
   if (*ret_connection != NULL) return PYPROC_OK;
   if (atomic_load(&self->queued) >= self->queue_limit)
     return error_set(reterr, PYPROC_E_RESOURCE_EXHAUSTED,
@@ -193,7 +237,8 @@ static void flush(struct connection *connection) {
 static uint32_t dispatch_queue(struct admission *self, const call_list *queue, bool is_streams) {
   uint32_t bits = 0;
   struct connection *last = NULL;
-  for (struct connection *chosen; queue->first != NULL && (chosen = choose(self, is_streams)) != NULL; last = chosen) {
+  for (struct connection *chosen;
+       queue->first != NULL && (chosen = choose(self, is_streams, platform_now_ns())) != NULL; last = chosen) {
     struct call *call = queue->first;
     uint32_t bit = call->finished == NULL || call->stream != NULL ? call->waiter.bit : 0;
     take_from_queue(self, call);
@@ -255,6 +300,15 @@ bool admission_is_lopsided(const struct admission *self) {
       waiting = true;
   }
   return idle && waiting;
+}
+
+bool admission_is_narrow(struct admission *self) {
+  bool has_calls = false;
+  pthread_mutex_lock(&self->lock);
+  for (int i = 0; i < self->few && i < self->count && self->narrow.way && !has_calls; i++)
+    has_calls = atomic_load(&self->connections[i]->load) > 0;
+  pthread_mutex_unlock(&self->lock);
+  return has_calls;
 }
 
 /* Puts the calls in front of the queue, in their order. The lock is held. */

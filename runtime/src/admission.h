@@ -13,6 +13,7 @@
 #include <pthread.h>
 
 #include "protocol.h"
+#include "trial.h"
 
 struct admission {
   pthread_mutex_t lock;
@@ -23,7 +24,10 @@ struct admission {
   _Atomic int workers;             /* that shall run; the other connections are spare. Set by the supervisor */
   int max_in_flight;               /* per connection */
   int max_streams;                 /* per connection */
-  uint32_t turn;                   /* counts the searches for a worker */
+  uint32_t turn;                   /* counts the searches for a worker that did not begin with the first */
+  int64_t turned_ns;               /* when the last one was */
+  int few;                         /* workers that may have a processor each beside those that call */
+  trial narrow;                    /* whether calls go to these alone */
   call_list queue, stream_queue;
   int64_t queue_limit;
   _Atomic int64_t queued;       /* in both */
@@ -68,6 +72,9 @@ bool admission_pump(struct admission *self);
 
 /* Whether one worker has calls waiting while another has nothing to do. */
 bool admission_is_lopsided(const struct admission *self);
+
+/* Whether calls go to few of the workers alone, and there are some. */
+bool admission_is_narrow(struct admission *self);
 
 /* Takes calls back from workers that have not answered for `patience_ns`, where another one has nothing to do, and
  * starts them there. */

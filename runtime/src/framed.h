@@ -89,7 +89,6 @@ typedef struct framed {
   atomic_int awake;           /* callers in framed_progress that do not sleep in the lot: one of them reads, or will */
   struct receiver receiver;   /* reader's role */
   bool receiving;             /* reader's role: more may come */
-  _Atomic int64_t service_ns; /* moving average of the time between replies while busy; 0: unknown */
   spin_gauge spin;            /* of a waiting reader */
   _Atomic int64_t cleared_ns; /* when a caller last left the worker's processor, or could not */
 

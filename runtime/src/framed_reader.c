@@ -346,7 +346,7 @@ static void take_payload(framed *self, struct turn *turn, struct payload *payloa
 static void end_turn(framed *self, const struct turn *turn) {
   if (turn->good > 0) atomic_fetch_add_explicit(&self->base.good_calls, (uint64_t)turn->good, memory_order_relaxed);
   if (turn->replies > 0 && self->handshake->prefetch_max > 0)
-    prefetch_adapt(&self->base, &self->service_ns, turn->replies, self->base.page != NULL,
+    prefetch_adapt(&self->base, turn->replies, self->base.page != NULL,
                    turn->now_ns != 0 ? turn->now_ns : platform_now_ns());
   if (turn->wake_bits != 0) lot_wake(self->settings.lot, turn->wake_bits);
   if (turn->room) self->base.owner_ops->freed(self->base.owner);

@@ -3,14 +3,16 @@
 enum { PREFETCH_MAX = 64, AVERAGE_SHIFT = 3 };
 #define SLOW_HANDLER_NS INT64_C(1000000)
 
-void prefetch_adapt(struct connection *connection, _Atomic int64_t *service_ns, int replies, bool can_recall,
-                    int64_t now_ns) {
+void prefetch_adapt(struct connection *connection, int replies, bool can_recall, int64_t now_ns) {
   int64_t since = atomic_load(&connection->progress_ns);
-  int64_t sample = (now_ns - since) / replies, average = atomic_load(service_ns);
+  int64_t sample = (now_ns - since) / replies, average = atomic_load(&connection->service_ns);
   average = average == 0 ? sample : average + ((sample - average) >> AVERAGE_SHIFT);
   if (average < 1) average = 1;
-  atomic_store(service_ns, average);
+  atomic_store(&connection->service_ns, average);
   atomic_store(&connection->progress_ns, now_ns);
+  int64_t quick = atomic_load(&connection->quick_ns);
+  quick = quick == 0 ? sample : quick + (sample - quick) / (sample < quick ? 4 : 64);
+  atomic_store(&connection->quick_ns, quick < 1 ? 1 : quick);
   int64_t prefetch = SLOW_HANDLER_NS / average;
   if (prefetch > PREFETCH_MAX) prefetch = PREFETCH_MAX;
   if (prefetch < 1) prefetch = can_recall ? 1 : 0;

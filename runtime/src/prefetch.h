@@ -6,11 +6,9 @@
 
 #include "protocol.h"
 
-/* Follows how fast the worker answers, and lets as many calls wait in it as it takes about a millisecond to run.
- * `now_ns`: CLOCK_MONOTONIC when the replies were read;
- * `service_ns` is a moving average of the time between replies while busy, 0 at first; `can_recall`: a call that waits
- * behind a slow one can be had back, so that one is always sent ahead. */
-void prefetch_adapt(struct connection *connection, _Atomic int64_t *service_ns, int replies, bool can_recall,
-                    int64_t now_ns);
+/* Follows how fast the worker answers, in `service_ns`, and lets as many calls wait in it as it takes about a millisecond
+ * to run. `now_ns`: CLOCK_MONOTONIC when the replies were read; `can_recall`: a call that waits behind a slow one can be
+ * had back, so that one is always sent ahead. */
+void prefetch_adapt(struct connection *connection, int replies, bool can_recall, int64_t now_ns);
 
 #endif

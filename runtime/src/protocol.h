@@ -101,6 +101,7 @@ typedef struct connection_owner {
   bool (*watch)(void *owner, bool for_write);
   void (*pump)(void *owner);    /* likewise, and there is something to be pumped, which fd does not tell */
   void (*overdue)(void *owner); /* answer_due_ns was set; locks may be held */
+  void (*crowded)(void *owner); /* calls wait here while other workers have nothing to do; locks may be held */
   /* While the supervisor is held up in a callback, whoever blocks here also polls these (at most two; returns how many)
    * and calls `drain` when it wakes, so that a worker never waits for its log to be read. */
   int (*logs)(void *owner, int fds[2]);
@@ -172,6 +173,8 @@ struct connection {
   _Atomic int capacity;        /* calls that the worker runs at once; 0: it stops */
   _Atomic int prefetch;        /* calls that may wait in the worker beyond these; adapts */
   _Atomic int64_t progress_ns; /* when the worker last answered, or began to have something to do */
+  _Atomic int64_t service_ns;  /* moving average of the time between its answers while it is busy; 0: unknown */
+  _Atomic int64_t quick_ns;    /* the same when nothing gets in its way: short times weigh more than long ones */
   _Atomic uint64_t good_calls; /* replies since open */
   _Atomic uint64_t ping, pong; /* numbers of the last ping that was sent, and of the last one answered */
   bool answers_pings;          /* its hello says so; set before the state is CONNECTION_OPEN, as the next */

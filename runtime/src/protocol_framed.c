@@ -114,7 +114,8 @@ static int framed_open(struct connection *base, int socket, pyproc_error **reter
   atomic_store(&base->pong, 0);
   base->answers_pings = false;
   base->stacks_signal = 0;
-  atomic_store(&self->service_ns, 0);
+  atomic_store(&base->service_ns, 0);
+  atomic_store(&base->quick_ns, 0);
   spin_reset(&self->spin);
   atomic_store(&base->capacity, 1);
   atomic_store(&base->prefetch, 0);

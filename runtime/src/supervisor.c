@@ -247,7 +247,8 @@ static int64_t step_workers(struct supervisor *self, bool closing) {
 static int64_t balance(struct supervisor *self, int64_t due) {
   if (!atomic_load(&self->shop.lopsided)) return due;
   admission_balance(self->shop.admission, BALANCE_NS);
-  atomic_store(&self->shop.lopsided, admission_is_lopsided(self->shop.admission));
+  atomic_store(&self->shop.lopsided,
+               admission_is_lopsided(self->shop.admission) || admission_is_narrow(self->shop.admission));
   int64_t again = platform_now_ns() + BALANCE_NS;
   return atomic_load(&self->shop.lopsided) && again < due ? again : due;
 }

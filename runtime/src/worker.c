@@ -102,6 +102,11 @@ static void on_overdue(void *owner) {
   wake_signal(((struct worker *)owner)->shop->wake);
 }
 
+static void on_crowded(void *owner) {
+  struct worker *self = owner;
+  if (!atomic_load_explicit(&self->shop->lopsided, memory_order_relaxed)) raise_flag(self, &self->shop->lopsided);
+}
+
 static int on_logs(void *owner, int fds[2]) {
   struct worker *self = owner;
   int count = 0;
@@ -125,6 +130,7 @@ const connection_owner worker_connection_owner = {
     .watch = on_watch,
     .pump = on_pump,
     .overdue = on_overdue,
+    .crowded = on_crowded,
     .logs = on_logs,
     .drain = on_drain,
 };

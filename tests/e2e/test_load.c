@@ -1,6 +1,7 @@
 /*
  * Many callers: everybody gets an answer of their own, the queue is bounded, and no fast call waits for a slow one.
  */
+#include <limits.h>
 #include <sched.h>
 #include <unistd.h>
 
@@ -235,6 +236,43 @@ static void test_fast_among_slow_after_many_fast(void **state) {
   race_after(scaled(50));
 }
 
+static bool keep_calling(held *all, int number, const char *until, int calls) {
+  crowd one = {.pool = all->pool, .rounds = 1};
+  int64_t end = now_ms() + 20000;
+  for (int i = 0; (until == NULL || access(until, F_OK) != 0) && i < calls && now_ms() < end; i++)
+    ping_own(number, &one);
+  return atomic_load(&one.wrong) == 0;
+}
+
+/* The first calls like the others, and is then held until all of these have had many more answers. */
+static void run_in_the_midst(int number, void *argument) {
+  held *all = argument;
+  bool right = keep_calling(all, number, number == 0 ? NULL : all->begun, number == 0 ? scaled(300) : INT_MAX);
+  if (number == 0) {
+    call_held(all, "hold");
+  } else {
+    right &= keep_calling(all, number, NULL, scaled(300));
+    atomic_fetch_add(&all->good, 1);
+  }
+  if (!right) atomic_fetch_add(&all->other, 1);
+  if (atomic_load(&all->good) == all->callers - 1 && !touch(all->until)) atomic_fetch_add(&all->other, 1);
+}
+
+/* However few workers the calls go to as long as they are short, one that is not holds up nobody for long. */
+static void test_slow_in_the_midst_of_fast(void **state) {
+  (void)state;
+  for (int round = 0; round < 4; round++) {
+    pyproc_pool_options options = options_for("fault_worker.py");
+    options.protocol = protocols[round % 2];
+    options.workers = 4;
+    held *all = open_held(&options, 9);
+    run_threads(all->callers, run_in_the_midst, all);
+    assert_int_equal(atomic_load(&all->good), all->callers);
+    assert_int_equal(atomic_load(&all->other), 0);
+    close_held(all);
+  }
+}
+
 /* Both workers get work. */
 static void note_pid(int number, void *argument) {
   long *pids = argument;
@@ -283,6 +321,7 @@ int main(void) {
       E2E_TEST(test_queue_full),
       E2E_TEST(test_fast_among_slow),
       E2E_TEST(test_fast_among_slow_after_many_fast),
+      E2E_TEST(test_slow_in_the_midst_of_fast),
       E2E_TEST(test_all_workers_work),
       E2E_TEST(test_several_pools),
   };

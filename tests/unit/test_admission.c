@@ -12,7 +12,7 @@
 
 #include <string.h>
 
-enum { PLACES = 3, CALLS = 16, HELD = 16 };
+enum { PLACES = 4, CALLS = 16, HELD = 16 };
 
 /* A connection that keeps its calls until the test does something with them. */
 struct place {
@@ -23,7 +23,7 @@ struct place {
   bool refuses;        /* starts end the call with an error */
   int started_prefix;  /* that many of the held ones have started: not taken back */
   int withdraw_result; /* when it holds the call */
-  int withdrawn_code, recalls;
+  int withdrawn_code, recalls, crowded;
 };
 
 static struct place *place_of(struct connection *self) {
@@ -90,6 +90,12 @@ static void place_fail(struct connection *base, const pyproc_error *error, call_
   atomic_store(&base->load, 0);
 }
 
+static void place_crowded(void *owner) {
+  ((struct place *)owner)->crowded++;
+}
+
+static const connection_owner place_owner = {.crowded = place_crowded};
+
 static const protocol place_protocol = {
     .name = "place", .start = place_start, .withdraw = place_withdraw, .recall = place_recall, .fail = place_fail};
 
@@ -110,6 +116,8 @@ static void shop_open(int places, int capacity, int64_t queue_limit) {
   admission_init(&shop.admission, &shop.lot, queue_limit, 8, 4);
   for (int i = 0; i < places; i++) {
     shop.places[i].base.protocol = &place_protocol;
+    shop.places[i].base.owner_ops = &place_owner;
+    shop.places[i].base.owner = &shop.places[i];
     atomic_store(&shop.places[i].base.state, CONNECTION_OPEN);
     atomic_store(&shop.places[i].base.capacity, capacity);
     atomic_store(&shop.places[i].base.good_calls, 1);
@@ -117,6 +125,7 @@ static void shop_open(int places, int capacity, int64_t queue_limit) {
   }
   shop.admission.connections = shop.connections;
   shop.admission.count = places;
+  shop.admission.few = PLACES; /* all are used, however long the test takes */
   for (int i = 0; i < CALLS; i++) call_init(&shop.calls[i], &shop.lot, (call_method){.name = "m"}, NULL, INT64_MAX);
 }
 
@@ -193,9 +202,14 @@ static void few_calls_keep_to_few_workers(void **state) {
   shop_close();
 }
 
+/* As if nothing had been called for a while. */
+static void wait_for_turn(void) {
+  shop.admission.turned_ns -= INT64_C(1000000000);
+}
+
 static void no_worker_is_left_unused(void **state) {
   (void)state;
-  enum { MANY = 1000 };
+  enum { TURNS = 8 };
   int calls[3] = {0};
   shop_open(3, 8, 10);
   atomic_store(&shop.places[2].base.good_calls, 0); /* it has not answered yet */
@@ -203,13 +217,73 @@ static void no_worker_is_left_unused(void **state) {
   assert_int_equal(shop.places[2].count, 1);
   let_go(&shop.places[2], 0);
   atomic_store(&shop.places[2].base.good_calls, 1);
-  for (int call = 0; call < MANY; call++) {
-    enter(0);
-    for (int i = 0; i < 3; i++)
-      for (; shop.places[i].count > 0; calls[i]++) let_go(&shop.places[i], 0);
+  for (int turn = 0; turn < TURNS; turn++) {
+    wait_for_turn();
+    for (int call = 0; call < 2; call++) {
+      enter(0);
+      for (int i = 0; i < 3; i++)
+        for (; shop.places[i].count > 0; calls[i]++) let_go(&shop.places[i], 0);
+    }
   }
-  assert_int_equal(calls[0] + calls[1] + calls[2], MANY);
-  assert_true(calls[0] > MANY * 9 / 10 && calls[1] > 0 && calls[2] > 0);
+  assert_int_equal(calls[0], TURNS);
+  assert_true(calls[1] > 0 && calls[2] > 0);
+  shop_close();
+}
+
+/* Four workers, of which the first alone answers short calls best. */
+static void shop_open_narrow(void) {
+  shop_open(4, 1, 10);
+  shop.admission.few = 1;
+  shop.admission.narrow = (trial){.way = true, .since_ns = platform_now_ns() + INT64_C(1000000000000)};
+  atomic_store(&shop.places[0].base.prefetch, 3);
+  atomic_store(&shop.places[0].base.quick_ns, 2000);
+  atomic_store(&shop.places[0].base.progress_ns, INT64_MAX / 2); /* just now, however slow this machine is */
+}
+
+static void short_calls_share_few_workers(void **state) {
+  (void)state;
+  shop_open_narrow();
+  assert_false(admission_is_narrow(&shop.admission));
+  enter(0);
+  assert_true(admission_is_narrow(&shop.admission));
+  assert_int_equal(shop.places[0].crowded, 0);
+  for (int call = 1; call < 4; call++) enter(call);
+  assert_int_equal(shop.places[0].count, 4);
+  assert_int_equal(shop.places[0].crowded, 3);
+  enter(4); /* there is no more room */
+  assert_int_equal(shop.places[1].count, 1);
+  shop_close();
+}
+
+static void long_calls_do_not(void **state) {
+  (void)state;
+  for (int stuck = 0; stuck < 2; stuck++) {
+    shop_open_narrow();
+    enter(0);
+    enter(1);
+    assert_int_equal(shop.places[0].count, 2);
+    if (stuck > 0)
+      atomic_store(&shop.places[0].base.progress_ns, platform_now_ns() - 10000000);
+    else
+      atomic_store(&shop.places[0].base.quick_ns, 1000000);
+    enter(2);
+    enter(3);
+    assert_int_equal(shop.places[0].count, 2);
+    assert_int_equal(shop.places[1].count + shop.places[2].count, 2);
+    shop_close();
+  }
+}
+
+/* One that has not answered yet gets a call now and then, however few are used. */
+static void few_workers_are_not_all(void **state) {
+  (void)state;
+  shop_open_narrow();
+  atomic_store(&shop.places[3].base.good_calls, 0);
+  enter(0);
+  assert_int_equal(shop.places[0].count, 1);
+  wait_for_turn();
+  enter(1);
+  assert_int_equal(shop.places[3].count, 1);
   shop_close();
 }
 
@@ -552,6 +626,9 @@ int main(void) {
       cmocka_unit_test(the_least_loaded_is_first),
       cmocka_unit_test(few_calls_keep_to_few_workers),
       cmocka_unit_test(no_worker_is_left_unused),
+      cmocka_unit_test(short_calls_share_few_workers),
+      cmocka_unit_test(long_calls_do_not),
+      cmocka_unit_test(few_workers_are_not_all),
       cmocka_unit_test(room),
       cmocka_unit_test(only_open_connections_get_calls),
       cmocka_unit_test(the_queue_is_bounded),

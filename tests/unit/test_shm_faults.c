@@ -221,6 +221,7 @@ static const connection_owner owner_ops = {.ready = ignore,
                                            .watch = ignore_watch,
                                            .pump = ignore,
                                            .overdue = ignore,
+                                           .crowded = ignore,
                                            .logs = no_logs,
                                            .drain = ignore};
 

@@ -97,7 +97,8 @@ static void reset(rpc *self) {
   base->reason = NULL;
   pthread_mutex_unlock(&self->lock);
   atomic_store(&self->finished, false);
-  atomic_store(&self->service_ns, 0);
+  atomic_store(&base->service_ns, 0);
+  atomic_store(&base->quick_ns, 0);
   atomic_store(&base->good_calls, 0);
   atomic_store(&base->ping, 0);
   atomic_store(&base->pong, 0);

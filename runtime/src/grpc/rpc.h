@@ -48,7 +48,6 @@ typedef struct rpc {
   int flights;                  /* of libgrpc, whose callers may have left */
   _Atomic int64_t cancelled_ns; /* when a call was last cancelled */
   atomic_bool finished;         /* the worker was told to end */
-  _Atomic int64_t service_ns;   /* for prefetch_adapt */
 
   struct channel *control; /* the inherited socket; the supervisor's */
   struct receiver receiver;

@@ -127,8 +127,7 @@ static void finish_call(rpc_flight *self, outcome *out) {
   else
     out->error = has_reply(call) ? give_reply(self, call, &metadata) : give_metadata(call, &metadata);
   atomic_fetch_add_explicit(&owner->base.good_calls, 1, memory_order_relaxed);
-  if (call->stream == NULL && !rpc_is_remote(owner))
-    prefetch_adapt(&owner->base, &owner->service_ns, 1, false, platform_now_ns());
+  if (call->stream == NULL && !rpc_is_remote(owner)) prefetch_adapt(&owner->base, 1, false, platform_now_ns());
   call->error = out->error;
   call->may_have_run = out->may_have_run;
   lot_wake(owner->settings.lot, call_finish(call));
