@@ -11,6 +11,8 @@
 #include "reply.h"
 #include "stream_job.h"
 
+enum { SMALL_BODY = 4096 };
+
 static const uint64_t stale_ns = 50000; /* replies do not wait longer than this for a handler that is about to run */
 
 static int unknown_method(struct loop *self, const struct call *call) {
@@ -224,13 +226,16 @@ static int run_handler(struct loop *self, struct call *call, PyObject *request) 
   }
   call_begin(self, call);
   PyObject *value = call_handler(self, call->method, request, call->run);
-  Py_DECREF(request);
+  /* A large one gives its memory to the reply; for the freeing of a small one the caller need not wait. */
+  if (call->body_size > SMALL_BODY) Py_CLEAR(request);
   if (self->abandoned) { /* this is a forked child that came back from the handler */
     PyErr_Clear();
+    Py_XDECREF(request);
     Py_XDECREF(value);
     return 0;
   }
   const int result = call_answer_outcome(self, call, value);
+  Py_XDECREF(request);
   Py_XDECREF(value);
   if (call->run == &own) call_forget_context(self, own.context);
   return result;
