@@ -7,7 +7,8 @@
 
 enum {
   ATTEMPTS_MAX = 5,          /* workers that may die before they have started the call */
-  TURN_EVERY_NS = 100000000, /* a call goes to another worker than the first */
+  TURN_EVERY = 64,           /* calls, and */
+  TURN_EVERY_NS = 100000000, /* after so long, one goes to another worker than the first */
   QUICK_NS = 200000,         /* between two answers, of which it may be tried whether fewer workers give more */
   STUCK_NS = 1000000         /* without an answer: what the worker runs is not quick */
 };
@@ -34,23 +35,26 @@ void admission_use(struct admission *self, struct connection **connections, int 
   pthread_mutex_unlock(&self->lock);
 }
 
+/* It is there, and does not stop. */
+static bool takes_calls(const struct connection *candidate) {
+  return atomic_load(&candidate->state) == CONNECTION_OPEN && atomic_load(&candidate->capacity) >= 1;
+}
+
 static int room_of(const struct admission *self, const struct connection *candidate) {
-  if (atomic_load(&candidate->state) != CONNECTION_OPEN) return 0;
-  int capacity = atomic_load(&candidate->capacity);
-  if (capacity < 1) return 0; /* it stops */
-  int limit = capacity + atomic_load(&candidate->prefetch);
+  if (!takes_calls(candidate)) return 0;
+  int limit = atomic_load(&candidate->capacity) + atomic_load(&candidate->prefetch);
   return (limit < self->max_in_flight ? limit : self->max_in_flight) - atomic_load(&candidate->load);
 }
 
 static int stream_room_of(const struct admission *self, const struct connection *candidate) {
-  if (atomic_load(&candidate->state) != CONNECTION_OPEN || atomic_load(&candidate->capacity) < 1) return 0;
-  return self->max_streams - atomic_load(&candidate->streams);
+  return !takes_calls(candidate) ? 0 : self->max_streams - atomic_load(&candidate->streams);
 }
 
 /* Of idle workers the first is busy most often, so that few calls keep few workers awake, with warm caches. But none is left
  * unused: one that has not answered yet comes first, and now and then the search begins at another one. */
 static int first_of(struct admission *self, int64_t now_ns) {
-  if (self->count == 1 || now_ns - self->turned_ns < TURN_EVERY_NS) return 0;
+  if (self->count == 1 || ++self->searches < TURN_EVERY || now_ns - self->turned_ns < TURN_EVERY_NS) return 0;
+  self->searches = 0;
   self->turned_ns = now_ns;
   return 1 + (int)(++self->turn % (uint32_t)(self->count - 1));
 }
@@ -75,11 +79,13 @@ static bool is_quick(const struct connection *candidate, int64_t now_ns) {
 static struct connection *choose_of_few(struct admission *self, int64_t now_ns) {
   struct connection *best = NULL;
   int best_load = 0;
-  if (self->count <= self->few) return NULL;
+  if (atomic_load_explicit(&self->workers, memory_order_relaxed) <= self->few) return NULL;
   if (trial_is_due(&self->narrow, now_ns)) trial_tell(&self->narrow, (int64_t)count_answers(self), now_ns);
   if (!self->narrow.way) return NULL;
-  for (int i = 0; i < self->few; i++) {
+  for (int i = 0, seen = 0; i < self->count && seen < self->few; i++) {
     struct connection *candidate = self->connections[i];
+    if (!takes_calls(candidate)) continue;
+    seen++;
     if (room_of(self, candidate) <= 0 || !is_quick(candidate, now_ns)) return NULL;
     const int load = atomic_load(&candidate->load);
     if (best != NULL && load >= best_load) continue;
@@ -305,7 +311,7 @@ bool admission_is_lopsided(const struct admission *self) {
 bool admission_is_narrow(struct admission *self) {
   bool has_calls = false;
   pthread_mutex_lock(&self->lock);
-  for (int i = 0; i < self->few && i < self->count && self->narrow.way && !has_calls; i++)
+  for (int i = 0; i < self->count && self->narrow.way && !has_calls; i++)
     has_calls = atomic_load(&self->connections[i]->load) > 0;
   pthread_mutex_unlock(&self->lock);
   return has_calls;

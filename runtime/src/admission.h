@@ -25,7 +25,7 @@ struct admission {
   int max_in_flight;               /* per connection */
   int max_streams;                 /* per connection */
   uint32_t turn;                   /* counts the searches for a worker that did not begin with the first */
-  int64_t turned_ns;               /* when the last one was */
+  int64_t turned_ns, searches;     /* when the last one was, and how many have been since */
   int few;                         /* workers that may have a processor each beside those that call */
   trial narrow;                    /* whether calls go to these alone */
   call_list queue, stream_queue;

@@ -125,6 +125,7 @@ static void shop_open(int places, int capacity, int64_t queue_limit) {
   }
   shop.admission.connections = shop.connections;
   shop.admission.count = places;
+  atomic_store(&shop.admission.workers, places);
   shop.admission.few = PLACES; /* all are used, however long the test takes */
   for (int i = 0; i < CALLS; i++) call_init(&shop.calls[i], &shop.lot, (call_method){.name = "m"}, NULL, INT64_MAX);
 }
@@ -202,9 +203,10 @@ static void few_calls_keep_to_few_workers(void **state) {
   shop_close();
 }
 
-/* As if nothing had been called for a while. */
+/* As if much had been called, and time had passed. */
 static void wait_for_turn(void) {
   shop.admission.turned_ns -= INT64_C(1000000000);
+  shop.admission.searches = 1000;
 }
 
 static void no_worker_is_left_unused(void **state) {
@@ -217,6 +219,12 @@ static void no_worker_is_left_unused(void **state) {
   assert_int_equal(shop.places[2].count, 1);
   let_go(&shop.places[2], 0);
   atomic_store(&shop.places[2].base.good_calls, 1);
+  shop.admission.turned_ns -= INT64_C(1000000000); /* however rare calls are, most go to the first */
+  for (int call = 0; call < 10; call++) {
+    enter(0);
+    assert_int_equal(shop.places[0].count, 1);
+    let_go(&shop.places[0], 0);
+  }
   for (int turn = 0; turn < TURNS; turn++) {
     wait_for_turn();
     for (int call = 0; call < 2; call++) {
@@ -272,6 +280,21 @@ static void long_calls_do_not(void **state) {
     assert_int_equal(shop.places[1].count + shop.places[2].count, 2);
     shop_close();
   }
+}
+
+/* Others take the place of one that stops, or is gone. */
+static void few_that_are_there(void **state) {
+  (void)state;
+  shop_open_narrow();
+  atomic_store(&shop.places[0].base.capacity, 0);
+  atomic_store(&shop.places[1].base.state, CONNECTION_DOWN);
+  atomic_store(&shop.places[2].base.prefetch, 3);
+  atomic_store(&shop.places[2].base.progress_ns, INT64_MAX / 2);
+  for (int call = 0; call < 4; call++) enter(call);
+  assert_int_equal(shop.places[2].count, 4);
+  enter(4);
+  assert_int_equal(shop.places[3].count, 1);
+  shop_close();
 }
 
 /* One that has not answered yet gets a call now and then, however few are used. */
@@ -628,6 +651,7 @@ int main(void) {
       cmocka_unit_test(no_worker_is_left_unused),
       cmocka_unit_test(short_calls_share_few_workers),
       cmocka_unit_test(long_calls_do_not),
+      cmocka_unit_test(few_that_are_there),
       cmocka_unit_test(few_workers_are_not_all),
       cmocka_unit_test(room),
       cmocka_unit_test(only_open_connections_get_calls),
