@@ -309,12 +309,13 @@ bool admission_is_lopsided(const struct admission *self) {
 }
 
 bool admission_is_narrow(struct admission *self) {
-  bool has_calls = false;
+  bool is_used = false;
+  const int64_t now_ns = platform_now_ns();
   pthread_mutex_lock(&self->lock);
-  for (int i = 0; i < self->count && self->narrow.way && !has_calls; i++)
-    has_calls = atomic_load(&self->connections[i]->load) > 0;
+  for (int i = 0; i < self->count && self->narrow.way && !is_used; i++)
+    is_used = atomic_load(&self->connections[i]->load) > 0 && is_quick(self->connections[i], now_ns);
   pthread_mutex_unlock(&self->lock);
-  return has_calls;
+  return is_used;
 }
 
 /* Puts the calls in front of the queue, in their order. The lock is held. */

@@ -73,7 +73,7 @@ bool admission_pump(struct admission *self);
 /* Whether one worker has calls waiting while another has nothing to do. */
 bool admission_is_lopsided(const struct admission *self);
 
-/* Whether calls go to few of the workers alone, and there are some. */
+/* Whether calls go to few of the workers alone, and are being answered. */
 bool admission_is_narrow(struct admission *self);
 
 /* Takes calls back from workers that have not answered for `patience_ns`, where another one has nothing to do, and

@@ -274,6 +274,7 @@ static void long_calls_do_not(void **state) {
       atomic_store(&shop.places[0].base.progress_ns, platform_now_ns() - 10000000);
     else
       atomic_store(&shop.places[0].base.quick_ns, 1000000);
+    assert_false(admission_is_narrow(&shop.admission)); /* nobody joins these any more */
     enter(2);
     enter(3);
     assert_int_equal(shop.places[0].count, 2);
