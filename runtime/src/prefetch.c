@@ -1,6 +1,6 @@
 #include "prefetch.h"
 
-enum { PREFETCH_MAX = 64, AVERAGE_SHIFT = 3 };
+enum { PREFETCH_MAX = 64, AVERAGE_SHIFT = 3, SHORTER_WEIGHS = 4, LONGER_WEIGHS = 64 /* one in so many */ };
 #define SLOW_HANDLER_NS INT64_C(1000000)
 
 void prefetch_adapt(struct connection *connection, int replies, bool can_recall, int64_t now_ns) {
@@ -11,7 +11,7 @@ void prefetch_adapt(struct connection *connection, int replies, bool can_recall,
   atomic_store(&connection->service_ns, average);
   atomic_store(&connection->progress_ns, now_ns);
   int64_t quick = atomic_load(&connection->quick_ns);
-  quick = quick == 0 ? sample : quick + (sample - quick) / (sample < quick ? 4 : 64);
+  quick = quick == 0 ? sample : quick + (sample - quick) / (sample < quick ? SHORTER_WEIGHS : LONGER_WEIGHS);
   atomic_store(&connection->quick_ns, quick < 1 ? 1 : quick);
   int64_t prefetch = SLOW_HANDLER_NS / average;
   if (prefetch > PREFETCH_MAX) prefetch = PREFETCH_MAX;

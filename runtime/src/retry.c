@@ -95,6 +95,7 @@ bool retry_renew(const retry *self, struct call *call) {
   call->asked = 0;
   call->may_have_run = false;
   call->attempts_before = call->attempts;
+  call->now_ns = 0; /* it has waited */
   call->deadline_ns = self->deadline_ns;
   atomic_store(&call->connection, NULL);
   atomic_store(&call->done, false);
