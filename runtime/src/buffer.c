@@ -7,6 +7,17 @@
 
 enum { BUFFER_FIRST = 256 };
 
+void buffer_lend(buffer *buf, uint8_t *memory, size_t capacity) {
+  *buf = (buffer){.data = memory, .capacity = capacity, .is_lent = true};
+}
+
+/* Memory of its own with the bytes in it; NULL: there is none, and the buffer is as it was. */
+static uint8_t *grow(const buffer *buf, size_t capacity) {
+  uint8_t *data = realloc(buf->is_lent ? NULL : buf->data, capacity);
+  if (data != NULL && buf->is_lent) memcpy(data, buf->data, buf->size);
+  return data;
+}
+
 bool buffer_reserve(buffer *buf, size_t more) {
   if (more <= buf->capacity - buf->size) return true;
   if (more > PTRDIFF_MAX - buf->size) return false;
@@ -14,12 +25,13 @@ bool buffer_reserve(buffer *buf, size_t more) {
   size_t capacity = buf->capacity * 2; /* no capacity is above PTRDIFF_MAX */
   if (capacity < BUFFER_FIRST) capacity = BUFFER_FIRST;
   if (capacity < needed) capacity = needed;
-  uint8_t *data = realloc(buf->data, capacity);
-  if (data == NULL && capacity > needed) data = realloc(buf->data, capacity = needed);
+  uint8_t *data = grow(buf, capacity);
+  if (data == NULL && capacity > needed) data = grow(buf, capacity = needed);
   if (data == NULL) return false;
   bulk_expect(data + buf->size, capacity - buf->size);
   buf->data = data;
   buf->capacity = capacity;
+  buf->is_lent = false;
   return true;
 }
 
@@ -40,6 +52,6 @@ void buffer_clear(buffer *buf) {
 }
 
 void buffer_free(buffer *buf) {
-  free(buf->data);
+  if (!buf->is_lent) free(buf->data);
   *buf = (buffer){0};
 }

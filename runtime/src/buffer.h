@@ -14,7 +14,11 @@
 typedef struct buffer {
   uint8_t *data;
   size_t size, capacity;
+  bool is_lent; /* `data` is what buffer_lend was given */
 } buffer;
+
+/* Has the empty buffer begin in `memory`, which is not freed, and has to live as long as it; what does not fit there moves. */
+void buffer_lend(buffer *buf, uint8_t *memory, size_t capacity);
 
 /* Makes room for `more` bytes behind those that it has: they may then be written at data + size. */
 bool buffer_reserve(buffer *buf, size_t more);

@@ -6,10 +6,12 @@
 #include "poison.h"
 
 frame_block *frame_block_new(call_encoding encoding) {
-  frame_block *frame = calloc(1, sizeof *frame);
+  frame_block *frame = malloc(sizeof *frame);
   if (frame == NULL) return NULL;
+  memset(frame, 0, offsetof(frame_block, small)); /* `small` is written before it is read */
   atomic_init(&frame->references, 1);
   frame->encoding = encoding;
+  buffer_lend(&frame->bytes, frame->small, sizeof frame->small);
   return frame;
 }
 
@@ -29,7 +31,11 @@ frame_block *frame_block_ref(frame_block *frame) {
 }
 
 void frame_block_unref(frame_block *frame) {
-  if (frame == NULL || atomic_fetch_sub_explicit(&frame->references, 1, memory_order_acq_rel) > 1) return;
+  if (frame == NULL) return;
+  /* The last one needs no read-modify-write: nobody else can refer to it once more. */
+  if (atomic_load_explicit(&frame->references, memory_order_acquire) > 1 &&
+      atomic_fetch_sub_explicit(&frame->references, 1, memory_order_acq_rel) > 1)
+    return;
   buffer_free(&frame->bytes);
   free(frame);
 }
@@ -91,7 +97,7 @@ uint32_t call_finish(struct call *self) {
     self->finished(self);
     return 0;
   }
-  atomic_store(&self->done, true);
+  atomic_store_explicit(&self->done, true, memory_order_release);
   return bit;
 }
 

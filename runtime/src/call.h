@@ -42,7 +42,8 @@ typedef struct frame_block {
   size_t id_offset;   /* of the digits in an envelope */
   bool has_timeout;   /* the envelope has digits for it behind those of the id */
   size_t body_offset; /* where the encoded message begins; it goes to the end, but in an envelope */
-  buffer bytes;       /* length, then the payload */
+  buffer bytes;       /* length, then the payload; they begin in `small` */
+  uint8_t small[192];
 } frame_block;
 
 /* ---- streams ---- */

@@ -112,11 +112,12 @@ static inline bool framed_awaits_pong(const framed *self) {
 }
 
 /* framed_reader.c. The reader's role is held, no lock. Reads what is there, dispatches it, and returns the number of
- * frames. `now_ns`: CLOCK_MONOTONIC, where the caller has just looked; 0: it has not. */
-int framed_pump(framed *self, int64_t now_ns);
+ * frames. `mine`: the call for which this thread waits, or NULL. `now_ns`: CLOCK_MONOTONIC, where the caller has just
+ * looked; 0: it has not. */
+int framed_pump(framed *self, const struct call *mine, int64_t now_ns);
 
 /* The same; where nothing is there it waits, as the channel's read_blocking. Sets *ret_now_ns. */
-int framed_pump_blocking(framed *self, int64_t *ret_now_ns);
+int framed_pump_blocking(framed *self, const struct call *mine, int64_t *ret_now_ns);
 
 /* The error of a JSON envelope that is a reply and not ok. */
 pyproc_error *framed_envelope_error(const framed *self, const struct envelope *envelope);

@@ -15,6 +15,7 @@ enum { FILLS_MAX = 16 };
 
 /* What one turn of the reader found out. */
 struct turn {
+  const struct call *mine; /* for which the reading thread waits itself, or NULL */
   uint32_t wake_bits;
   int frames, replies; /* replies to unary calls */
   int good;            /* replies of any kind, and messages */
@@ -96,11 +97,13 @@ static void complete(framed *self, struct turn *turn, const reply_view *reply, s
   if (error != NULL) error_set_worker(error, self->base.peer_pid);
   call->error = error;
   call->may_have_run = may_have_run;
-  if (call->finished == NULL) {
+  bool is_elsewhere = call != turn->mine; /* whoever waits for it has yet to run */
+  if (is_elsewhere && call->finished == NULL) {
     call->resuming = &self->resuming;
     atomic_fetch_add_explicit(&self->resuming, 1, memory_order_relaxed);
   }
-  turn->wake_bits |= call_finish(call);
+  uint32_t bits = call_finish(call);
+  if (is_elsewhere) turn->wake_bits |= bits;
 }
 
 pyproc_error *framed_envelope_error(const framed *self, const struct envelope *envelope) {
@@ -344,7 +347,10 @@ static void take_payload(framed *self, struct turn *turn, struct payload *payloa
 }
 
 static void end_turn(framed *self, const struct turn *turn) {
-  if (turn->good > 0) atomic_fetch_add_explicit(&self->base.good_calls, (uint64_t)turn->good, memory_order_relaxed);
+  if (turn->good > 0) { /* which only the reader counts */
+    uint64_t good = atomic_load_explicit(&self->base.good_calls, memory_order_relaxed) + (uint64_t)turn->good;
+    atomic_store_explicit(&self->base.good_calls, good, memory_order_relaxed);
+  }
   if (turn->replies > 0 && self->handshake->prefetch_max > 0)
     prefetch_adapt(&self->base, turn->replies, self->base.page != NULL,
                    turn->now_ns != 0 ? turn->now_ns : platform_now_ns());
@@ -373,8 +379,8 @@ static bool take_payloads(framed *self, struct turn *turn) {
 }
 
 /* Dispatches what the first fill has brought, and others until there is no more. */
-static int pump(framed *self, ssize_t count, int64_t now_ns) {
-  struct turn turn = {.now_ns = now_ns};
+static int pump(framed *self, ssize_t count, const struct call *mine, int64_t now_ns) {
+  struct turn turn = {.mine = mine, .now_ns = now_ns};
   for (int fills = 1; count != CHANNEL_AGAIN; fills++) {
     if (count < 0) {
       self->receiving = false;
@@ -392,12 +398,12 @@ static int pump(framed *self, ssize_t count, int64_t now_ns) {
   return turn.frames;
 }
 
-int framed_pump(framed *self, int64_t now_ns) {
-  return pump(self, self->receiving ? receiver_fill(&self->receiver, self->channel) : CHANNEL_AGAIN, now_ns);
+int framed_pump(framed *self, const struct call *mine, int64_t now_ns) {
+  return pump(self, self->receiving ? receiver_fill(&self->receiver, self->channel) : CHANNEL_AGAIN, mine, now_ns);
 }
 
-int framed_pump_blocking(framed *self, int64_t *ret_now_ns) {
+int framed_pump_blocking(framed *self, const struct call *mine, int64_t *ret_now_ns) {
   ssize_t count = self->receiving ? receiver_fill_blocking(&self->receiver, self->channel) : CHANNEL_AGAIN;
   *ret_now_ns = platform_now_ns();
-  return pump(self, count, *ret_now_ns);
+  return pump(self, count, mine, *ret_now_ns);
 }

@@ -114,7 +114,7 @@ static bool spin(const waiting *w, int64_t *now) {
   bool shared = shares_cpu(self);
   for (int looks = 1; *now - began < self->spin.limit_ns && !is_settled(w) && framed_is_open(self); looks++) {
     write_if_blocked(self);
-    if (framed_pump(self, *now) > 0) return true;
+    if (framed_pump(self, w->wait->call, *now) > 0) return true;
     /* The clock takes as long as a look into shared memory. */
     if (!spin_pause(*now - began, shared) || looks % LOOKS_PER_CLOCK == 0) *now = platform_now_ns();
   }
@@ -135,14 +135,14 @@ static void block_and_read(const waiting *w, bool *in_read, int64_t *now) {
   write_if_blocked(self);
   *in_read = *in_read && may_block_in_read(w, *now);
   if (*in_read) {
-    *in_read = framed_pump_blocking(self, now) > 0;
+    *in_read = framed_pump_blocking(self, w->wait->call, now) > 0;
     return;
   }
   /* Who never spins finds nothing yet, and a look at a socket is a system call. */
   bool looks_first = self->spin.limit_ns > 0 || !self->channel->ops->polls_room;
-  if (!looks_first || framed_pump(self, *now) == 0) block(w);
+  if (!looks_first || framed_pump(self, w->wait->call, *now) == 0) block(w);
   *now = platform_now_ns();
-  if (!looks_first) framed_pump(self, *now);
+  if (!looks_first) framed_pump(self, w->wait->call, *now);
 }
 
 /* Has the reader's role until its own call is settled. */
@@ -195,7 +195,7 @@ static bool take_turn(const waiting *w, int turns, int64_t now) {
     if (!others_first) framed_flush_all(&self->base);
     if (!others_first && framed_take_reading(self)) {
       write_if_blocked(self);
-      framed_pump(self, now);
+      framed_pump(self, w->wait->call, now);
       clears = turns > 0 && is_in_the_way(self);
       atomic_store(&self->reading, false);
     }

@@ -28,7 +28,8 @@ void framed_flush(framed *self) {
     }
     atomic_store_explicit(&self->write_blocked, false, memory_order_relaxed);
   }
-  if (send_queue_is_empty(&self->queue)) atomic_store(&self->write_blocked, false); /* the last frame was withdrawn */
+  if (send_queue_is_empty(&self->queue) && atomic_load_explicit(&self->write_blocked, memory_order_relaxed))
+    atomic_store(&self->write_blocked, false); /* the last frame was withdrawn */
 }
 
 bool framed_put_off(framed *self) {

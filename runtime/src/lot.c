@@ -22,7 +22,10 @@ void lot_destroy(struct lot *self) {
 
 void lot_waiter_init(struct lot *self, lot_waiter *waiter) {
   atomic_init(&waiter->asleep, 0);
-  waiter->bit = UINT32_C(1) << (atomic_fetch_add_explicit(&self->next_bit, 1, memory_order_relaxed) % 32);
+  /* Two that come at the same time may get the same bit, as every 32nd does. */
+  uint32_t next = atomic_load_explicit(&self->next_bit, memory_order_relaxed);
+  atomic_store_explicit(&self->next_bit, next + 1, memory_order_relaxed);
+  waiter->bit = UINT32_C(1) << (next % 32);
 }
 
 bool lot_sleep(struct lot *self, lot_waiter *waiter, bool (*ready)(void *argument), void *argument,

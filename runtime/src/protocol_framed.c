@@ -156,7 +156,7 @@ static int take_call(framed *self, struct call *call, pyproc_error **reterr) {
   if (is_stream)
     atomic_fetch_add(&self->base.streams, 1);
   else if (atomic_fetch_add(&self->base.load, 1) == 0)
-    atomic_store(&self->base.progress_ns, now);
+    atomic_store_explicit(&self->base.progress_ns, now, memory_order_relaxed);
   return PYPROC_OK;
 }
 
@@ -256,7 +256,7 @@ static bool framed_reader_pump(struct connection *base) {
   pthread_mutex_lock(&self->lock);
   framed_flush(self);
   pthread_mutex_unlock(&self->lock);
-  if (framed_is_open(self)) framed_pump(self, 0);
+  if (framed_is_open(self)) framed_pump(self, NULL, 0);
   framed_leave_reading(self, NULL);
   return true;
 }
@@ -293,7 +293,7 @@ static void framed_drain(struct connection *base) {
     framed_nudge(&self->base); /* a caller is inside: it reads to the end, sees that, and leaves */
     platform_yield();
   }
-  for (int i = 0; i < READ_ATTEMPTS_ON_FAIL && self->receiving; i++) framed_pump(self, 0);
+  for (int i = 0; i < READ_ATTEMPTS_ON_FAIL && self->receiving; i++) framed_pump(self, NULL, 0);
   self->receiving = false;
   atomic_store(&self->reading, false);
   framed_break(self, error_new(PYPROC_E_UNAVAILABLE, "worker %ld has ended", (long)base->peer_pid));

@@ -169,9 +169,9 @@ static bool read_varint(scan *in, const uint8_t *end, unsigned bytes_max, uint64
 
 static const ProtobufCFieldDescriptor *find_field(scan_level *level, uint32_t id) {
   const ProtobufCMessageDescriptor *descriptor = level->descriptor;
-  const ProtobufCFieldDescriptor *last = level->field;
+  const ProtobufCFieldDescriptor *last = level->field, *next = last != NULL ? last + 1 : descriptor->fields;
   if (last != NULL && last->id == id) return last;
-  if (last != NULL && last + 1 < descriptor->fields + descriptor->n_fields && last[1].id == id) return last + 1;
+  if (next < descriptor->fields + descriptor->n_fields && next->id == id) return next;
   return protobuf_c_message_descriptor_get_field(descriptor, id);
 }
 

@@ -54,6 +54,29 @@ static void test_reserve(void **state) {
   buffer_free(&buf);
 }
 
+/* What was lent is used as long as it suffices, and neither freed nor written to afterwards. */
+static void test_lent(void **state) {
+  (void)state;
+  uint8_t memory[8];
+  buffer buf;
+  buffer_lend(&buf, memory, sizeof memory);
+  assert_true(buffer_append_text(&buf, "12345678"));
+  assert_ptr_equal(buf.data, memory);
+  assert_true(buffer_append_text(&buf, "9"));
+  assert_ptr_not_equal(buf.data, memory);
+  assert_memory_equal(buf.data, "123456789", buf.size);
+  memset(memory, 0, sizeof memory);
+  assert_true(buffer_reserve(&buf, 100000));
+  assert_memory_equal(buf.data, "123456789", 9);
+  buffer_free(&buf);
+  assert_null(buf.data);
+  buffer_lend(&buf, memory, sizeof memory);
+  assert_false(buffer_reserve(&buf, SIZE_MAX));
+  assert_ptr_equal(buf.data, memory);
+  buffer_free(&buf);
+  assert_int_equal(buf.capacity, 0);
+}
+
 static void test_overflow(void **state) {
   (void)state;
   buffer buf = {0};
@@ -67,8 +90,8 @@ static void test_overflow(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_append), cmocka_unit_test(test_nothing),
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_append),      cmocka_unit_test(test_nothing),
                                      cmocka_unit_test(test_clear_keeps), cmocka_unit_test(test_reserve),
-                                     cmocka_unit_test(test_overflow)};
+                                     cmocka_unit_test(test_lent),        cmocka_unit_test(test_overflow)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

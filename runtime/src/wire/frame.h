@@ -8,6 +8,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 enum {
   WIRE_VERSION = 1,
@@ -56,31 +57,48 @@ typedef struct wire_header {
   uint32_t metadata_size;
 } wire_header;
 
+/* Between this machine's order of bytes and the wire's; single bytes would be put together less well by compilers. */
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define WIRE_ORDER16(value) __builtin_bswap16(value)
+#define WIRE_ORDER32(value) __builtin_bswap32(value)
+#define WIRE_ORDER64(value) __builtin_bswap64(value)
+#else
+#define WIRE_ORDER16(value) (value)
+#define WIRE_ORDER32(value) (value)
+#define WIRE_ORDER64(value) (value)
+#endif
+
 static inline void wire_put16(uint8_t *at, uint16_t value) {
-  at[0] = (uint8_t)(value >> 8);
-  at[1] = (uint8_t)value;
+  value = WIRE_ORDER16(value);
+  memcpy(at, &value, sizeof value);
 }
 
 static inline void wire_put32(uint8_t *at, uint32_t value) {
-  wire_put16(at, (uint16_t)(value >> 16));
-  wire_put16(at + 2, (uint16_t)value);
+  value = WIRE_ORDER32(value);
+  memcpy(at, &value, sizeof value);
 }
 
 static inline void wire_put64(uint8_t *at, uint64_t value) {
-  wire_put32(at, (uint32_t)(value >> 32));
-  wire_put32(at + 4, (uint32_t)value);
+  value = WIRE_ORDER64(value);
+  memcpy(at, &value, sizeof value);
 }
 
 static inline uint16_t wire_get16(const uint8_t *at) {
-  return (uint16_t)((at[0] << 8) | at[1]);
+  uint16_t value;
+  memcpy(&value, at, sizeof value);
+  return WIRE_ORDER16(value);
 }
 
 static inline uint32_t wire_get32(const uint8_t *at) {
-  return ((uint32_t)wire_get16(at) << 16) | wire_get16(at + 2);
+  uint32_t value;
+  memcpy(&value, at, sizeof value);
+  return WIRE_ORDER32(value);
 }
 
 static inline uint64_t wire_get64(const uint8_t *at) {
-  return ((uint64_t)wire_get32(at) << 32) | wire_get32(at + 4);
+  uint64_t value;
+  memcpy(&value, at, sizeof value);
+  return WIRE_ORDER64(value);
 }
 
 /* Writes the header at `at`, WIRE_HEADER_SIZE bytes. */
