@@ -97,7 +97,7 @@ PyObject *call_handler(struct loop *self, const struct method *method, PyObject 
       arguments[1 + count++] = event;
     }
   }
-  atomic_store(&run->armed, true);
+  atomic_store_explicit(&run->armed, true, memory_order_release); /* read with the GIL, or on this thread */
   PyObject *result =
       PyObject_Vectorcall(method->handler, arguments + 1, positional | PY_VECTORCALL_ARGUMENTS_OFFSET, keywords);
   if (!self->abandoned && run->kind != RUN_TASK) call_disarm(self, run);
@@ -196,8 +196,9 @@ void call_begin(struct loop *self, const struct call *call) {
   const uint64_t now_ns = call->now_ns != 0 ? call->now_ns : clock_ns();
   if (run->kind != RUN_TASK) call_record_thread(call, call->id, now_ns);
   (void)pthread_mutex_lock(&control->lock);
-  if (!run->listed) control_list(control, run);
-  control_run(control, run, !self->shared && !call->elsewhere, now_ns);
+  const bool dispatching = !self->shared && !call->elsewhere;
+  if (!run->listed) control_list(control, run, dispatching);
+  control_run(control, run, dispatching, now_ns);
   (void)pthread_mutex_unlock(&control->lock);
   control_rouse(control);
 }

@@ -462,6 +462,7 @@ uint16_t connection_cancelled(const struct connection *self, uint64_t id) {
 }
 
 int connection_put(struct connection *self, const void *data, size_t size) {
+  if (size == 0) return 0;
   if (self->output_start == self->output_end) self->output_start = self->output_end = 0;
   if (size > self->output_capacity - self->output_end && self->output_start > self->output_capacity / 2) {
     memmove(self->output, self->output + self->output_start, self->output_end - self->output_start);
@@ -479,7 +480,7 @@ int connection_put(struct connection *self, const void *data, size_t size) {
     self->output = output;
     self->output_capacity = capacity;
   }
-  if (size > 0) memcpy(self->output + self->output_end, data, size);
+  memcpy(self->output + self->output_end, data, size);
   self->output_end += size;
   return 0;
 }

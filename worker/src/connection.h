@@ -112,7 +112,7 @@ void connection_free(struct connection *self);
 void connection_abandon(struct connection *self);
 
 /* Reads once what is there. Returns the number of bytes, 0 for none or when the backlog is full, -1 at the end. */
-ptrdiff_t connection_receive(struct connection *self);
+ptrdiff_t connection_receive(struct connection *self); /* needs no lock where no other thread may use the connection */
 
 enum { CONNECTION_INTERRUPTED = -2 };
 

@@ -118,13 +118,13 @@ void control_use_stacks(struct control *self, int dump, int fd) {
   (void)pthread_mutex_unlock(&self->lock);
 }
 
-void control_list(struct control *self, struct run *run) {
+void control_list(struct control *self, struct run *run, bool is_dispatching) {
   run->previous = NULL;
   run->next = self->runs;
   if (self->runs != NULL) self->runs->previous = run;
   self->runs = run;
   run->listed = true;
-  if (run->context->deadline_ns != 0) atomic_fetch_add(&self->begun, 1);
+  if (!is_dispatching && run->context->deadline_ns != 0) atomic_fetch_add(&self->begun, 1);
 }
 
 void control_run(struct control *self, struct run *run, bool dispatching, uint64_t now_ns) {
@@ -244,7 +244,7 @@ PyObject *control_interrupt(struct control *self, PyObject *exception) {
 
 void control_disarm(struct control *self, struct run *run) {
   if (run->kind != RUN_THREAD) {
-    atomic_store(&run->armed, false);
+    atomic_store_explicit(&run->armed, false, memory_order_release);
     return;
   }
   (void)pthread_mutex_lock(&self->lock);
@@ -312,11 +312,13 @@ static uint64_t watch_run(struct control *self, struct run *run, uint64_t now_ns
   return earlier(now_ns + pause_ns, kill_ns);
 }
 
-static uint64_t watch_runs(struct control *self, uint64_t now_ns) {
+/* Also tells which descriptor of the pinger's is to be polled, or -1. */
+static uint64_t watch_runs(struct control *self, uint64_t now_ns, int *ret_pinged_fd) {
   uint64_t again_ns = (uint64_t)RUN_NEVER_NS;
   (void)pthread_mutex_lock(&self->lock);
   for (struct run *run = self->runs; run != NULL; run = run->next)
     again_ns = earlier(again_ns, watch_run(self, run, now_ns));
+  *ret_pinged_fd = self->pinger.fd;
   (void)pthread_mutex_unlock(&self->lock);
   return again_ns;
 }
@@ -343,14 +345,20 @@ static void serve_others(struct control *self, const struct connection *running)
   }
 }
 
+/* Whether the dispatching thread has been in one handler for so long. */
+static bool runs_long(const struct control *self, uint64_t now_ns) {
+  const uint64_t since_ns = atomic_load(&self->since_ns);
+  return since_ns != 0 && now_ns > since_ns && now_ns - since_ns >= long_ns;
+}
+
 /* Reads and writes for a handler that runs for long. `hung_up` is a descriptor whose peer has gone, or -1. Returns the
  * descriptor to poll, or -1, and for what. */
 static int serve_running(struct control *self, uint64_t now_ns, int hung_up, short *ret_events) {
   int fd = -1;
+  if (!runs_long(self, now_ns)) return fd; /* whoever waits for the lock slows the thread that has it */
   (void)pthread_mutex_lock(&self->lock);
-  const uint64_t since_ns = atomic_load(&self->since_ns);
   struct connection *running = self->running;
-  if (running != NULL && since_ns != 0 && now_ns - since_ns >= long_ns && !running->ended && running->fault == NULL) {
+  if (running != NULL && runs_long(self, now_ns) && !running->ended && running->fault == NULL) {
     beat(running);
     serve_others(self, running);
     int sent, turns = 0;
@@ -411,13 +419,6 @@ static int sleep_ms(struct control *self, bool watching, unsigned seen, int unti
   return until_due >= 0 && (result < 0 || until_due < result) ? until_due : result;
 }
 
-static int pinged_fd(struct control *self) {
-  (void)pthread_mutex_lock(&self->lock);
-  const int fd = self->pinger.fd;
-  (void)pthread_mutex_unlock(&self->lock);
-  return fd;
-}
-
 static void *control_main(void *argument) {
   struct control *self = argument;
   int idle_ticks = 0;
@@ -428,13 +429,14 @@ static void *control_main(void *argument) {
     const uint64_t now_ns = clock_ns();
     const unsigned seen = atomic_load(&self->begun);
     const int fd = serve_running(self, now_ns, hung_up, &events);
-    const uint64_t due_ns = earlier(watch_runs(self, now_ns), end_ns);
+    int pinged_fd;
+    const uint64_t due_ns = earlier(watch_runs(self, now_ns, &pinged_fd), end_ns);
     if (now_ns >= end_ns) kill_process();
     struct pollfd wanted[] = {
         {.fd = self->poke.read_fd, .events = POLLIN},
         {.fd = end_ns == (uint64_t)RUN_NEVER_NS ? self->host_fd : -1, .events = POLLIN},
         {.fd = fd, .events = events},
-        {.fd = pinged_fd(self), .events = POLLIN},
+        {.fd = pinged_fd, .events = POLLIN},
     };
     const int ready = poll(wanted, 4, sleep_ms(self, fd >= 0, seen, milliseconds_until(due_ns, now_ns), &idle_ticks));
     atomic_store(&self->asleep, false);

@@ -40,7 +40,7 @@ struct control {
   atomic_bool host_dead;
   atomic_bool asleep;        /* the control thread sleeps until it is poked: nothing has run for a while */
   _Atomic uint64_t since_ns; /* CLOCK_MONOTONIC when the dispatching thread's handler started; 0: none runs */
-  atomic_uint begun;         /* grows with each run that the control thread must know of */
+  atomic_uint begun;         /* grows with each run that has a deadline, and of which `since_ns` does not tell */
   struct connection *const *connections; /* the loop's, which changes them with the lock held; NULL: none */
   size_t connection_count;
   atomic_bool read_others;    /* than `running`: they may have what the dispatching thread does not know of */
@@ -93,9 +93,10 @@ void control_use_signal(struct control *self, int interrupt);
 void control_use_stacks(struct control *self, int dump, int fd);
 
 /* The caller holds the lock. A run is listed, so that it can be cancelled, then started: its handler is about to run on
- * the calling thread. `dispatching`: that is the dispatching thread, which reads nothing meanwhile. Ending what has
- * ended is legal. */
-void control_list(struct control *self, struct run *run);
+ * the calling thread. `dispatching`: that is the dispatching thread, which reads nothing meanwhile; where it is so already
+ * when the run is listed (`is_dispatching`), the run is started before the lock is let go of. Ending what has ended is
+ * legal. */
+void control_list(struct control *self, struct run *run, bool is_dispatching);
 void control_run(struct control *self, struct run *run, bool dispatching, uint64_t now_ns);
 void control_end(struct control *self, struct run *run);
 

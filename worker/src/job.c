@@ -61,7 +61,7 @@ int job_list_run(struct loop *loop, struct call *call, struct run *run, struct s
   (void)pthread_mutex_lock(&control->lock);
   call->connection->jobs++;
   if (call->elsewhere) call->connection->writers++;
-  control_list(control, run);
+  control_list(control, run, false);
   cancel_if_remembered(control, run);
   (void)pthread_mutex_unlock(&control->lock);
   control_rouse(control);

@@ -262,15 +262,31 @@ static bool spinning_pays(struct loop *self) {
   return self->spin_score > 0 || ++self->waits % SPIN_PROBE == 0;
 }
 
+/* Whether no other thread uses the only connection, nor will before a handler runs. */
+static bool is_sole_user(struct loop *self) {
+  return !self->shared && self->connection_count == 1 && atomic_load(&self->jobs) == 0;
+}
+
+/* As receive(), of whoever is the sole user: only that something has come needs the lock. */
+static ptrdiff_t receive_alone(struct loop *self, struct connection *connection) {
+  const ptrdiff_t got = connection_receive(connection);
+  if (got <= 0) return got;
+  loop_lock(self);
+  note_received(self, connection);
+  loop_unlock(self);
+  return got;
+}
+
 /* Looks for more for a while before it blocks: waking up costs more than that. Needs no GIL. */
 static bool spin(struct loop *self) {
   struct connection *const connection = self->connections[0];
+  const bool alone = is_sole_user(self);
   const uint64_t start_ns = clock_ns();
   const uint64_t yield_from_ns = page_shares_cpu(connection->page) ? 0 : YIELD_FROM_NS;
   uint64_t spent_ns = 0;
   unsigned looks = 0;
   while (spent_ns < self->spin_ns && !is_stopped(self)) {
-    if (receive(self, connection) != 0) {
+    if ((alone ? receive_alone(self, connection) : receive(self, connection)) != 0) {
       if (self->spin_score < SPIN_SCORE_MAX) self->spin_score++;
       return true;
     }
@@ -369,7 +385,7 @@ static bool answer_pings(struct loop *self, const struct pollfd *wanted) {
  * thread uses the connection. */
 static bool may_receive_blocking(struct loop *self) {
   struct connection *const connection = self->connections[0];
-  if (self->shared || self->connection_count != 1 || atomic_load(&self->jobs) > 0) return false;
+  if (!is_sole_user(self)) return false;
   (void)page_shares_cpu(connection->page); /* the host wants to know */
   loop_lock(self);
   const bool may = connection->stage == CONNECTION_OPEN && !connection->ended && connection->fault == NULL &&

@@ -264,7 +264,7 @@ static PyObject *watch_begin(struct watch *self, PyObject *arguments) {
   made->run = (struct run){.context = made->context, .id = id, .method = text, .kind = RUN_THREAD};
   if (self->abandoned) return (PyObject *)made;
   lock(self);
-  control_list(self->control, &made->run);
+  control_list(self->control, &made->run, false);
   unlock(self);
   control_rouse(self->control);
   return (PyObject *)made;
