@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
-from . import _signatures
+from . import _required, _signatures
 
 # What the extension passes to a handler besides the request; as METHOD_* in src/methods.h.
 CONTEXT = 1
@@ -15,6 +15,7 @@ EVENT_KEYWORD = 4
 ASYNC = 8
 SENDS = 16
 RECEIVES = 32
+COMPLETE = 64
 
 KINDS = {"unary": 0, "server_stream": SENDS, "client_stream": RECEIVES, "bidi": SENDS | RECEIVES}
 
@@ -125,6 +126,8 @@ def _typed_row(handler: object, owner: type, service: Service, method: Method) -
         raise TypeError(f"{kind.__qualname__}.{method.python_name} is {function!r}: it must be a method that takes a "
                         "request and a context")
     flags = CONTEXT | _check_shape(function, f"{kind.__qualname__}.{method.python_name}", method.kind)
+    if not _required.has_required(method.reply.DESCRIPTOR):
+        flags |= COMPLETE
     return name, function, None, method.request, method.reply, flags
 
 

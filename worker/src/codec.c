@@ -98,8 +98,12 @@ static PyObject *write_registered(const struct connection *to, const struct meth
   return give_bytes(owner, ret_data, ret_size);
 }
 
-static PyObject *write_protobuf(struct loop *self, PyObject *value, const char **ret_data, size_t *ret_size) {
-  PyObject *owner = PyObject_VectorcallMethod(self->serialize, &value, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+/* A derived class may have a serialiser of its own. */
+static PyObject *write_protobuf(struct loop *self, const struct method *method, PyObject *value, const char **ret_data,
+                                size_t *ret_size) {
+  PyObject *owner = (PyObject *)Py_TYPE(value) == method->reply_type
+                        ? PyObject_CallOneArg(method->to_string, value)
+                        : PyObject_VectorcallMethod(self->serialize, &value, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
   if (owner == NULL) return NULL;
   if (PyBytes_Check(owner)) return give_bytes(owner, ret_data, ret_size);
   PyErr_Format(PyExc_TypeError, "expected bytes, %.200s found", Py_TYPE(owner)->tp_name);
@@ -125,5 +129,5 @@ PyObject *codec_write(struct loop *self, const struct connection *to, const stru
   *ret_problem = (codec_problem){.code = 13};
   if (json) return write_json(self, method, value, ret_data, ret_size, ret_problem);
   if (to->codec != NULL) return write_registered(to, method, value, ret_data, ret_size);
-  return write_protobuf(self, value, ret_data, ret_size);
+  return write_protobuf(self, method, value, ret_data, ret_size);
 }

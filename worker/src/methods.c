@@ -32,7 +32,9 @@ static int method_init(struct method *self, PyObject *item) {
     return -1;
   }
   self->from_string = PyObject_GetAttrString(request_type, "FromString");
-  return self->from_string == NULL ? -1 : 0;
+  self->to_string = PyObject_GetAttrString(reply_type, (flags & METHOD_COMPLETE) != 0 ? "SerializePartialToString"
+                                                                                      : "SerializeToString");
+  return self->from_string == NULL || self->to_string == NULL ? -1 : 0;
 }
 
 static int enter_name(struct methods *self, uint32_t index) {
@@ -75,6 +77,7 @@ int methods_traverse(struct methods *self, visitproc visit, void *arg) {
     Py_VISIT(self->items[i].request_type);
     Py_VISIT(self->items[i].reply_type);
     Py_VISIT(self->items[i].from_string);
+    Py_VISIT(self->items[i].to_string);
   }
   Py_VISIT(self->by_name);
   return 0;
@@ -92,6 +95,7 @@ void methods_clear(struct methods *self) {
     Py_XDECREF(items[i].request_type);
     Py_XDECREF(items[i].reply_type);
     Py_XDECREF(items[i].from_string);
+    Py_XDECREF(items[i].to_string);
   }
   PyMem_Free(items);
   Py_CLEAR(self->by_name);

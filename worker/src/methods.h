@@ -19,6 +19,7 @@ struct method {
   PyObject *request_type; /* message class of a typed method; None: a dynamic one, JSON values */
   PyObject *reply_type;   /* PyTypeObject of a typed method; None */
   PyObject *from_string;  /* request_type.FromString; NULL */
+  PyObject *to_string;    /* what makes bytes of a reply_type; NULL */
   bool pass_context;      /* the context is the second positional argument */
   bool pass_context_keyword;
   bool pass_event; /* the keyword cancel_event is given */
@@ -45,7 +46,8 @@ enum {
   METHOD_EVENT_KEYWORD = 4,
   METHOD_ASYNC = 8,
   METHOD_SENDS = 16,
-  METHOD_RECEIVES = 32
+  METHOD_RECEIVES = 32,
+  METHOD_COMPLETE = 64 /* no reply lacks a field that it must have, which need not be looked for */
 };
 
 /* Each returns NULL where there is no such method; by_name also with a Python exception. */
