@@ -33,7 +33,9 @@ void framed_flush(framed *self) {
 }
 
 bool framed_put_off(framed *self) {
-  return atomic_fetch_add_explicit(&self->unwritten, 1, memory_order_relaxed) + 1 < COMBINED_FRAMES;
+  int unwritten = atomic_load_explicit(&self->unwritten, memory_order_relaxed) + 1;
+  atomic_store_explicit(&self->unwritten, unwritten, memory_order_relaxed);
+  return unwritten < COMBINED_FRAMES;
 }
 
 void framed_flush_all(struct connection *base) {

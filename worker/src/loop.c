@@ -277,15 +277,14 @@ static ptrdiff_t receive_alone(struct loop *self, struct connection *connection)
   return got;
 }
 
-/* Looks for more for a while before it blocks: waking up costs more than that. Needs no GIL. */
-static bool spin(struct loop *self) {
+/* Looks for more until so long after `start_ns`. Needs no GIL. */
+static bool look(struct loop *self, uint64_t start_ns, uint64_t limit_ns) {
   struct connection *const connection = self->connections[0];
   const bool alone = is_sole_user(self);
-  const uint64_t start_ns = clock_ns();
   const uint64_t yield_from_ns = page_shares_cpu(connection->page) ? 0 : YIELD_FROM_NS;
-  uint64_t spent_ns = 0;
+  uint64_t spent_ns = clock_ns() - start_ns;
   unsigned looks = 0;
-  while (spent_ns < self->spin_ns && !is_stopped(self)) {
+  while (spent_ns < limit_ns && !is_stopped(self)) {
     if ((alone ? receive_alone(self, connection) : receive(self, connection)) != 0) {
       if (self->spin_score < SPIN_SCORE_MAX) self->spin_score++;
       return true;
@@ -298,8 +297,30 @@ static bool spin(struct loop *self) {
     /* The clock takes as long as a look into shared memory. */
     if (yields || ++looks % SPIN_LOOKS_PER_CLOCK == 0) spent_ns = clock_ns() - start_ns;
   }
+  return false;
+}
+
+/* For a while before it blocks: waking up costs more than that. Needs no GIL. */
+static bool spin(struct loop *self, uint64_t start_ns) {
+  if (look(self, start_ns, self->spin_ns)) return true;
   if (self->spin_score > -SPIN_SCORE_MAX) self->spin_score--;
   return false;
+}
+
+/* Whether nobody else wants the GIL, which takes a while to let go of and to take again. */
+static bool is_only_thread(void) {
+#ifdef Py_GIL_DISABLED
+  return false; /* others may be just ending */
+#else
+  return PyThreadState_Next(PyInterpreterState_ThreadHead(PyInterpreterState_Get())) == NULL;
+#endif
+}
+
+/* The first moments of spinning, with the GIL: the next request of a lone caller comes that soon. */
+static bool spin_with_gil(struct loop *self, uint64_t start_ns) {
+  if (self->spin_score <= 0 || self->spin_ns <= YIELD_FROM_NS || self->stalled || !is_sole_user(self)) return false;
+  if (self->connections[0]->told || page_shares_cpu(self->connections[0]->page) || !is_only_thread()) return false;
+  return look(self, start_ns, YIELD_FROM_NS);
 }
 
 /* Jobs may hold an ended connection, keep it from being read, and leave what is to be sent. */
@@ -425,8 +446,8 @@ static int poll_armed(struct loop *self, struct pollfd *wanted, nfds_t count) {
 }
 
 /* Needs no GIL. Returns as poll(), or -2 where there is something on the only connection already. */
-static int poll_wire(struct loop *self, struct pollfd *wanted, nfds_t count, bool stalls) {
-  const bool sleeps = !(self->stalled && end_stall(self)) && !(spinning_pays(self) && spin(self));
+static int poll_wire(struct loop *self, struct pollfd *wanted, nfds_t count, bool stalls, uint64_t start_ns) {
+  const bool sleeps = !(self->stalled && end_stall(self)) && !(spinning_pays(self) && spin(self, start_ns));
   self->stalled = stalls;
   int ready = !sleeps ? -2 : may_receive_blocking(self) ? receive_blocking(self) : 0;
   if (ready == 0) ready = poll_armed(self, wanted, count);
@@ -454,15 +475,19 @@ static int wait_for_work(struct loop *self, bool waits) {
     waits = false;
   }
   const nfds_t count = fill_poll(self, wanted, &waits);
+  const uint64_t start_ns = waits ? clock_ns() : 0;
   int ready, problem;
   if (!waits) {
     ready = poll(wanted, count, 0);
     problem = errno;
     mark_rings_ready(self);
+  } else if (spin_with_gil(self, start_ns)) {
+    ready = -2;
+    problem = 0;
   } else {
     const bool stalls = may_stall(self);
     Py_BEGIN_ALLOW_THREADS;
-    ready = poll_wire(self, wanted, count, stalls);
+    ready = poll_wire(self, wanted, count, stalls, start_ns);
     problem = errno;
     Py_END_ALLOW_THREADS;
   }
