@@ -104,6 +104,10 @@ static const char *why_not(results *in, const char *name, metric which) {
   return found->skipped != NULL ? found->skipped : "not measured";
 }
 
+static bool reaches(const goal *self, double value, double threshold) {
+  return self->at_least ? value >= threshold : value <= threshold;
+}
+
 goal_state goal_look(const goal *self, results *in) {
   const result *own = results_find(in, self->name);
   goal_state state = {.value = results_value(in, self->name, self->metric), .ratio = NAN};
@@ -113,6 +117,8 @@ goal_state goal_look(const goal *self, results *in) {
   if (state.skipped != NULL) return state;
   if (self->against[0] != NULL) state.ratio = median_ratio(self, in, own);
   state.threshold = isnan(state.ratio) ? self->factor : self->factor * state.value / state.ratio;
-  state.met = self->at_least ? state.value >= state.threshold : state.value <= state.threshold;
+  state.met = reaches(self, state.value, state.threshold);
+  const double limit = self->peer && own->of->limit != NULL ? results_value(in, own->of->limit, self->metric) : NAN;
+  state.limit_met = isnan(limit) || reaches(self, limit, state.threshold);
   return state;
 }

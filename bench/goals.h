@@ -31,6 +31,8 @@ typedef struct goal_state {
   double ratio;        /* the median of the rounds' ratios to what it is compared with; NAN: to nothing */
   double threshold;    /* of `value`, by that ratio */
   bool met;
+  bool
+      limit_met; /* whether the case's own limit would meet it; true where it has none, or is what it is compared with */
 } goal_state;
 
 goal_state goal_look(const goal *self, results *in);

@@ -127,7 +127,7 @@ static void print_goal(results *of, const goal *one) {
     printf(" %10s", "");
   else
     printf("  is %7.3g", state.ratio);
-  printf("  %s\n", state.met ? "met" : "MISSED");
+  printf("  %s\n", state.met ? "met" : state.limit_met ? "MISSED" : "MISSED, as its limit does");
 }
 
 static bool goal_wanted(results *of, const goal *one) {
@@ -135,15 +135,19 @@ static bool goal_wanted(results *of, const goal *one) {
 }
 
 static void print_goals(results *of) {
-  int met = 0, missed = 0;
+  int met = 0, missed = 0, beyond = 0;
   printf("\n%-44s %9s %-5s  %-38s %9s\n", "goals", "figure", "", "to reach", "that is");
   for (int i = 0; i < goal_count; i++) {
     if (!goal_wanted(of, &goals[i])) continue;
     print_goal(of, &goals[i]);
     goal_state state = goal_look(&goals[i], of);
-    if (state.skipped == NULL) *(state.met ? &met : &missed) += 1;
+    if (state.skipped != NULL) continue;
+    *(state.met ? &met : &missed) += 1;
+    if (!state.met && !state.limit_met) beyond++;
   }
-  printf("%d met, %d missed\n", met, missed);
+  printf("%d met, %d missed", met, missed);
+  if (beyond > 0) printf(", %d of these by what bounds them (x limit), too", beyond);
+  putchar('\n');
 }
 
 void report_print(results *of) {
