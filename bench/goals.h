@@ -31,8 +31,7 @@ typedef struct goal_state {
   double ratio;        /* the median of the rounds' ratios to what it is compared with; NAN: to nothing */
   double threshold;    /* of `value`, by that ratio */
   bool met;
-  bool
-      limit_met; /* whether the case's own limit would meet it; true where it has none, or is what it is compared with */
+  bool limit_met; /* whether the limit of a case that is compared with a program of others would; else true */
 } goal_state;
 
 goal_state goal_look(const goal *self, results *in);

@@ -11,6 +11,7 @@
 #include "exception.h"
 #include "metadata_entries.h"
 #include "module.h"
+#include "signals.h"
 
 struct watch {
   PyObject_HEAD struct control *control;
@@ -312,25 +313,20 @@ static PyObject *watch_drain(struct watch *self, PyObject *unused) {
   return PyBool_FromLong(atomic_load(&self->control->stop));
 }
 
+static struct control *control_of(const struct watch *self) {
+  return self->abandoned ? NULL : self->control;
+}
+
 static PyObject *watch_use_signal(struct watch *self, PyObject *arguments) {
-  int interrupt_signal;
-  if (!PyArg_ParseTuple(arguments, "i:use_signal", &interrupt_signal)) return NULL;
-  if (!self->abandoned) control_use_signal(self->control, interrupt_signal);
-  Py_RETURN_NONE;
+  return signals_use_interrupt(control_of(self), arguments);
 }
 
 static PyObject *watch_use_stop_signals(struct watch *self, PyObject *bits) {
-  const unsigned long long stop_signals = PyLong_AsUnsignedLongLong(bits);
-  if (PyErr_Occurred()) return NULL;
-  control_use_stop_signals(self->control, stop_signals);
-  Py_RETURN_NONE;
+  return signals_use_stop(control_of(self), bits);
 }
 
 static PyObject *watch_use_stacks(struct watch *self, PyObject *arguments) {
-  int dump_signal, fd;
-  if (!PyArg_ParseTuple(arguments, "ii:use_stacks", &dump_signal, &fd)) return NULL;
-  if (!self->abandoned) control_use_stacks(self->control, dump_signal, fd);
-  Py_RETURN_NONE;
+  return signals_use_stacks(control_of(self), arguments);
 }
 
 static PyObject *watch_take_wire(struct watch *self, PyObject *number) {
