@@ -408,6 +408,39 @@ def test_forked_child_dies_of_sigterm(host: Host) -> None:
     assert worker.call("echo", 1).json == 1
 
 
+TERMINATED_AT_ONCE = '''
+import os, signal
+
+os.register_at_fork(after_in_child=lambda: os.kill(os.getpid(), signal.SIGTERM))  # before the worker's own
+
+from pyproc_worker import expose, serve
+
+
+@expose
+def fork_and_wait(request):
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(10)
+        signal.pause()
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+
+
+@expose
+def echo(request):
+    return request
+
+
+serve()
+'''
+
+
+def test_forked_child_that_is_terminated_before_it_has_lost_the_wire(host: Host) -> None:
+    worker = host.start(TERMINATED_AT_ONCE)
+    assert worker.call("fork_and_wait", {}).json == [-signal.SIGTERM, []]
+    assert worker.call("echo", 1).json == 1  # the parent was not asked to stop
+
+
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_multiprocessing_in_a_handler(host: Host, method: str) -> None:
     worker = host.start(SCRIPT)

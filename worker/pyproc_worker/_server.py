@@ -77,6 +77,18 @@ class _Process:
         self.interrupts = 0  # the signal that interrupts handlers
         self.signals = False  # whether SIGTERM and the wake-up descriptor are set by us
 
+    def hold_signals(self) -> None:
+        """Before a fork: a signal that comes to the child while it still has our handlers would be lost in it, and be
+        taken by us, whose descriptor they write to."""
+        if self.signals:
+            _held.mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+
+    def let_signals_come(self) -> None:
+        """After a fork, on either side."""
+        mask, _held.mask = getattr(_held, "mask", None), None
+        if mask is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
     def lose_wire(self) -> None:
         """In a forked child: nothing of the parent's may be read, written or held open."""
         self.forked = True
@@ -93,10 +105,13 @@ class _Process:
             if fd >= 0:
                 os.close(fd)
         self.wire_fd = self.host_fd = -1
+        self.let_signals_come()
 
 
 process = _Process()
-os.register_at_fork(after_in_child=process.lose_wire)
+_held = threading.local()  # the mask of a thread that forks
+os.register_at_fork(before=process.hold_signals, after_in_parent=process.let_signals_come,
+                    after_in_child=process.lose_wire)
 
 _start_hooks: list[Callable[[], object]] = []
 _stop_hooks: list[Callable[[], object]] = []
