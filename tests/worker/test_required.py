@@ -12,17 +12,16 @@ descriptors = pytest.importorskip("google.protobuf.descriptor_pb2")
 wrappers = pytest.importorskip("google.protobuf.wrappers_pb2")
 
 SCRIPT = '''
-from google.protobuf.descriptor_pb2 import FileDescriptorSet, UninterpretedOption
+from google.protobuf.descriptor_pb2 import UninterpretedOption
 from google.protobuf.wrappers_pb2 import Int64Value, StringValue
 from pyproc_worker import Handler, Method, Service, serve
 
 
 class Base(Handler):
     pyproc_service = Service("shop.Parts", tuple(
-        Method(f"shop.Parts/{name}", name.lower(), Int64Value, reply, kind, "0123456789abcdef")
-        for name, reply, kind in (("Part", UninterpretedOption.NamePart, "unary"),
-                                  ("Whole", UninterpretedOption, "unary"), ("Plain", StringValue, "unary"),
-                                  ("Parts", UninterpretedOption, "server_stream"))))
+        Method(f"shop.Parts/{name}", name.lower(), Int64Value, reply, "unary", "0123456789abcdef")
+        for name, reply in (("Part", UninterpretedOption.NamePart), ("Whole", UninterpretedOption),
+                            ("Plain", StringValue))))
 
 
 class Parts(Base):
@@ -39,9 +38,6 @@ class Parts(Base):
 
     def plain(self, request, context):
         return StringValue(value="x" * request.value)
-
-    def parts(self, request, context):
-        yield self.whole(request, context)
 
 
 if __name__ == "__main__":
@@ -77,4 +73,7 @@ def test_a_reply_that_can_lack_nothing(host: Host) -> None:
 ])
 def test_who_may_lack_a_field(message: Any, expected: bool) -> None:
     from pyproc_worker import _required
-    assert _required.has_required(message.DESCRIPTOR) is expected
+    complete: set[str] = set()
+    assert _required.has_required(message.DESCRIPTOR, complete) is expected
+    assert complete == (set() if expected else {message.DESCRIPTOR.full_name})
+    assert _required.has_required(message.DESCRIPTOR, complete) is expected

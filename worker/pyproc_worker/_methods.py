@@ -109,7 +109,7 @@ def _services(handler: object) -> list[tuple[type, Service]]:
     return found
 
 
-def _typed_row(handler: object, owner: type, service: Service, method: Method) -> Row:
+def _typed_row(handler: object, owner: type, service: Service, method: Method, complete: set[str]) -> Row:
     name = method.name if "/" in method.name else f"{service.name}/{method.name}"
     kind = type(handler)
     missing = None
@@ -126,7 +126,7 @@ def _typed_row(handler: object, owner: type, service: Service, method: Method) -
         raise TypeError(f"{kind.__qualname__}.{method.python_name} is {function!r}: it must be a method that takes a "
                         "request and a context")
     flags = CONTEXT | _check_shape(function, f"{kind.__qualname__}.{method.python_name}", method.kind)
-    if not _required.has_required(method.reply.DESCRIPTOR):
+    if not _required.has_required(method.reply.DESCRIPTOR, complete):
         flags |= COMPLETE
     return name, function, None, method.request, method.reply, flags
 
@@ -139,6 +139,7 @@ class Table:
         self.hello: list[dict[str, Any]] = []
         self.messages: dict[str, Shape] = {}
         names: set[str] = set()
+        self._complete: set[str] = set()  # messages that can lack no required field
         for handler in handlers:
             for owner, service in _services(handler):
                 self.messages.update(service.messages)
@@ -162,7 +163,7 @@ class Table:
         return any(row[5] & RECEIVES and not row[5] & ASYNC for row in self.rows)
 
     def _add_typed(self, handler: object, owner: type, service: Service, method: Method, names: set[str]) -> None:
-        row = _typed_row(handler, owner, service, method)
+        row = _typed_row(handler, owner, service, method, self._complete)
         if row[0] in names:
             raise ValueError(f"{row[0]} has two handlers: serve() takes one handler for each service")
         names.add(row[0])

@@ -105,13 +105,13 @@ class _Process:
             if fd >= 0:
                 os.close(fd)
         self.wire_fd = self.host_fd = -1
-        self.let_signals_come()
 
 
 process = _Process()
 _held = threading.local()  # the mask of a thread that forks
+os.register_at_fork(after_in_child=process.lose_wire)
 os.register_at_fork(before=process.hold_signals, after_in_parent=process.let_signals_come,
-                    after_in_child=process.lose_wire)
+                    after_in_child=process.let_signals_come)
 
 _start_hooks: list[Callable[[], object]] = []
 _stop_hooks: list[Callable[[], object]] = []

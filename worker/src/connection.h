@@ -111,8 +111,9 @@ void connection_free(struct connection *self);
 /* Closes the socket only: in a forked child, where locks mean nothing. */
 void connection_abandon(struct connection *self);
 
-/* Reads once what is there. Returns the number of bytes, 0 for none or when the backlog is full, -1 at the end. */
-ptrdiff_t connection_receive(struct connection *self); /* needs no lock where no other thread may use the connection */
+/* Reads once what is there. Returns the number of bytes, 0 for none or when the backlog is full, -1 at the end. Needs no lock
+ * where no other thread may use the connection. */
+ptrdiff_t connection_receive(struct connection *self);
 
 enum { CONNECTION_INTERRUPTED = -2 };
 

@@ -15,9 +15,12 @@ enum {
   SPIN_LOOKS_PER_CLOCK = 4
 };
 
+static bool may_spin(const struct loop *self) {
+  return self->spin_ns > 0 && self->connection_count == 1 && !self->connections[0]->told;
+}
+
 static bool spinning_pays(struct loop *self) {
-  if (self->spin_ns == 0 || self->connection_count != 1 || self->connections[0]->told) return false;
-  return self->spin_score > 0 || ++self->waits % SPIN_PROBE == 0;
+  return may_spin(self) && (self->spin_score > 0 || ++self->waits % SPIN_PROBE == 0);
 }
 
 /* Whether no other thread uses the only connection, nor will before a handler runs. */
@@ -25,7 +28,7 @@ static bool is_sole_user(struct loop *self) {
   return !self->shared && self->connection_count == 1 && atomic_load(&self->jobs) == 0;
 }
 
-/* As receive(), of whoever is the sole user: only that something has come needs the lock. */
+/* As loop_receive(), of whoever is the sole user: only that something has come needs the lock. */
 static ptrdiff_t receive_alone(struct loop *self, struct connection *connection) {
   const ptrdiff_t got = connection_receive(connection);
   if (got <= 0) return got;
@@ -35,12 +38,14 @@ static ptrdiff_t receive_alone(struct loop *self, struct connection *connection)
   return got;
 }
 
-/* Looks for more until so long after `start_ns`. Needs no GIL. */
-static bool look(struct loop *self, uint64_t start_ns, uint64_t limit_ns) {
+/* Looks for more until so long after `*start_ns`; 0: from now on, which it is set to. Needs no GIL. */
+static bool look(struct loop *self, uint64_t *start_ns, uint64_t limit_ns) {
   struct connection *const connection = self->connections[0];
   const bool alone = is_sole_user(self);
   const uint64_t yield_from_ns = page_shares_cpu(connection->page) ? 0 : YIELD_FROM_NS;
-  uint64_t spent_ns = clock_ns() - start_ns;
+  const uint64_t now_ns = clock_ns();
+  if (*start_ns == 0) *start_ns = now_ns;
+  uint64_t spent_ns = now_ns - *start_ns;
   unsigned looks = 0;
   while (spent_ns < limit_ns && !loop_is_stopped(self)) {
     if ((alone ? receive_alone(self, connection) : loop_receive(self, connection)) != 0) {
@@ -53,13 +58,13 @@ static bool look(struct loop *self, uint64_t start_ns, uint64_t limit_ns) {
       self->unyielded = 0;
     }
     /* The clock takes as long as a look into shared memory. */
-    if (yields || ++looks % SPIN_LOOKS_PER_CLOCK == 0) spent_ns = clock_ns() - start_ns;
+    if (yields || ++looks % SPIN_LOOKS_PER_CLOCK == 0) spent_ns = clock_ns() - *start_ns;
   }
   return false;
 }
 
 /* For a while before it blocks: waking up costs more than that. Needs no GIL. */
-static bool spin(struct loop *self, uint64_t start_ns) {
+static bool spin(struct loop *self, uint64_t *start_ns) {
   if (look(self, start_ns, self->spin_ns)) return true;
   if (self->spin_score > -SPIN_SCORE_MAX) self->spin_score--;
   return false;
@@ -75,10 +80,10 @@ static bool is_only_thread(void) {
 }
 
 /* The first moments of spinning, with the GIL: the next request of a lone caller comes that soon. */
-static bool spin_with_gil(struct loop *self, uint64_t start_ns) {
-  if (self->spin_score <= 0 || self->spin_ns <= YIELD_FROM_NS || self->stalled || !is_sole_user(self)) return false;
-  if (self->connections[0]->told || page_shares_cpu(self->connections[0]->page) || !is_only_thread()) return false;
-  return look(self, start_ns, YIELD_FROM_NS);
+static bool spin_with_gil(struct loop *self, uint64_t *start_ns) {
+  if (!may_spin(self) || self->spin_score <= 0 || self->spin_ns <= YIELD_FROM_NS) return false;
+  if (self->stalled || !is_sole_user(self) || !is_only_thread()) return false;
+  return !page_shares_cpu(self->connections[0]->page) && look(self, start_ns, YIELD_FROM_NS);
 }
 
 /* Jobs may hold an ended connection, keep it from being read, and leave what is to be sent. */
@@ -205,7 +210,7 @@ static int poll_armed(struct loop *self, struct pollfd *wanted, nfds_t count) {
 }
 
 /* Needs no GIL. Returns as poll(), or -2 where there is something on the only connection already. */
-static int poll_wire(struct loop *self, struct pollfd *wanted, nfds_t count, bool stalls, uint64_t start_ns) {
+static int poll_wire(struct loop *self, struct pollfd *wanted, nfds_t count, bool stalls, uint64_t *start_ns) {
   const bool sleeps = !(self->stalled && end_stall(self)) && !(spinning_pays(self) && spin(self, start_ns));
   self->stalled = stalls;
   int ready = !sleeps ? -2 : may_receive_blocking(self) ? receive_blocking(self) : 0;
@@ -232,19 +237,19 @@ int loop_wait(struct loop *self, bool waits) {
     waits = false;
   }
   const nfds_t count = fill_poll(self, wanted, &waits);
-  const uint64_t start_ns = waits ? clock_ns() : 0;
+  uint64_t start_ns = 0; /* of spinning */
   int ready, problem;
   if (!waits) {
     ready = poll(wanted, count, 0);
     problem = errno;
     mark_rings_ready(self);
-  } else if (spin_with_gil(self, start_ns)) {
+  } else if (spin_with_gil(self, &start_ns)) {
     ready = -2;
     problem = 0;
   } else {
     const bool stalls = may_stall(self);
     Py_BEGIN_ALLOW_THREADS;
-    ready = poll_wire(self, wanted, count, stalls, start_ns);
+    ready = poll_wire(self, wanted, count, stalls, &start_ns);
     problem = errno;
     Py_END_ALLOW_THREADS;
   }
