@@ -98,15 +98,18 @@ static void add_to_order(results *self, const char *name, int *count) {
   self->order[(*count)++] = found;
 }
 
-/* Programs of others, which mostly sleep, come after those that need processors that are awake. */
+static void add_goal_to_order(results *self, const goal *one, bool with_own, bool with_others, int *count) {
+  if (with_own) add_to_order(self, one->name, count);
+  for (int j = 0; j < GOAL_TERMS && with_others; j++) add_to_order(self, one->against[j], count);
+}
+
+/* Programs of others, and what calls their servers, mostly sleep: they come after those that need processors that are
+ * awake. */
 static void set_order(results *self) {
   int count = 0;
-  for (int i = 0; i < goal_count; i++) {
-    add_to_order(self, goals[i].name, &count);
-    for (int j = 0; j < GOAL_TERMS && !goals[i].peer; j++) add_to_order(self, goals[i].against[j], &count);
-  }
   for (int i = 0; i < goal_count; i++)
-    for (int j = 0; j < GOAL_TERMS; j++) add_to_order(self, goals[i].against[j], &count);
+    add_goal_to_order(self, &goals[i], !of_others(results_find(self, goals[i].name)), !goals[i].peer, &count);
+  for (int i = 0; i < goal_count; i++) add_goal_to_order(self, &goals[i], true, true, &count);
   for (int i = 0; i < self->count; i++)
     if (!self->all[i].in_goal) self->order[count++] = &self->all[i];
 }
