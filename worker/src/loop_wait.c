@@ -167,11 +167,12 @@ static bool answer_pings(struct loop *self, const struct pollfd *wanted) {
 }
 
 /* Whether only the peer, and signals, bring something in the moments that come, or what can wait for so long; and no other
- * thread uses the connection. */
+ * thread uses the connection. A host that has to have this processor for its next request gets it first: then that comes
+ * without a sleep. */
 static bool may_receive_blocking(struct loop *self) {
   struct connection *const connection = self->connections[0];
   if (!is_sole_user(self)) return false;
-  (void)page_shares_cpu(connection->page); /* the host wants to know */
+  if (page_shares_cpu(connection->page)) (void)sched_yield();
   loop_lock(self);
   const bool may = connection->stage == CONNECTION_OPEN && !connection->ended && connection->fault == NULL &&
                    connection->jobs == 0 && connection_has_room(connection) && !connection_unsent(connection);
