@@ -16,7 +16,6 @@ enum {
   LOOKS_PER_CLOCK = 4,
   CLEAR_EVERY_NS = 20000,      /* one caller at a time leaves the worker's processor */
   CROWDED_REST_NS = 5000000,   /* none does, once others want the processors that it would go to */
-  ALONE_REST_NS = 100000000,   /* nor does a lone caller, which shares its worker's processor without great harm */
   CANNOT_CLEAR_NS = 1000000000 /* until it is tried again */
 };
 
@@ -107,50 +106,17 @@ static void block(const waiting *w) {
   if (logs > 0) self->base.owner_ops->drain(self->base.owner);
 }
 
-/* Whether there are processors for all workers and as many callers. */
-static bool has_room(const framed *self) {
-  const _Atomic int *workers = self->settings.workers_ready;
-  return workers != NULL && atomic_load_explicit(workers, memory_order_relaxed) * 2 <= self->settings.cpu_count;
-}
-
-/* Whether this thread is on the processor where the worker wants to run, and there are others for both. The reader's role
- * is held, which keeps the page. */
-static bool is_in_the_way(const framed *self) {
-  return has_room(self) && framed_is_open(self) && self->base.page != NULL &&
-         status_page_is_worker_at(self->base.page, platform_current_cpu());
-}
-
-/* A caller that comes back in vain to the worker's processor, and only yields there, keeps the worker from running: it
- * goes elsewhere. The kernel, which spreads threads evenly, sends somebody else there every few milliseconds. */
-static void keep_clear(framed *self, int64_t now) {
-  int64_t last = atomic_load_explicit(&self->cleared_ns, memory_order_relaxed);
-  if (now - last < CLEAR_EVERY_NS || !atomic_compare_exchange_strong(&self->cleared_ns, &last, now)) return;
-  if (!platform_leave_cpu()) atomic_store(&self->cleared_ns, now + CANNOT_CLEAR_NS);
-}
-
-/* Whether a lone caller and its worker have to share a processor. The kernel puts them on one now and then, for tens of
- * milliseconds. The reader's role is held. */
-static bool is_shared_still(framed *self, int64_t now) {
-  if (!shares_cpu(self)) return false;
-  if (!has_room(self)) return true;
-  keep_clear(self, now);
-  return shares_cpu(self);
-}
-
 /* Looks again and again until something was read, or it has taken too long. Returns whether something was. `*now` is
  * when it began, then about when it ended. The reader's role is held. */
 static bool spin(const waiting *w, int64_t *now) {
   framed *self = w->self;
   int64_t began = *now;
-  bool shared = is_shared_still(self, began);
+  bool shared = shares_cpu(self);
   for (int looks = 1; *now - began < self->spin.limit_ns && !is_settled(w) && framed_is_open(self); looks++) {
     write_if_blocked(self);
     if (framed_pump(self, w->wait->call, *now) > 0) return true;
     /* The clock takes as long as a look into shared memory. */
-    if (spin_pause(*now - began, shared) && looks % LOOKS_PER_CLOCK != 0) continue;
-    int64_t before = *now;
-    *now = platform_now_ns();
-    if (!shared && *now - before >= CROWDED_NS) atomic_store(&self->cleared_ns, *now + ALONE_REST_NS);
+    if (!spin_pause(*now - began, shared) || looks % LOOKS_PER_CLOCK == 0) *now = platform_now_ns();
   }
   return is_settled(w);
 }
@@ -191,6 +157,24 @@ static void lead(const waiting *w) {
     spin_learn(&self->spin, now - began);
     began = now;
   }
+}
+
+/* Whether this thread is on the processor where the worker wants to run, and there are others for both. The reader's role
+ * is held, which keeps the page. */
+static bool is_in_the_way(const framed *self) {
+  const _Atomic int *workers = self->settings.workers_ready;
+  if (workers == NULL || atomic_load_explicit(workers, memory_order_relaxed) * 2 > self->settings.cpu_count)
+    return false;
+  return framed_is_open(self) && self->base.page != NULL &&
+         status_page_is_worker_at(self->base.page, platform_current_cpu());
+}
+
+/* A caller that comes back in vain to the worker's processor, and only yields there, keeps the worker from running: it
+ * goes elsewhere. The kernel, which spreads threads evenly, sends somebody else there every few milliseconds. */
+static void keep_clear(framed *self, int64_t now) {
+  int64_t last = atomic_load_explicit(&self->cleared_ns, memory_order_relaxed);
+  if (now - last < CLEAR_EVERY_NS || !atomic_compare_exchange_strong(&self->cleared_ns, &last, now)) return;
+  if (!platform_leave_cpu()) atomic_store(&self->cleared_ns, now + CANNOT_CLEAR_NS);
 }
 
 /* Somebody else wants the processor to which callers go. Where it is the worker's, that is the worker. */
