@@ -24,6 +24,7 @@ struct bench_case {
   int callers;              /* threads, or calls in flight, or messages */
   size_t bytes;             /* of the payload */
   const char *program;      /* of others, in words of the file that runs it */
+  int long_by;              /* so many times as long as others; 0: once */
   bool full;                /* only in a full run */
   bool once;                /* not in every round, but once at the end, with no pool open */
 };

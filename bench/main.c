@@ -89,7 +89,7 @@ static void run(result *one, double seconds) {
   figures *to = &one->round[one->rounds];
   figures_clear(to);
   bench_running(one->of->name);
-  one->skipped = one->of->run(one->of, seconds, to);
+  one->skipped = one->of->run(one->of, seconds * (one->of->long_by > 0 ? one->of->long_by : 1), to);
   if (one->skipped == NULL) one->rounds++;
 }
 
