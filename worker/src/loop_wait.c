@@ -167,12 +167,10 @@ static bool answer_pings(struct loop *self, const struct pollfd *wanted) {
 }
 
 /* Whether only the peer, and signals, bring something in the moments that come, or what can wait for so long; and no other
- * thread uses the connection. A host that has to have this processor for its next request gets it first: then that comes
- * without a sleep. */
+ * thread uses the connection. */
 static bool may_receive_blocking(struct loop *self) {
   struct connection *const connection = self->connections[0];
   if (!is_sole_user(self)) return false;
-  if (page_shares_cpu(connection->page)) (void)sched_yield();
   loop_lock(self);
   const bool may = connection->stage == CONNECTION_OPEN && !connection->ended && connection->fault == NULL &&
                    connection->jobs == 0 && connection_has_room(connection) && !connection_unsent(connection);
@@ -180,10 +178,11 @@ static bool may_receive_blocking(struct loop *self) {
   return may;
 }
 
-/* Waking up from a receive is cheaper than from poll(). Needs no GIL. Returns 0 when it was in vain, else as
- * poll_wire(). */
+/* Waking up from a receive is cheaper than from poll(). A host that needs this processor for its next request gets it
+ * first: then that comes without a sleep. Needs no GIL. Returns 0 when it was in vain, else as poll_wire(). */
 static int receive_blocking(struct loop *self) {
   struct connection *const connection = self->connections[0];
+  if (page_shares_cpu(connection->page)) (void)sched_yield();
   for (;;) {
     const ptrdiff_t got = connection_receive_blocking(connection);
     if (got == 0) return 0;
