@@ -27,7 +27,7 @@ typedef struct arguments {
 } arguments;
 
 static const char usage[] =
-    "usage: pyproc-bench [options] [seconds for each case and round]\n"
+    "usage: pyproc-bench [options] [seconds for each case and round; twice that where calls queue in others' servers]\n"
     "  --only 'TEXT|=NAME|…'  cases whose name contains a text, or is a name; with what they are compared with\n"
     "  --no-peers             without programs of others\n"
     "  --rounds N             5 by default; what no goal needs has three fifths of them, but in a full run\n"

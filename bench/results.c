@@ -91,25 +91,22 @@ static void check_names(results *self) {
     }
 }
 
-static void add_to_order(results *self, const char *name, int *count) {
+static void add_to_order(results *self, const char *name, bool with_others, int *count) {
   result *found = results_find(self, name);
-  if (found == NULL || found->in_goal) return;
+  if (found == NULL || found->in_goal || (of_others(found) && !with_others)) return;
   found->in_goal = true;
   self->order[(*count)++] = found;
-}
-
-static void add_goal_to_order(results *self, const goal *one, bool with_own, bool with_others, int *count) {
-  if (with_own) add_to_order(self, one->name, count);
-  for (int j = 0; j < GOAL_TERMS && with_others; j++) add_to_order(self, one->against[j], count);
 }
 
 /* Programs of others, and what calls their servers, mostly sleep: they come after those that need processors that are
  * awake. */
 static void set_order(results *self) {
   int count = 0;
-  for (int i = 0; i < goal_count; i++)
-    add_goal_to_order(self, &goals[i], !of_others(results_find(self, goals[i].name)), !goals[i].peer, &count);
-  for (int i = 0; i < goal_count; i++) add_goal_to_order(self, &goals[i], true, true, &count);
+  for (int with_others = false; with_others <= true; with_others++)
+    for (int i = 0; i < goal_count; i++) {
+      add_to_order(self, goals[i].name, with_others, &count);
+      for (int j = 0; j < GOAL_TERMS; j++) add_to_order(self, goals[i].against[j], with_others, &count);
+    }
   for (int i = 0; i < self->count; i++)
     if (!self->all[i].in_goal) self->order[count++] = &self->all[i];
 }

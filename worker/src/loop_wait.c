@@ -178,8 +178,9 @@ static bool may_receive_blocking(struct loop *self) {
   return may;
 }
 
-/* Waking up from a receive is cheaper than from poll(). A host that needs this processor for its next request gets it
- * first: then that comes without a sleep. Needs no GIL. Returns 0 when it was in vain, else as poll_wire(). */
+/* Waking up from a receive is cheaper than from poll(). The host is told where we are; if it needs this processor for its
+ * next request it gets it first, so that there is no sleep before that. Needs no GIL. Returns 0 when it was in vain, else
+ * as poll_wire(). */
 static int receive_blocking(struct loop *self) {
   struct connection *const connection = self->connections[0];
   if (page_shares_cpu(connection->page)) (void)sched_yield();
